@@ -1,0 +1,220 @@
+"""The contract between an adapter and the gateway.
+
+An adapter is one kind of outside world. It turns what happens there into events (`Host.emit`) and
+carries out actions (one method each). It sees neither other adapters nor calls nor routes, and
+never a sample of audio: it hands the engine a socket address or a descriptor.
+
+The promises, checked by `gateway.testing.check_adapter`:
+
+A01  the constructor opens nothing: no file, socket, thread or task
+A02  `endpoints` can be called before `run` and names what the configuration defines
+A03  `run` opens, emits `AdapterReady` through `Host.ready`, and serves until it is cancelled
+A04  cancelling `run` ends every leg, closes every stream and leaves no task or descriptor behind
+A05  a leg ends exactly once: one `LegEnded` for each `new_leg` or `dial`, nothing after it
+A06  a dialled leg ends, rings, or is answered; an unknown or busy endpoint ends with a cause
+A07  `hangup` in any state ends the leg; on an unknown or ended leg it does nothing
+A08  actions return at once (under 50 ms): slow work goes into a task or thread
+A09  `safe_state` may be called at any time, twice, and before `run`
+A10  an action that the adapter does not do raises `Unsupported` and changes nothing
+A11  events name only endpoints the adapter owns and legs it was given or made
+A12  an offered leg carries a trace and the time of the first human or physical event
+A13  `run` can be started again after it ended, with the same result
+A14  garbage from the outside ends in a count, never in an exception out of `run`
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+
+from gateway.core.actions import (
+    AcknowledgeAlarm,
+    Answer,
+    Command,
+    Dial,
+    Hangup,
+    Hold,
+    Key,
+    Progress,
+    Retrieve,
+    Ring,
+    SendDigits,
+    SendMessage,
+    SetOutput,
+    Unkey,
+)
+from gateway.core.endpoints import Endpoint
+from gateway.core.envelope import Envelope
+from gateway.core.events import Event
+from gateway.errors import Unsupported
+from gateway.media.streams import MediaEvent, Stream, StreamOptions, StreamSpec
+
+
+class Log(Protocol):
+    """Structured logger: an event in plain words and key=value facts."""
+
+    def debug(self, event: str, **facts: Any) -> Any: ...
+    def info(self, event: str, **facts: Any) -> Any: ...
+    def warning(self, event: str, **facts: Any) -> Any: ...
+    def error(self, event: str, **facts: Any) -> Any: ...
+
+
+class Subscription(Protocol):
+    """The bus as seen by a publisher: bounded, oldest dropped first, drops counted."""
+
+    dropped: int
+
+    def __aiter__(self) -> AsyncIterator[Envelope]: ...
+
+    def close(self) -> None: ...
+
+
+class Host(Protocol):
+    """What the gateway gives an adapter. Callable only from the event loop's thread."""
+
+    log: Log
+    data_dir: Path
+    """A directory of the adapter's own that survives restarts; exists."""
+
+    def now(self) -> float:
+        """Monotonic seconds; the only clock that goes into events."""
+
+    def emit(self, event: Event) -> None:
+        """Put an event on the bus. From another thread: `emit_threadsafe`."""
+
+    def emit_threadsafe(self, event: Event) -> None:
+        """As `emit`, from any thread."""
+
+    def ready(self) -> None:
+        """Everything is open: the adapter counts as up."""
+
+    def new_leg(self, endpoint: str) -> str:
+        """Mint the id of a leg that begins outside, such as ``fxs/1#18``."""
+
+    def new_trace(self) -> str:
+        """Mint a trace id, at the first physical or human event of something new."""
+
+    def set_endpoint(self, endpoint: Endpoint) -> None:
+        """Announce an endpoint or its new condition; says nothing when nothing changed."""
+
+    def remove_endpoint(self, endpoint: str, reason: str = "") -> None:
+        """An endpoint is gone for good."""
+
+    def open_stream(
+        self,
+        leg: str,
+        spec: StreamSpec,
+        options: StreamOptions | None = None,
+        on_event: Callable[[MediaEvent], bool] | None = None,
+    ) -> Stream:
+        """Give the leg its audio. Digits, tones, media loss and the ends of announcements become
+        bus events by themselves, unless `on_event` returns True: then the adapter dealt with it.
+
+        The stream is closed with the leg. Raises `DeviceError` when no port or stream is free.
+        """
+
+    def count(self, name: str, n: int = 1) -> None:
+        """Add to a counter that `gateway endpoints --counters` and the metrics show."""
+
+    def create_task(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+        """Run a task that is cancelled with the adapter; its failure makes `run` fail."""
+
+    def subscribe(self, *, maximum: int = 10_000) -> Subscription:
+        """Follow the bus."""
+
+
+class Adapter:
+    """Base class. Leave out what your world cannot do: it then raises `Unsupported`.
+
+    Class attributes: `kind` names the adapter in the configuration; `Config` types its section.
+    """
+
+    kind: ClassVar[str]
+    Config: ClassVar[type[msgspec.Struct]]
+
+    def __init__(self, name: str, config: Any, host: Host) -> None:
+        """Keep what is given; open nothing (A01).
+
+        `name` is the section's name: ``[adapters.<name>]``.
+        """
+        self.name = name
+        self.config = config
+        self.host = host
+
+    def endpoints(self) -> Iterable[Endpoint]:
+        """Endpoints known from the configuration alone (A02)."""
+        return ()
+
+    async def run(self) -> None:
+        """Open, call `Host.ready`, serve until cancelled, end every leg (A03, A04).
+
+        Raise `DeviceError` when the device is missing or breaks: the gateway starts the adapter
+        again, after 1 s at first and at most 60 s.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.run")
+
+    def safe_state(self) -> None:
+        """Unkey, open relays, hang up lines: at once, without waiting for anything (A09)."""
+
+    # One method for each action; all return at once (A08).
+
+    def dial(self, action: Dial) -> None:
+        """Begin a leg to one of our endpoints."""
+        raise self._cannot(action)
+
+    def ring(self, action: Ring) -> None:
+        """Tell the caller on this leg that the called side alerts."""
+
+    def progress(self, action: Progress) -> None:
+        """Open the caller's audio path before the answer."""
+
+    def answer(self, action: Answer) -> None:
+        """Answer an offered leg; emit `LegAnswered` when done."""
+        raise self._cannot(action)
+
+    def hangup(self, action: Hangup) -> None:
+        """End a leg in any state; emit `LegEnded` when done."""
+        raise self._cannot(action)
+
+    def hold(self, action: Hold) -> None:
+        """Put the far end on hold."""
+        raise self._cannot(action)
+
+    def retrieve(self, action: Retrieve) -> None:
+        """Take the far end off hold."""
+        raise self._cannot(action)
+
+    def send_digits(self, action: SendDigits) -> None:
+        """Send DTMF to the far end."""
+        raise self._cannot(action)
+
+    def key(self, action: Key) -> None:
+        """Key the transmitter; the lease lapses when it is not renewed."""
+        raise self._cannot(action)
+
+    def unkey(self, action: Unkey) -> None:
+        """Release the transmitter."""
+        raise self._cannot(action)
+
+    def set_output(self, action: SetOutput) -> None:
+        """Switch an output."""
+        raise self._cannot(action)
+
+    def acknowledge_alarm(self, action: AcknowledgeAlarm) -> None:
+        """Tell the alarm's source that it was taken in hand."""
+        raise self._cannot(action)
+
+    def command(self, action: Command) -> None:
+        """Command a panel or device; emit `CommandFinished` when the outcome is known."""
+        raise self._cannot(action)
+
+    def send_message(self, action: SendMessage) -> None:
+        """Send a text message."""
+        raise self._cannot(action)
+
+    def _cannot(self, action: object) -> Unsupported:
+        return Unsupported(f"{self.kind} does not do {type(action).__name__}")

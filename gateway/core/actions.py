@@ -1,0 +1,269 @@
+"""Action: an immutable request, in the imperative. Adapters and the engine carry them out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from gateway.core.causes import Cause
+from gateway.core.events import Priority
+
+
+class BridgeKind(StrEnum):
+    """Who hears whom in a bridge."""
+
+    PAIR = "pair"
+    """Two legs hear each other."""
+    CONFERENCE = "conference"
+    """Each hears all the others."""
+    PAGE = "page"
+    """One speaks, all others only hear."""
+    FLOOR = "floor"
+    """Half duplex: whoever holds the floor is heard by all others."""
+
+
+class _Action(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+    pass
+
+
+# Legs: carried out by the adapter that owns the leg's endpoint
+
+
+class Dial(_Action):
+    """Begin a leg to an endpoint. The adapter reports ringing, answer or end by events."""
+
+    leg: str
+    endpoint: str
+    number: str = ""
+    calling: str = ""
+    display: str = ""
+    trace: str
+    call: str
+    priority: Priority = Priority.ROUTINE
+    auto_answer: bool = False
+    """Ask the called device to answer by itself (paging, intercom)."""
+    one_way: bool = False
+    """We only speak: the called side's audio is not wanted."""
+
+
+class Ring(_Action):
+    """Tell the caller that the called side is alerting (180, ringback tone)."""
+
+    leg: str
+
+
+class Progress(_Action):
+    """Open the caller's audio path before the answer (183, cut through)."""
+
+    leg: str
+
+
+class Answer(_Action):
+    """Answer an offered leg; `LegAnswered` follows when it took effect."""
+
+    leg: str
+
+
+class Hangup(_Action):
+    """End a leg in whatever state it is; `LegEnded` follows."""
+
+    leg: str
+    cause: Cause = Cause.NORMAL
+    detail: str = ""
+    """What decided it, kept in the record: "no route matched 0815"."""
+
+
+class Hold(_Action):
+    """Tell the far end that it is not heard for a while."""
+
+    leg: str
+
+
+class Retrieve(_Action):
+    """Take the far end off hold."""
+
+    leg: str
+
+
+class SendDigits(_Action):
+    """Send DTMF towards the far end of a connected leg."""
+
+    leg: str
+    digits: str
+
+
+class Key(_Action):
+    """Key the transmitter behind a half-duplex leg. A lease: renewed while the floor is held."""
+
+    leg: str
+
+
+class Unkey(_Action):
+    """Release the transmitter."""
+
+    leg: str
+
+
+# Audio: carried out by the media engine
+
+
+class OpenBridge(_Action):
+    """Create a bridge."""
+
+    bridge: str
+    kind: BridgeKind
+
+
+class Join(_Action):
+    """Put a leg into a bridge; takes effect as soon as the leg has a stream."""
+
+    bridge: str
+    leg: str
+    speaks: bool = True
+    hears: bool = True
+    gain_db: float = 0.0
+
+
+class Leave(_Action):
+    """Take a leg out of its bridge."""
+
+    bridge: str
+    leg: str
+
+
+class GiveFloor(_Action):
+    """Only this leg is heard by the others; None: nobody."""
+
+    bridge: str
+    leg: str | None = None
+
+
+class CloseBridge(_Action):
+    """Dissolve a bridge; its legs hear silence."""
+
+    bridge: str
+
+
+class Play(_Action):
+    """Play to one leg, instead of what its bridge says, until the end or `StopPlay`."""
+
+    leg: str
+    play: str
+    """Names this play in `AnnouncementEnded` and `StopPlay`."""
+    file: str = ""
+    tone: str = ""
+    text: str = ""
+    """To be spoken by the configured synthesiser."""
+    repeat: int = 1
+    """How often; 0 is until stopped."""
+    gap_s: float = 0.0
+
+
+class StopPlay(_Action):
+    """Stop a play; harmless when it is over."""
+
+    leg: str
+    play: str
+
+
+class Record(_Action):
+    """Record a leg, both directions, to a file of the recordings directory."""
+
+    leg: str
+    file: str
+
+
+class StopRecord(_Action):
+    """Finish a recording."""
+
+    leg: str
+
+
+# Places
+
+
+class SetOutput(_Action):
+    """Switch a relay, lamp or register of an endpoint."""
+
+    endpoint: str
+    output: str
+    value: float
+    pulse_ms: int = 0
+    """Return to the former value after this time; 0: stay."""
+
+
+class AcknowledgeAlarm(_Action):
+    """Tell the alarm's source that somebody took it in hand."""
+
+    endpoint: str
+    alarm: str
+    by: str
+    trace: str = ""
+
+
+class Command(_Action):
+    """Tell an alarm panel or another device what to do; `CommandFinished` follows."""
+
+    command: str
+    """Id of this request."""
+    endpoint: str
+    verb: str
+    """``ARM_AWAY``, ``ARM_HOME``, ``ARM_NIGHT``, ``DISARM``, ``TRIGGER``..."""
+    code: str = ""
+    """The person's code, for panels that check it themselves."""
+    by: str = ""
+    trace: str = ""
+
+
+class SendMessage(_Action):
+    """Send a text message."""
+
+    endpoint: str
+    recipient: str
+    text: str
+    trace: str = ""
+
+
+# For the record
+
+
+class Note(_Action):
+    """Say why: which route matched, why none did, what was pre-empted. Changes nothing."""
+
+    text: str
+    trace: str = ""
+    call: str = ""
+    leg: str = ""
+    route: str = ""
+
+
+class OpenAlarm(_Action):
+    """The alarm's plan has begun; it is carried out to its end even over a restart."""
+
+    endpoint: str
+    alarm: str
+    route: str
+    trace: str
+
+
+class CloseAlarm(_Action):
+    """The alarm's plan is over: acknowledged, cleared, or nobody left to tell."""
+
+    endpoint: str
+    alarm: str
+    outcome: str
+    """``acknowledged``, ``cleared`` or ``exhausted``."""
+    by: str = ""
+    trace: str = ""
+
+
+LegAction = (
+    Dial | Ring | Progress | Answer | Hangup | Hold | Retrieve | SendDigits | Key | Unkey
+)
+MediaAction = (
+    OpenBridge | Join | Leave | GiveFloor | CloseBridge | Play | StopPlay | Record | StopRecord
+)
+PlaceAction = SetOutput | AcknowledgeAlarm | Command | SendMessage
+RecordAction = Note | OpenAlarm | CloseAlarm
+Action = LegAction | MediaAction | PlaceAction | RecordAction

@@ -1,0 +1,337 @@
+"""Event: an immutable fact, in the past tense. Adapters and the engine emit them.
+
+Plain data: `msgspec` writes and reads them, the tag is the class name. Times inside an event are
+seconds of the monotonic clock that the switchboard is driven with.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+import msgspec
+
+from gateway.core.causes import Cause
+from gateway.core.endpoints import Endpoint
+
+
+class Priority(IntEnum):
+    """Precedence of a call or alarm; a higher one may take what a lower one holds."""
+
+    ROUTINE = 0
+    PRIORITY = 1
+    URGENT = 2
+    EMERGENCY = 3
+
+
+class Severity(IntEnum):
+    """Severity of an alarm, ordered (names of ITU-T X.733 perceived severity)."""
+
+    INDETERMINATE = 0
+    WARNING = 1
+    MINOR = 2
+    MAJOR = 3
+    CRITICAL = 4
+
+
+class Quality(StrEnum):
+    """Whether an input's value can be trusted."""
+
+    GOOD = "good"
+    STALE = "stale"
+    """The source stopped answering: the value is the last one heard, not the present one."""
+    BAD = "bad"
+
+
+class _Event(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+    pass
+
+
+# Legs
+
+
+class LegOffered(_Event):
+    """Somebody outside wants to talk: an INVITE, digits from a handset, a ring, a call button."""
+
+    leg: str
+    endpoint: str
+    called: str = ""
+    """The number or name dialled; empty for a hotline or a help point."""
+    calling: str = ""
+    display: str = ""
+    trace: str
+    demanded_at: float
+    """When the human or physical demand began: off hook, first ring, button, INVITE."""
+    priority: Priority = Priority.ROUTINE
+    auto_answer: bool = False
+    """The caller asked that the called side answers by itself."""
+
+
+class LegRinging(_Event):
+    """The called side alerts its user."""
+
+    leg: str
+
+
+class LegProgressed(_Event):
+    """Audio before the answer (early media) comes from the called side."""
+
+    leg: str
+
+
+class LegAnswered(_Event):
+    """The leg is connected; for an offered leg: our answer took effect."""
+
+    leg: str
+
+
+class LegHeld(_Event):
+    """The far end put us on hold."""
+
+    leg: str
+
+
+class LegRetrieved(_Event):
+    """The far end took us off hold."""
+
+    leg: str
+
+
+class LegFlashed(_Event):
+    """Hook flash: the user wants something of the switch."""
+
+    leg: str
+
+
+class TransferRequested(_Event):
+    """The far end of this leg asks that its partner be connected to somebody else (REFER)."""
+
+    leg: str
+    target: str
+    """An endpoint with optional number, or a number to be routed as if dialled."""
+    replaces: str = ""
+    """The leg at the target that the new one takes the place of (attended transfer)."""
+
+
+class LegEnded(_Event):
+    """The leg is over and its resources are free; exactly once for each leg."""
+
+    leg: str
+    cause: Cause
+    detail: str = ""
+    """What decided it, in the network's words: "486 Busy Here", "cpc", "busy tone, 3 cycles"."""
+
+
+class DigitPressed(_Event):
+    """One digit on a connected or collecting leg, once for each key press."""
+
+    leg: str
+    digit: str
+    duration_ms: int = 0
+    via: str = ""
+    """``rfc4733``, ``inband``, ``info``, ``pulse``, ``keypad``."""
+
+
+class FloorRequested(_Event):
+    """A half-duplex side begins to speak: carrier detect, push-to-talk, VOX, a DTMF key."""
+
+    leg: str
+
+
+class FloorReleased(_Event):
+    """It stopped speaking."""
+
+    leg: str
+
+
+class MediaFlowing(_Event):
+    """The first audio from the far end arrived."""
+
+    leg: str
+    source: str = ""
+
+
+class MediaLost(_Event):
+    """No audio arrived for as long as the leg allows."""
+
+    leg: str
+
+
+class ToneHeard(_Event):
+    """A call-progress tone was recognised on the leg."""
+
+    leg: str
+    tone: str
+
+
+class AnnouncementEnded(_Event):
+    """A play of ours came to its end; not emitted for one that was stopped or cut off."""
+
+    leg: str
+    play: str
+
+
+# Places
+
+
+class EndpointChanged(_Event):
+    """An endpoint appeared, or its condition or abilities changed."""
+
+    endpoint: Endpoint
+
+
+class EndpointRemoved(_Event):
+    """An endpoint is gone for good (unregistered, removed from the configuration)."""
+
+    endpoint: str
+    reason: str = ""
+
+
+class InputChanged(_Event):
+    """A contact, level or register changed, or lost its quality."""
+
+    endpoint: str
+    input: str
+    value: float
+    """Contacts: 0 is off, 1 is on. Everything else in the unit the adapter documents."""
+    quality: Quality = Quality.GOOD
+    trace: str = ""
+
+
+class AlarmRaised(_Event):
+    """Something is wrong out there and somebody must know."""
+
+    endpoint: str
+    alarm: str
+    """Names the alarm on its endpoint; the same name again while active is the same alarm."""
+    kind: str = ""
+    """``fire``, ``intrusion``, ``panic``, ``medical``, ``gas``, ``tamper``, ``fault``..."""
+    severity: Severity = Severity.MAJOR
+    text: str = ""
+    trace: str
+    raised_at: float
+
+
+class AlarmCleared(_Event):
+    """The cause is gone, or the panel was disarmed or reset."""
+
+    endpoint: str
+    alarm: str
+
+
+class AlarmAcknowledged(_Event):
+    """Somebody took the alarm in hand outside of a call of ours (panel key, contact, console)."""
+
+    endpoint: str
+    alarm: str
+    by: str = ""
+
+
+class PanelChanged(_Event):
+    """An alarm panel reports its state (``armed_away``, ``disarmed``, ``pending``...)."""
+
+    endpoint: str
+    state: str
+
+
+class CommandFinished(_Event):
+    """The outcome of a `Command`; `command` is the id that the action carried."""
+
+    command: str
+    ok: bool
+    detail: str = ""
+
+
+class MessageReceived(_Event):
+    """A text message (SIP MESSAGE, SMS, MQTT) for a person or a route."""
+
+    endpoint: str
+    sender: str
+    recipient: str = ""
+    text: str
+    trace: str = ""
+
+
+# People at the gateway
+
+
+class CallRequested(_Event):
+    """An operator or schedule asked for a call between two places."""
+
+    origin: str
+    target: str
+    by: str = ""
+    trace: str
+    priority: Priority = Priority.ROUTINE
+
+
+class HangupRequested(_Event):
+    """An operator asked for the end of a call, or of one leg of it."""
+
+    call: str = ""
+    leg: str = ""
+    by: str = ""
+
+
+class AcknowledgeRequested(_Event):
+    """An operator acknowledges an alarm from the console or the command line."""
+
+    endpoint: str
+    alarm: str
+    by: str = ""
+
+
+# The gateway itself
+
+
+class AdapterReady(_Event):
+    """The adapter has opened what it serves."""
+
+    adapter: str
+
+
+class AdapterLost(_Event):
+    """The adapter's device, broker or task is gone; it is started again, later each time."""
+
+    adapter: str
+    reason: str
+
+
+class StopRequested(_Event):
+    """The gateway is to stop: no new calls; present ones end by `deadline_s` seconds."""
+
+    deadline_s: float = 0.0
+
+
+Event = (
+    LegOffered
+    | LegRinging
+    | LegProgressed
+    | LegAnswered
+    | LegHeld
+    | LegRetrieved
+    | LegFlashed
+    | TransferRequested
+    | LegEnded
+    | DigitPressed
+    | FloorRequested
+    | FloorReleased
+    | MediaFlowing
+    | MediaLost
+    | ToneHeard
+    | AnnouncementEnded
+    | EndpointChanged
+    | EndpointRemoved
+    | InputChanged
+    | AlarmRaised
+    | AlarmCleared
+    | AlarmAcknowledged
+    | PanelChanged
+    | CommandFinished
+    | MessageReceived
+    | CallRequested
+    | HangupRequested
+    | AcknowledgeRequested
+    | AdapterReady
+    | AdapterLost
+    | StopRequested
+)

@@ -1,0 +1,243 @@
+"""What a stream of audio is: where its samples come from and go, and what was measured on it.
+
+A stream belongs to one leg. These types are plain data: adapters build a `StreamSpec`, the
+engine returns a `Stream` handle and fills `StreamStats`. Nobody outside the engine sees a sample.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+
+class Direction(StrEnum):
+    """Which way audio flows, seen from the gateway (RFC 3264 section 5)."""
+
+    SENDRECV = "sendrecv"
+    SENDONLY = "sendonly"
+    RECVONLY = "recvonly"
+    INACTIVE = "inactive"
+
+
+class Codec(StrEnum):
+    """Encodings the engine speaks; the value is the RTP encoding name (RFC 3551 section 6)."""
+
+    PCMU = "PCMU"
+    PCMA = "PCMA"
+    G722 = "G722"
+    L16 = "L16"
+    """Linear 16 bit: native byte order on a descriptor, network byte order in RTP."""
+
+
+class RtpSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Audio over RTP (RFC 3550) on a UDP socket that the engine binds."""
+
+    local_ip: str
+    """Address to bind and to advertise; an empty string is refused."""
+    remote_ip: str | None = None
+    """Where to send; None until the far end's SDP is known: nothing is sent before."""
+    remote_port: int = 0
+    codec: Codec = Codec.PCMU
+    payload_type: int = 0
+    """Payload type for sending; the same is expected on receipt."""
+    telephone_event: int | None = None
+    """Payload type of RFC 4733 telephone-event, None when it was not negotiated."""
+    rate: int = 8000
+    """Sampling rate in Hz; G722 is 16000 although its RTP clock is 8000 (RFC 3551 4.5.2)."""
+    ptime_ms: int = 20
+    direction: Direction = Direction.SENDRECV
+    symmetric: bool = True
+    """Latch on the first valid packet's source within `latch_ms` of the remote being set."""
+    media_timeout_s: float = 0.0
+    """Seconds without a packet (while receiving) before `MediaTimeout`; 0 switches it off."""
+    jitter_min_ms: int = 20
+    jitter_max_ms: int = 200
+    multicast_ttl: int = 1
+    dscp: int = 46
+    """Differentiated services code point of what is sent; 46 is expedited forwarding."""
+
+
+class DeviceSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Audio over a descriptor that the adapter opened: a DAHDI channel, a pipe, a socket pair.
+
+    The engine dups `fd`, makes it non-blocking, and reads and writes whole blocks.
+    """
+
+    fd: int
+    codec: Codec = Codec.PCMU
+    rate: int = 8000
+    block_bytes: int = 160
+    """Bytes per read and write; 160 octets are 20 ms of G.711."""
+    paced_by_device: bool = True
+    """True: one block is written for each block read (a sound card's or line card's clock).
+    False: the engine writes a block each block time by its own clock (pipes, sockets)."""
+
+
+class NullSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """No transport: a leg that only plays, records or is measured (tests, service legs)."""
+
+    rate: int = 8000
+
+
+StreamSpec = RtpSpec | DeviceSpec | NullSpec
+
+
+class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a leg wants of its stream, whatever carries it."""
+
+    detect_dtmf: bool = False
+    """Detect in-band DTMF; never on together with a negotiated telephone-event."""
+    mute_dtmf: bool = False
+    """Keep detected in-band digits from the other side (the digits travel as events)."""
+    detect_tones: tuple[str, ...] = ()
+    """Names of call-progress tones to look for, such as ``busy``; see `gateway.media.tones`."""
+    detect_fsk: str | None = None
+    """Caller ID receiver: ``bell202`` or ``v23``; frames arrive as `FskReceived`."""
+    country: str = "us"
+    """Tone plan for `play_tone` and `detect_tones`."""
+    gain_in_db: float = 0.0
+    gain_out_db: float = 0.0
+
+
+class StreamStats(msgspec.Struct, kw_only=True):
+    """Counters of one stream since it was opened, or since the last read for the levels."""
+
+    codec: str = ""
+    local: str = ""
+    remote: str = ""
+    packets_received: int = 0
+    packets_sent: int = 0
+    packets_lost: int = 0
+    """Sequence gaps that never filled (RFC 3550 A.3)."""
+    packets_late: int = 0
+    packets_duplicate: int = 0
+    packets_refused: int = 0
+    """Wrong source, version, payload type or length."""
+    frames_concealed: int = 0
+    jitter_ms: float = 0.0
+    """Interarrival jitter (RFC 3550 6.4.1)."""
+    buffer_ms: int = 0
+    """Present depth of the jitter buffer."""
+    level_in_dbm0: float = -99.0
+    """Level received since the last read; a full-scale sine is +3.14 dBm0."""
+    level_out_dbm0: float = -99.0
+    remote_loss_percent: float = 0.0
+    """What the far end reported of our stream (RTCP receiver report)."""
+    round_trip_ms: float | None = None
+    silent_s: float = 0.0
+    """How long what we receive has been under -60 dBm0."""
+
+
+class DigitDetected(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """A DTMF digit ended (or is long enough to count), once per key press."""
+
+    digit: str
+    duration_ms: int
+    via: str
+    """``rfc4733`` or ``inband``."""
+
+
+class ToneDetected(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """A call-progress tone matched in frequency and cadence."""
+
+    tone: str
+
+
+class FskReceived(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """A caller ID burst was demodulated; `data` is the message layer with its checksum."""
+
+    data: bytes
+
+
+class MediaStarted(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """The first valid packet or block arrived."""
+
+    source: str
+
+
+class MediaTimeout(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Nothing valid arrived for `media_timeout_s`."""
+
+
+class PlayEnded(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """A play came to its end; not sent for one that was stopped."""
+
+    play: str
+
+
+class DeviceFailed(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """The descriptor reported end of file or an error; the stream is silent from here on."""
+
+    errno: int
+
+
+class ByeReceived(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """RTCP BYE from the remote (informative: signalling ends calls, never RTCP)."""
+
+
+MediaEvent = (
+    DigitDetected
+    | ToneDetected
+    | FskReceived
+    | MediaStarted
+    | MediaTimeout
+    | PlayEnded
+    | DeviceFailed
+    | ByeReceived
+)
+
+
+class Stream(Protocol):
+    """Handle of an open stream. Methods return at once; closing twice is harmless."""
+
+    @property
+    def id(self) -> int:
+        """Engine's number of this stream, unique while the engine lives."""
+
+    @property
+    def local(self) -> tuple[str, int]:
+        """Bound address and port (RTP); ``("", 0)`` for other kinds."""
+
+    def update(self, spec: RtpSpec) -> None:
+        """Apply a new remote, codec, payload type or direction without losing the port.
+
+        Raises `UsageError` on a closed or non-RTP stream, or when `local_ip` changes.
+        """
+
+    def configure(self, options: StreamOptions) -> None:
+        """Replace the stream's options."""
+
+    def play_tone(self, tone: str, *, play: str = "", repeat: bool = True) -> None:
+        """Play a call-progress tone to this leg (``dial``, ``ringback``, ``busy``...) instead of
+        what its bridge says. Unknown tone: `UsageError` naming the legal ones."""
+
+    def play_file(
+        self, path: str, *, play: str = "", repeat: int = 1, gap_s: float = 0.0
+    ) -> None:
+        """Play a WAV file to this leg instead of its bridge, `repeat` times (0: for ever).
+
+        Raises `DeviceError` when the file is missing or not 8/16/48 kHz 16-bit PCM or G.711.
+        """
+
+    def play_samples(self, samples: bytes, *, rate: int = 8000, play: str = "") -> None:
+        """Play signed 16-bit mono samples once (caller ID bursts, synthesised speech)."""
+
+    def stop_play(self) -> None:
+        """Stop whatever plays; the bridge is heard again."""
+
+    def send_digits(self, digits: str, *, on_ms: int = 100, off_ms: int = 100) -> None:
+        """Send DTMF: as RFC 4733 where negotiated, else in-band. `UsageError` on a bad digit."""
+
+    def record(self, path: str, *, both: bool = True) -> None:
+        """Record to a WAV file: received left, sent right (`both`), or received only."""
+
+    def stop_record(self) -> None:
+        """Finish the file; harmless when nothing is recorded."""
+
+    def stats(self) -> StreamStats:
+        """Present counters."""
+
+    def close(self) -> None:
+        """Free port or descriptor and leave any bridge. Later calls do nothing."""
