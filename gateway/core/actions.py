@@ -30,7 +30,7 @@ class _Action(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults
 # Legs: carried out by the adapter that owns the leg's endpoint
 
 
-class Dial(_Action):
+class Dial(_Action, frozen=True, kw_only=True):
     """Begin a leg to an endpoint. The adapter reports ringing, answer or end by events."""
 
     leg: str
@@ -47,25 +47,25 @@ class Dial(_Action):
     """We only speak: the called side's audio is not wanted."""
 
 
-class Ring(_Action):
+class Ring(_Action, frozen=True, kw_only=True):
     """Tell the caller that the called side is alerting (180, ringback tone)."""
 
     leg: str
 
 
-class Progress(_Action):
+class Progress(_Action, frozen=True, kw_only=True):
     """Open the caller's audio path before the answer (183, cut through)."""
 
     leg: str
 
 
-class Answer(_Action):
+class Answer(_Action, frozen=True, kw_only=True):
     """Answer an offered leg; `LegAnswered` follows when it took effect."""
 
     leg: str
 
 
-class Hangup(_Action):
+class Hangup(_Action, frozen=True, kw_only=True):
     """End a leg in whatever state it is; `LegEnded` follows."""
 
     leg: str
@@ -74,32 +74,32 @@ class Hangup(_Action):
     """What decided it, kept in the record: "no route matched 0815"."""
 
 
-class Hold(_Action):
+class Hold(_Action, frozen=True, kw_only=True):
     """Tell the far end that it is not heard for a while."""
 
     leg: str
 
 
-class Retrieve(_Action):
+class Retrieve(_Action, frozen=True, kw_only=True):
     """Take the far end off hold."""
 
     leg: str
 
 
-class SendDigits(_Action):
+class SendDigits(_Action, frozen=True, kw_only=True):
     """Send DTMF towards the far end of a connected leg."""
 
     leg: str
     digits: str
 
 
-class Key(_Action):
+class Key(_Action, frozen=True, kw_only=True):
     """Key the transmitter behind a half-duplex leg. A lease: renewed while the floor is held."""
 
     leg: str
 
 
-class Unkey(_Action):
+class Unkey(_Action, frozen=True, kw_only=True):
     """Release the transmitter."""
 
     leg: str
@@ -108,14 +108,14 @@ class Unkey(_Action):
 # Audio: carried out by the media engine
 
 
-class OpenBridge(_Action):
+class OpenBridge(_Action, frozen=True, kw_only=True):
     """Create a bridge."""
 
     bridge: str
     kind: BridgeKind
 
 
-class Join(_Action):
+class Join(_Action, frozen=True, kw_only=True):
     """Put a leg into a bridge; takes effect as soon as the leg has a stream."""
 
     bridge: str
@@ -125,27 +125,27 @@ class Join(_Action):
     gain_db: float = 0.0
 
 
-class Leave(_Action):
+class Leave(_Action, frozen=True, kw_only=True):
     """Take a leg out of its bridge."""
 
     bridge: str
     leg: str
 
 
-class GiveFloor(_Action):
+class GiveFloor(_Action, frozen=True, kw_only=True):
     """Only this leg is heard by the others; None: nobody."""
 
     bridge: str
     leg: str | None = None
 
 
-class CloseBridge(_Action):
+class CloseBridge(_Action, frozen=True, kw_only=True):
     """Dissolve a bridge; its legs hear silence."""
 
     bridge: str
 
 
-class Play(_Action):
+class Play(_Action, frozen=True, kw_only=True):
     """Play to one leg, instead of what its bridge says, until the end or `StopPlay`."""
 
     leg: str
@@ -160,21 +160,21 @@ class Play(_Action):
     gap_s: float = 0.0
 
 
-class StopPlay(_Action):
+class StopPlay(_Action, frozen=True, kw_only=True):
     """Stop a play; harmless when it is over."""
 
     leg: str
     play: str
 
 
-class Record(_Action):
+class Record(_Action, frozen=True, kw_only=True):
     """Record a leg, both directions, to a file of the recordings directory."""
 
     leg: str
     file: str
 
 
-class StopRecord(_Action):
+class StopRecord(_Action, frozen=True, kw_only=True):
     """Finish a recording."""
 
     leg: str
@@ -183,7 +183,7 @@ class StopRecord(_Action):
 # Places
 
 
-class SetOutput(_Action):
+class SetOutput(_Action, frozen=True, kw_only=True):
     """Switch a relay, lamp or register of an endpoint."""
 
     endpoint: str
@@ -193,7 +193,7 @@ class SetOutput(_Action):
     """Return to the former value after this time; 0: stay."""
 
 
-class AcknowledgeAlarm(_Action):
+class AcknowledgeAlarm(_Action, frozen=True, kw_only=True):
     """Tell the alarm's source that somebody took it in hand."""
 
     endpoint: str
@@ -202,7 +202,7 @@ class AcknowledgeAlarm(_Action):
     trace: str = ""
 
 
-class Command(_Action):
+class Command(_Action, frozen=True, kw_only=True):
     """Tell an alarm panel or another device what to do; `CommandFinished` follows."""
 
     command: str
@@ -216,7 +216,7 @@ class Command(_Action):
     trace: str = ""
 
 
-class SendMessage(_Action):
+class SendMessage(_Action, frozen=True, kw_only=True):
     """Send a text message."""
 
     endpoint: str
@@ -228,7 +228,7 @@ class SendMessage(_Action):
 # For the record
 
 
-class Note(_Action):
+class Note(_Action, frozen=True, kw_only=True):
     """Say why: which route matched, why none did, what was pre-empted. Changes nothing."""
 
     text: str
@@ -238,7 +238,7 @@ class Note(_Action):
     route: str = ""
 
 
-class OpenAlarm(_Action):
+class OpenAlarm(_Action, frozen=True, kw_only=True):
     """The alarm's plan has begun; it is carried out to its end even over a restart."""
 
     endpoint: str
@@ -247,7 +247,7 @@ class OpenAlarm(_Action):
     trace: str
 
 
-class CloseAlarm(_Action):
+class CloseAlarm(_Action, frozen=True, kw_only=True):
     """The alarm's plan is over: acknowledged, cleared, or nobody left to tell."""
 
     endpoint: str
@@ -258,9 +258,7 @@ class CloseAlarm(_Action):
     trace: str = ""
 
 
-LegAction = (
-    Dial | Ring | Progress | Answer | Hangup | Hold | Retrieve | SendDigits | Key | Unkey
-)
+LegAction = Dial | Ring | Progress | Answer | Hangup | Hold | Retrieve | SendDigits | Key | Unkey
 MediaAction = (
     OpenBridge | Join | Leave | GiveFloor | CloseBridge | Play | StopPlay | Record | StopRecord
 )

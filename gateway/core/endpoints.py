@@ -41,6 +41,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     label: str = ""
     """What people call it: "Tunnel km 3.2"."""
     location: str = ""
+    number: str = ""
+    """Directory number: what other extensions dial to reach it; empty: only routes lead here."""
     duplex: Duplex = Duplex.FULL
     can_ring: bool = True
     """Can be the target of a call."""

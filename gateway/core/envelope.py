@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from gateway.core.actions import Action
+from gateway.core.endpoints import Endpoint
 from gateway.core.events import Event
 
 
@@ -44,11 +45,11 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def subject(self) -> str:
         """Leg, endpoint or adapter that the body speaks of."""
         for name in ("leg", "endpoint", "adapter", "bridge", "call"):
-            value = getattr(self.body, name, None)
+            value: object = getattr(self.body, name, None)
+            if isinstance(value, Endpoint):
+                return value.id
             if isinstance(value, str) and value:
                 return value
-            if value is not None and hasattr(value, "id"):
-                return str(value.id)
         return ""
 
     def cloudevent(self) -> dict[str, Any]:

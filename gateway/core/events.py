@@ -49,7 +49,7 @@ class _Event(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=
 # Legs
 
 
-class LegOffered(_Event):
+class LegOffered(_Event, frozen=True, kw_only=True):
     """Somebody outside wants to talk: an INVITE, digits from a handset, a ring, a call button."""
 
     leg: str
@@ -66,43 +66,43 @@ class LegOffered(_Event):
     """The caller asked that the called side answers by itself."""
 
 
-class LegRinging(_Event):
+class LegRinging(_Event, frozen=True, kw_only=True):
     """The called side alerts its user."""
 
     leg: str
 
 
-class LegProgressed(_Event):
+class LegProgressed(_Event, frozen=True, kw_only=True):
     """Audio before the answer (early media) comes from the called side."""
 
     leg: str
 
 
-class LegAnswered(_Event):
+class LegAnswered(_Event, frozen=True, kw_only=True):
     """The leg is connected; for an offered leg: our answer took effect."""
 
     leg: str
 
 
-class LegHeld(_Event):
+class LegHeld(_Event, frozen=True, kw_only=True):
     """The far end put us on hold."""
 
     leg: str
 
 
-class LegRetrieved(_Event):
+class LegRetrieved(_Event, frozen=True, kw_only=True):
     """The far end took us off hold."""
 
     leg: str
 
 
-class LegFlashed(_Event):
+class LegFlashed(_Event, frozen=True, kw_only=True):
     """Hook flash: the user wants something of the switch."""
 
     leg: str
 
 
-class TransferRequested(_Event):
+class TransferRequested(_Event, frozen=True, kw_only=True):
     """The far end of this leg asks that its partner be connected to somebody else (REFER)."""
 
     leg: str
@@ -112,7 +112,7 @@ class TransferRequested(_Event):
     """The leg at the target that the new one takes the place of (attended transfer)."""
 
 
-class LegEnded(_Event):
+class LegEnded(_Event, frozen=True, kw_only=True):
     """The leg is over and its resources are free; exactly once for each leg."""
 
     leg: str
@@ -121,7 +121,7 @@ class LegEnded(_Event):
     """What decided it, in the network's words: "486 Busy Here", "cpc", "busy tone, 3 cycles"."""
 
 
-class DigitPressed(_Event):
+class DigitPressed(_Event, frozen=True, kw_only=True):
     """One digit on a connected or collecting leg, once for each key press."""
 
     leg: str
@@ -131,39 +131,39 @@ class DigitPressed(_Event):
     """``rfc4733``, ``inband``, ``info``, ``pulse``, ``keypad``."""
 
 
-class FloorRequested(_Event):
+class FloorRequested(_Event, frozen=True, kw_only=True):
     """A half-duplex side begins to speak: carrier detect, push-to-talk, VOX, a DTMF key."""
 
     leg: str
 
 
-class FloorReleased(_Event):
+class FloorReleased(_Event, frozen=True, kw_only=True):
     """It stopped speaking."""
 
     leg: str
 
 
-class MediaFlowing(_Event):
+class MediaFlowing(_Event, frozen=True, kw_only=True):
     """The first audio from the far end arrived."""
 
     leg: str
     source: str = ""
 
 
-class MediaLost(_Event):
+class MediaLost(_Event, frozen=True, kw_only=True):
     """No audio arrived for as long as the leg allows."""
 
     leg: str
 
 
-class ToneHeard(_Event):
+class ToneHeard(_Event, frozen=True, kw_only=True):
     """A call-progress tone was recognised on the leg."""
 
     leg: str
     tone: str
 
 
-class AnnouncementEnded(_Event):
+class AnnouncementEnded(_Event, frozen=True, kw_only=True):
     """A play of ours came to its end; not emitted for one that was stopped or cut off."""
 
     leg: str
@@ -173,20 +173,20 @@ class AnnouncementEnded(_Event):
 # Places
 
 
-class EndpointChanged(_Event):
+class EndpointChanged(_Event, frozen=True, kw_only=True):
     """An endpoint appeared, or its condition or abilities changed."""
 
     endpoint: Endpoint
 
 
-class EndpointRemoved(_Event):
+class EndpointRemoved(_Event, frozen=True, kw_only=True):
     """An endpoint is gone for good (unregistered, removed from the configuration)."""
 
     endpoint: str
     reason: str = ""
 
 
-class InputChanged(_Event):
+class InputChanged(_Event, frozen=True, kw_only=True):
     """A contact, level or register changed, or lost its quality."""
 
     endpoint: str
@@ -197,7 +197,7 @@ class InputChanged(_Event):
     trace: str = ""
 
 
-class AlarmRaised(_Event):
+class AlarmRaised(_Event, frozen=True, kw_only=True):
     """Something is wrong out there and somebody must know."""
 
     endpoint: str
@@ -211,14 +211,14 @@ class AlarmRaised(_Event):
     raised_at: float
 
 
-class AlarmCleared(_Event):
+class AlarmCleared(_Event, frozen=True, kw_only=True):
     """The cause is gone, or the panel was disarmed or reset."""
 
     endpoint: str
     alarm: str
 
 
-class AlarmAcknowledged(_Event):
+class AlarmAcknowledged(_Event, frozen=True, kw_only=True):
     """Somebody took the alarm in hand outside of a call of ours (panel key, contact, console)."""
 
     endpoint: str
@@ -226,14 +226,14 @@ class AlarmAcknowledged(_Event):
     by: str = ""
 
 
-class PanelChanged(_Event):
+class PanelChanged(_Event, frozen=True, kw_only=True):
     """An alarm panel reports its state (``armed_away``, ``disarmed``, ``pending``...)."""
 
     endpoint: str
     state: str
 
 
-class CommandFinished(_Event):
+class CommandFinished(_Event, frozen=True, kw_only=True):
     """The outcome of a `Command`; `command` is the id that the action carried."""
 
     command: str
@@ -241,7 +241,7 @@ class CommandFinished(_Event):
     detail: str = ""
 
 
-class MessageReceived(_Event):
+class MessageReceived(_Event, frozen=True, kw_only=True):
     """A text message (SIP MESSAGE, SMS, MQTT) for a person or a route."""
 
     endpoint: str
@@ -254,7 +254,7 @@ class MessageReceived(_Event):
 # People at the gateway
 
 
-class CallRequested(_Event):
+class CallRequested(_Event, frozen=True, kw_only=True):
     """An operator or schedule asked for a call between two places."""
 
     origin: str
@@ -264,7 +264,7 @@ class CallRequested(_Event):
     priority: Priority = Priority.ROUTINE
 
 
-class HangupRequested(_Event):
+class HangupRequested(_Event, frozen=True, kw_only=True):
     """An operator asked for the end of a call, or of one leg of it."""
 
     call: str = ""
@@ -272,7 +272,7 @@ class HangupRequested(_Event):
     by: str = ""
 
 
-class AcknowledgeRequested(_Event):
+class AcknowledgeRequested(_Event, frozen=True, kw_only=True):
     """An operator acknowledges an alarm from the console or the command line."""
 
     endpoint: str
@@ -283,20 +283,20 @@ class AcknowledgeRequested(_Event):
 # The gateway itself
 
 
-class AdapterReady(_Event):
+class AdapterReady(_Event, frozen=True, kw_only=True):
     """The adapter has opened what it serves."""
 
     adapter: str
 
 
-class AdapterLost(_Event):
+class AdapterLost(_Event, frozen=True, kw_only=True):
     """The adapter's device, broker or task is gone; it is started again, later each time."""
 
     adapter: str
     reason: str
 
 
-class StopRequested(_Event):
+class StopRequested(_Event, frozen=True, kw_only=True):
     """The gateway is to stop: no new calls; present ones end by `deadline_s` seconds."""
 
     deadline_s: float = 0.0

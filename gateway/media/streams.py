@@ -213,9 +213,7 @@ class Stream(Protocol):
         """Play a call-progress tone to this leg (``dial``, ``ringback``, ``busy``...) instead of
         what its bridge says. Unknown tone: `UsageError` naming the legal ones."""
 
-    def play_file(
-        self, path: str, *, play: str = "", repeat: int = 1, gap_s: float = 0.0
-    ) -> None:
+    def play_file(self, path: str, *, play: str = "", repeat: int = 1, gap_s: float = 0.0) -> None:
         """Play a WAV file to this leg instead of its bridge, `repeat` times (0: for ever).
 
         Raises `DeviceError` when the file is missing or not 8/16/48 kHz 16-bit PCM or G.711.

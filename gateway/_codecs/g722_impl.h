@@ -1,0 +1,30 @@
+/* ITU-T G.722 for CP_LANES streams at once, int16 lanes, structure of arrays. */
+#ifndef CP_G722_IMPL_H
+#define CP_G722_IMPL_H
+#include "codec.h"
+
+/* Sub-band ADPCM state, one array entry per lane (names of G.722 clause 3). */
+typedef struct cp_g722_band {
+    int16_t s[CP_LANES], sz[CP_LANES], det[CP_LANES], nb[CP_LANES];
+    int16_t a1[CP_LANES], a2[CP_LANES], r1[CP_LANES], r2[CP_LANES];
+    int16_t p1[CP_LANES], p2[CP_LANES];
+    int16_t b[6][CP_LANES], d[6][CP_LANES];
+} cp_g722_band;
+
+typedef struct cp_g722_group {
+    cp_g722_band low, high;
+    int16_t qmf[24][CP_LANES]; /* oldest first */
+} __attribute__((aligned(CP_ALIGN))) cp_g722_group;
+
+extern const cp_codec cp_g722_64, cp_g722_56, cp_g722_48; /* encode is always 64 kbit/s */
+
+/* The two band coders without the QMF (conformance sequences of G.722 Appendix II): sample pairs
+ * are (lower, higher) band samples. */
+int32_t cp_g722_encode_bands(void *group, const int16_t *const *src, uint8_t *const *out,
+                             uint32_t mask, int32_t n_samples);
+int32_t cp_g722_decode_bands(void *group, const uint8_t *const *src, int16_t *const *out,
+                             uint32_t mask, int32_t n_samples, int32_t mode);
+
+/* Vector unit: -1 the best this CPU has, 0 portable, 1 AVX2, 2 AVX-512. Returns the one in use. */
+int32_t cp_g722_select(int32_t unit);
+#endif
