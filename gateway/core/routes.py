@@ -224,6 +224,10 @@ class CompiledRoute:
             return f"it is outside its hours ({route.hours})"
         return Match(self, fields)
 
+    def takes(self, endpoint: str, wall: float) -> bool:
+        """Whether events of this endpoint concern the route at this time."""
+        return _any_glob(self.route.source, endpoint) and self.hours.contains(wall)
+
     def _match_call(self, event: LegOffered, fields: dict[str, str]) -> str:
         captures = self.called.match(event.called)
         if captures is None:
@@ -279,7 +283,7 @@ class RouteTable:
         self, event: LegOffered | AlarmRaised | InputChanged, wall: float
     ) -> tuple[Match | None, list[tuple[str, str]]]:
         """The first route that takes the event, and why each one before it did not."""
-        refusals = []
+        refusals: list[tuple[str, str]] = []
         for route in self.routes:
             found = route.match(event, wall)
             if isinstance(found, Match):
@@ -294,9 +298,7 @@ class RouteTable:
         parts = [
             compiled.called.completeness(digits)
             for compiled in self.routes
-            if compiled.route.on is Trigger.CALL
-            and _any_glob(compiled.route.source, endpoint)
-            and compiled.hours.contains(wall)
+            if compiled.route.on is Trigger.CALL and compiled.takes(endpoint, wall)
         ]
         for place in directory.values():
             if place.number == digits:
