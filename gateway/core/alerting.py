@@ -49,6 +49,8 @@ class Alarm:
     state: str = "active"
     """``active``, ``acknowledged``, ``cleared`` or ``exhausted``."""
     by: str = ""
+    gone: bool = False
+    """The cause went away, but the route wants an acknowledgement all the same."""
     route: str = ""
     plan: Alert | None = None
 
@@ -326,4 +328,4 @@ class Alert:
                 trace=self.alarm.trace,
             )
         )
-        self.board.alert_over(self.alarm)
+        self.alarm.plan = None

@@ -18,29 +18,20 @@ from typing import Any, Final
 from gateway.core.actions import (
     Action,
     Answer,
-    BridgeKind,
-    CloseBridge,
-    Command,
     Dial,
-    GiveFloor,
     Hangup,
-    Join,
-    Key,
-    Leave,
     Note,
-    OpenBridge,
     Play,
     Progress,
-    Record,
     Ring,
-    SetOutput,
-    Unkey,
 )
-from gateway.core.alerting import CONFIRM_S, Alarm, Alert
+from gateway.core.alarms import Alarms
+from gateway.core.alerting import CONFIRM_S, Alarm
 from gateway.core.bridges import Bridge
+from gateway.core.bridging import Bridging
 from gateway.core.calls import TRANSITIONS, Call, Leg, LegState
 from gateway.core.causes import Cause
-from gateway.core.endpoints import Condition, Duplex, Endpoint, Target
+from gateway.core.endpoints import Condition, Endpoint, Target
 from gateway.core.events import (
     AcknowledgeRequested,
     AdapterLost,
@@ -72,17 +63,16 @@ from gateway.core.events import (
     MessageReceived,
     PanelChanged,
     Priority,
-    Quality,
-    Severity,
     StopRequested,
     ToneHeard,
     TransferRequested,
 )
 from gateway.core.hunting import Callback, Hunt
-from gateway.core.plans import Plan
+from gateway.core.plans import AnnounceToCaller, Invitation, LastWords, Plan
 from gateway.core.routes import Match, RouteTable, Strategy, Trigger
-from gateway.core.service import Service, person
+from gateway.core.service import Service
 from gateway.core.timers import Timer, Timers
+from gateway.core.transfer import Transfers
 from gateway.errors import UsageError
 
 # A leg that was told to hang up and never ends would hold its endpoint for ever. SIP gives a BYE
@@ -91,7 +81,6 @@ _CLOSING_S: Final = 40.0
 _PREEMPT_S: Final = 5.0
 _DIGITS_IDLE_S: Final = 4.0
 _DIGITS_KEPT: Final = 32
-_ALARMS_KEPT: Final = 1000
 
 
 class Switchboard:
@@ -123,10 +112,11 @@ class Switchboard:
         self._out: list[Action] = []
         self._in_use: dict[str, set[Leg]] = {}
         self._freed: dict[str, list[Callable[[], None]]] = {}
-        self._rooms: dict[str, str] = {}
         self._expected: dict[str, Service] = {}
         self._digits: dict[str, tuple[str, float]] = {}
-        self._matched_inputs: dict[tuple[str, str], Alarm] = {}
+        self.bridging = Bridging(self)
+        self.transfers = Transfers(self)
+        self.alarming = Alarms(self)
         self._handlers: dict[type, Callable[[Any], None]] = {
             LegOffered: self._leg_offered,
             LegRinging: self._leg_moved,
@@ -136,21 +126,21 @@ class Switchboard:
             LegRetrieved: self._leg_moved,
             LegEnded: self._leg_moved,
             LegFlashed: lambda event: self._digit(event.leg, "!"),
-            TransferRequested: self._transfer_requested,
+            TransferRequested: self.transfers.requested,
             DigitPressed: lambda event: self._digit(event.leg, event.digit),
-            FloorRequested: self._floor_requested,
-            FloorReleased: self._floor_released,
+            FloorRequested: self.bridging.floor_requested,
+            FloorReleased: self.bridging.floor_released,
             MediaFlowing: lambda event: None,
             MediaLost: self._media_lost,
             ToneHeard: lambda event: None,
             AnnouncementEnded: self._announcement_ended,
             EndpointChanged: self._endpoint_changed,
             EndpointRemoved: self._endpoint_removed,
-            InputChanged: self._input_changed,
-            AlarmRaised: self._alarm_raised,
-            AlarmCleared: self._alarm_cleared,
-            AlarmAcknowledged: self._acknowledged,
-            AcknowledgeRequested: self._acknowledged,
+            InputChanged: self.alarming.input_changed,
+            AlarmRaised: self.alarming.raised,
+            AlarmCleared: self.alarming.cleared,
+            AlarmAcknowledged: self.alarming.acknowledged,
+            AcknowledgeRequested: self.alarming.acknowledged,
             PanelChanged: self._panel_changed,
             CommandFinished: self._command_finished,
             MessageReceived: lambda event: None,
@@ -357,38 +347,20 @@ class Switchboard:
         """Play a short tone, then end the leg."""
         play = f"{leg.id}/{tone}"
         self.act(Play(leg=leg.id, play=play, tone=tone, repeat=1))
-        leg.plan = _LastWords(self, leg, play)
+        leg.plan = LastWords(self, leg, play)
         self.after(CONFIRM_S, lambda: self.hangup(leg))
 
     def connect(self, call: Call, *legs: Leg) -> None:
         """Join legs in one bridge, as their endpoints' duplex allows."""
-        bridge = next((self.bridges[leg.bridge] for leg in legs if leg.bridge), None)
-        if bridge is None:
-            bridge = self._open_bridge(self._kind(legs))
-        for leg in legs:
-            self._join(bridge, leg)
-        if call.record:
-            self._record(call, legs)
+        self.bridging.connect(call, *legs)
 
     def acknowledge(self, endpoint: str, alarm: str, by: str) -> int:
         """Acknowledge an alarm (every alarm of the endpoint without a name); how many it was."""
-        done = 0
-        for (place, name), known in list(self.alarms.items()):
-            if place == endpoint and alarm in ("", name) and known.state == "active":
-                done += 1
-                if known.plan:
-                    known.plan.acknowledge(by)
-                else:
-                    known.state, known.by = "acknowledged", by
-        return done
+        return self.alarming.acknowledge(endpoint, alarm, by)
 
     def expect(self, command: str, service: Service) -> None:
         """Send the outcome of a command to the service call that gave it."""
         self._expected[command] = service
-
-    def alert_over(self, alarm: Alarm) -> None:
-        """The alarm's plan has ended."""
-        alarm.plan = None
 
     # Legs
 
@@ -397,13 +369,14 @@ class Switchboard:
         leg.call.legs.append(leg)
         self._in_use.setdefault(leg.endpoint, set()).add(leg)
 
-    def _ignore(self, event: object) -> None:
+    def ignore(self, event: object) -> None:
+        """Count an event that means nothing in the state it met."""
         name = type(event).__name__
         self.ignored[name] = self.ignored.get(name, 0) + 1
 
     def _leg_offered(self, event: LegOffered) -> None:
         if event.leg in self.legs:
-            self._ignore(event)
+            self.ignore(event)
             return
         call = self.new_call(
             trace=event.trace, demanded_at=event.demanded_at, priority=event.priority
@@ -444,17 +417,17 @@ class Switchboard:
             Service(self, leg, match).begin()
         elif route.conference:
             self.answer(leg)
-            self._enter(route.conference, leg)
+            self.bridging.enter(route.conference, leg)
             for target in match.targets(route.targets):
                 self._invite(route.conference, call, target, leg, match)
         elif route.announce and not route.targets:
-            _Announcement(self, leg, match).begin()
+            AnnounceToCaller(self, leg, match).begin()
         else:
             self._hunt(leg, match)
 
     def _hunt(self, leg: Leg, match: Match) -> None:
         route = match.route.route
-        targets = self._expand(match)
+        targets = self.expand(match)
         groups = [targets] if route.strategy is Strategy.ALL else [[t] for t in targets]
         Hunt(
             self,
@@ -466,7 +439,8 @@ class Switchboard:
             auto_answer=route.auto_answer,
         ).begin()
 
-    def _expand(self, match: Match) -> list[Target]:
+    def expand(self, match: Match) -> list[Target]:
+        """The targets of a route, with captures and directory numbers filled in."""
         targets = []
         for text in match.route.route.targets:
             expanded = match.expand(text)
@@ -510,7 +484,7 @@ class Switchboard:
         leg = self.legs.get(event.leg)
         state = TRANSITIONS.get((leg.state, type(event))) if leg else None
         if leg is None or state is None:
-            self._ignore(event)
+            self.ignore(event)
             return
         if isinstance(event, LegEnded):
             if leg.state is not LegState.CLOSING:
@@ -540,7 +514,7 @@ class Switchboard:
         self._in_use[leg.endpoint].discard(leg)
         bridge = self.bridges.get(leg.bridge)
         if bridge:
-            self._leave(bridge, leg)
+            self.bridging.leave(bridge, leg)
         if plan:
             plan.ended(leg)
         elif bridge is None or not bridge.room:
@@ -556,7 +530,7 @@ class Switchboard:
     def _media_lost(self, event: MediaLost) -> None:
         leg = self.legs.get(event.leg)
         if leg is None or not leg.connected:
-            self._ignore(event)
+            self.ignore(event)
             return
         self.hangup(leg, Cause.MEDIA_TIMEOUT, "no audio arrived")
 
@@ -582,154 +556,8 @@ class Switchboard:
                 continue
             del self._digits[leg_id]
             fields = {str(index): text for index, text in enumerate(captures, 1)}
-            self._feature(leg, Match(compiled, fields | {"source": leg.endpoint}))
+            self.transfers.feature(leg, Match(compiled, fields | {"source": leg.endpoint}))
             return
-
-    def _feature(self, leg: Leg, match: Match) -> None:
-        """A digits route during a call: outputs, a command, or a transfer of the partner."""
-        route = match.route.route
-        by = leg.endpoint
-        if route.pins:
-            by = person(route.pins, match.fields.get("1", ""))
-            if not by:
-                self.note(f"wrong PIN for route {route.name!r} from {leg.endpoint}", call=leg.call)
-                return
-        self.note(f"route {route.name!r} by digits of {by}", call=leg.call, route=route.name)
-        for setting in route.outputs:
-            self.act(
-                SetOutput(
-                    endpoint=setting.endpoint,
-                    output=setting.output,
-                    value=setting.value,
-                    pulse_ms=setting.pulse_ms,
-                )
-            )
-        if route.command and route.command.verb == "ACKNOWLEDGE":
-            self.acknowledge(route.command.endpoint, "", by)
-        elif route.command:
-            self.act(
-                Command(
-                    command=self.new_id(),
-                    endpoint=route.command.endpoint,
-                    verb=route.command.verb,
-                    by=by,
-                    trace=leg.call.trace,
-                )
-            )
-        if route.targets:
-            self._transfer(leg, self._expand(match), route.ring_s)
-
-    # Transfer
-
-    def _transfer_requested(self, event: TransferRequested) -> None:
-        leg = self.legs.get(event.leg)
-        if leg is None or not leg.connected:
-            self._ignore(event)
-            return
-        consulted = self.legs.get(event.replaces)
-        if consulted:
-            self._attended(leg, consulted)
-            return
-        try:
-            targets = [Target.parse(event.target)]
-        except UsageError:
-            found = self._resolve(leg, event.target)
-            targets = [found] if found else []
-        self._transfer(leg, targets, 30.0)
-
-    def _resolve(self, leg: Leg, number: str) -> Target | None:
-        """Where a bare number leads, seen from the leg that asks."""
-        probe = LegOffered(
-            leg=leg.id, endpoint=leg.endpoint, called=number, trace="", demanded_at=self.now
-        )
-        match, _ = self.table.match(probe, self.wall)
-        if match:
-            return next(iter(self._expand(match)), None)
-        return self.lookup(number)
-
-    def _transfer(self, leg: Leg, targets: list[Target], ring_s: float) -> None:
-        partners = leg.call.partners(leg)
-        if len(partners) != 1 or not targets:
-            self.note(f"{leg.id} cannot transfer: no partner or no such target", call=leg.call)
-            return
-        partner = partners[0]
-        self._part(partner)
-        hunt = Hunt(self, leg.call, partner, [[target] for target in targets], ring_s=ring_s)
-        hunt.begin()
-        self.hangup(leg, Cause.NORMAL, "transferred")
-
-    def _attended(self, leg: Leg, consulted: Leg) -> None:
-        """Join the partners of both calls; both legs of the one who transfers end."""
-        first, second = leg.call.partners(leg), consulted.call.partners(consulted)
-        if len(first) != 1 or len(second) != 1 or leg.call is consulted.call:
-            self.note(f"{leg.id} cannot transfer: both calls need one partner", call=leg.call)
-            return
-        stays, moves = first[0], second[0]
-        for other in (stays, moves):
-            self._part(other)
-        moves.call.legs.remove(moves)
-        moves.call = leg.call
-        leg.call.legs.append(moves)
-        for other in (leg, consulted):
-            other.plan = _Leaving()
-            self.hangup(other, Cause.NORMAL, "transferred")
-        self.connect(leg.call, stays, moves)
-
-    def _part(self, leg: Leg) -> None:
-        bridge = self.bridges.get(leg.bridge)
-        if bridge:
-            self._leave(bridge, leg)
-
-    # Bridges
-
-    def _kind(self, legs: tuple[Leg, ...]) -> BridgeKind:
-        kinds = {self._duplex(leg) for leg in legs}
-        if Duplex.HALF in kinds:
-            return BridgeKind.FLOOR
-        if Duplex.LISTEN in kinds:
-            return BridgeKind.PAGE
-        return BridgeKind.PAIR if len(legs) == 2 else BridgeKind.CONFERENCE
-
-    def _duplex(self, leg: Leg) -> Duplex:
-        endpoint = self.endpoints.get(leg.endpoint)
-        return endpoint.duplex if endpoint else Duplex.FULL
-
-    def _open_bridge(self, kind: BridgeKind, room: str = "") -> Bridge:
-        bridge = Bridge(id=self.new_id(), kind=kind, room=room)
-        self.bridges[bridge.id] = bridge
-        self.act(OpenBridge(bridge=bridge.id, kind=kind))
-        return bridge
-
-    def _join(self, bridge: Bridge, leg: Leg) -> None:
-        if leg.bridge == bridge.id:
-            return
-        if leg.bridge:
-            self._leave(self.bridges[leg.bridge], leg)
-        leg.bridge = bridge.id
-        bridge.members.append(leg.id)
-        self.act(Join(bridge=bridge.id, leg=leg.id, speaks=self._duplex(leg) is not Duplex.LISTEN))
-
-    def _leave(self, bridge: Bridge, leg: Leg) -> None:
-        leg.bridge = ""
-        bridge.members.remove(leg.id)
-        if leg.id in bridge.keyed:
-            bridge.keyed.discard(leg.id)
-            self.act(Unkey(leg=leg.id))
-        if bridge.floor.release(leg.id):
-            self._floor_moved(bridge)
-        self.act(Leave(bridge=bridge.id, leg=leg.id))
-        if not bridge.members:
-            del self.bridges[bridge.id]
-            if self._rooms.get(bridge.room) == bridge.id:
-                del self._rooms[bridge.room]
-            self.act(CloseBridge(bridge=bridge.id))
-
-    def _enter(self, room: str, leg: Leg) -> None:
-        bridge = self.bridges.get(self._rooms.get(room, ""))
-        if bridge is None:
-            bridge = self._open_bridge(BridgeKind.CONFERENCE, room)
-            self._rooms[room] = bridge.id
-        self._join(bridge, leg)
 
     def _invite(self, room: str, call: Call, target: Target, host: Leg, match: Match) -> None:
         """Dial somebody into a conference, unless he is in it already."""
@@ -739,53 +567,12 @@ class Switchboard:
             return
         own = self.new_call(trace=call.trace, demanded_at=self.now, priority=call.priority)
         own.route, own.why = call.route, f"invited to conference {room}"
-        leg = self.dial(own, target, _Invitation(self, room), calling=host.calling)
+        leg = self.dial(own, target, Invitation(self, room), calling=host.calling)
         self.after(match.route.route.ring_s, lambda: self._not_come(leg))
 
     def _not_come(self, leg: Leg) -> None:
         if leg.live and not leg.connected:
             self.hangup(leg, Cause.NO_ANSWER, "ring time-out")
-
-    def _record(self, call: Call, legs: tuple[Leg, ...]) -> None:
-        call.record = False
-        self.act(Record(leg=legs[0].id, file=f"{call.id}.wav"))
-
-    # Floor
-
-    def _floor_requested(self, event: FloorRequested) -> None:
-        leg = self.legs.get(event.leg)
-        bridge = self.bridges.get(leg.bridge) if leg else None
-        if leg is None or bridge is None or bridge.kind is not BridgeKind.FLOOR:
-            self._ignore(event)
-            return
-        unstoppable = self._duplex(leg) is Duplex.HALF
-        if bridge.floor.request(leg.id, priority=leg.call.priority, unstoppable=unstoppable):
-            self._floor_moved(bridge)
-
-    def _floor_released(self, event: FloorReleased) -> None:
-        leg = self.legs.get(event.leg)
-        bridge = self.bridges.get(leg.bridge) if leg else None
-        if bridge is None:
-            self._ignore(event)
-        elif bridge.floor.release(event.leg):
-            self._floor_moved(bridge)
-
-    def _floor_moved(self, bridge: Bridge) -> None:
-        """Let the holder be heard, and key every transmitter but his own."""
-        holder = bridge.floor.holder
-        wanted = set()
-        if holder is not None:
-            wanted = {
-                member
-                for member in bridge.members
-                if member != holder and self._duplex(self.legs[member]) is Duplex.HALF
-            }
-        for member in sorted(bridge.keyed - wanted):
-            self.act(Unkey(leg=member))
-        self.act(GiveFloor(bridge=bridge.id, leg=holder))
-        for member in sorted(wanted - bridge.keyed):
-            self.act(Key(leg=member))
-        bridge.keyed = wanted
 
     # Places
 
@@ -802,104 +589,6 @@ class Switchboard:
         service = self._expected.pop(event.command, None)
         if service:
             service.finished(event.ok, event.detail)
-
-    def _alarm_raised(self, event: AlarmRaised) -> None:
-        key = (event.endpoint, event.alarm)
-        known = self.alarms.get(key)
-        if known and known.state == "active" and event.severity <= known.severity:
-            self._ignore(event)
-            return
-        if known and known.plan:
-            known.severity, known.text = event.severity, event.text
-            self.note(f"alarm {event.alarm} is now {event.severity.name}", trace=known.trace)
-            return
-        alarm = Alarm(
-            endpoint=event.endpoint,
-            alarm=event.alarm,
-            kind=event.kind,
-            severity=event.severity,
-            text=event.text,
-            trace=event.trace,
-            raised_at=event.raised_at,
-        )
-        self._keep(key, alarm)
-        match, refusals = self.table.match(event, self.wall)
-        if match is None:
-            why = "; ".join(f"{name}: {reason}" for name, reason in refusals) or "no routes"
-            self.note(f"no route for alarm {event.alarm}: {why}", trace=event.trace)
-            return
-        self._alert(alarm, match)
-
-    def _alert(self, alarm: Alarm, match: Match) -> None:
-        route = match.route.route
-        alarm.route = route.name
-        self.note(
-            f"route {route.name!r} takes alarm {alarm.alarm} of {alarm.endpoint}",
-            trace=alarm.trace,
-            route=route.name,
-        )
-        alarm.plan = Alert(self, alarm, match)
-        alarm.plan.begin()
-
-    def _keep(self, key: tuple[str, str], alarm: Alarm) -> None:
-        self.alarms.pop(key, None)
-        self.alarms[key] = alarm
-        if len(self.alarms) > _ALARMS_KEPT:
-            over = next((k for k, known in self.alarms.items() if known.state != "active"), None)
-            if over:
-                del self.alarms[over]
-
-    def _acknowledged(self, event: AlarmAcknowledged | AcknowledgeRequested) -> None:
-        self.acknowledge(event.endpoint, event.alarm, event.by or event.endpoint)
-
-    def _alarm_cleared(self, event: AlarmCleared) -> None:
-        known = self.alarms.get((event.endpoint, event.alarm))
-        if known is None:
-            self._ignore(event)
-            return
-        if known.plan:
-            known.plan.cleared()
-        if known.plan is None:
-            known.state = "cleared"
-            del self.alarms[(event.endpoint, event.alarm)]
-
-    def _input_changed(self, event: InputChanged) -> None:
-        key = (event.endpoint, event.input)
-        self.inputs[key] = event
-        running = self._matched_inputs.get(key)
-        match, _ = self.table.match(event, self.wall)
-        if match is None:
-            if running:
-                del self._matched_inputs[key]
-                if running.plan:
-                    running.plan.cleared()
-            return
-        if running:
-            return
-        alarm = Alarm(
-            endpoint=event.endpoint,
-            alarm=event.input,
-            kind="input",
-            severity=Severity.WARNING if event.quality is Quality.GOOD else Severity.MINOR,
-            text=f"{event.input} is {event.value:g}",
-            trace=event.trace or self.new_id(),
-            raised_at=self.now,
-        )
-        self._matched_inputs[key] = alarm
-        route = match.route.route
-        if route.origin:
-            call = self.new_call(
-                trace=alarm.trace, demanded_at=self.now, priority=match.route.priority
-            )
-            call.route, call.why = route.name, f"{event.input} of {event.endpoint}"
-            targets = self._expand(match)
-            groups = [targets] if route.strategy is Strategy.ALL else [[t] for t in targets]
-            Callback(self, call, groups, ring_s=route.ring_s).begin(
-                Target.parse(match.expand(route.origin)), auto_answer=True
-            )
-            return
-        self._keep(key, alarm)
-        self._alert(alarm, match)
 
     # People at the gateway
 
@@ -936,74 +625,3 @@ class Switchboard:
             self.after(event.deadline_s, end_all)
         else:
             end_all()
-
-
-class _Silent:
-    """A plan that takes nothing; the small plans below say only what they care about."""
-
-    def ringing(self, leg: Leg) -> None: ...
-    def progressed(self, leg: Leg) -> None: ...
-    def answered(self, leg: Leg) -> None: ...
-    def ended(self, leg: Leg) -> None: ...
-    def play_ended(self, leg: Leg, play: str) -> None: ...
-
-    def digit(self, leg: Leg, digit: str) -> bool:
-        return False
-
-
-class _Leaving(_Silent):
-    """The leg was transferred away: its end concerns nobody."""
-
-
-class _LastWords(_Silent):
-    """A last tone plays; then the leg ends."""
-
-    def __init__(self, board: Switchboard, leg: Leg, play: str) -> None:
-        self.board, self.leg, self.play = board, leg, play
-
-    def play_ended(self, leg: Leg, play: str) -> None:
-        if play == self.play:
-            self.board.hangup(leg)
-
-    def digit(self, leg: Leg, digit: str) -> bool:
-        return True
-
-
-class _Announcement(_Silent):
-    """The caller hears an announcement and is released."""
-
-    def __init__(self, board: Switchboard, leg: Leg, match: Match) -> None:
-        self.board, self.leg, self.match = board, leg, match
-
-    def begin(self) -> None:
-        self.leg.plan = self
-        self.board.answer(self.leg)
-
-    def answered(self, leg: Leg) -> None:
-        announce = self.match.route.route.announce
-        assert announce is not None
-        self.board.act(
-            Play(
-                leg=leg.id,
-                play=f"{leg.id}/announce",
-                file=announce.file,
-                tone=announce.tone,
-                text=self.match.expand(announce.text),
-                repeat=announce.repeat,
-                gap_s=announce.gap_s,
-            )
-        )
-
-    def play_ended(self, leg: Leg, play: str) -> None:
-        self.board.hangup(leg, Cause.NORMAL, "announcement played")
-
-
-class _Invitation(_Silent):
-    """Somebody who is called into a conference."""
-
-    def __init__(self, board: Switchboard, room: str) -> None:
-        self.board, self.room = board, room
-
-    def answered(self, leg: Leg) -> None:
-        leg.plan = None
-        self.board._enter(self.room, leg)
