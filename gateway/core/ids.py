@@ -14,8 +14,8 @@ class Ids:
     Driven by `uuid7`, which takes the wall clock; `random_bits(n)` gives n random bits.
     """
 
-    def __init__(self, random_bits: Callable[[int], int] = SystemRandom().getrandbits) -> None:
-        self._random_bits = random_bits
+    def __init__(self, random_bits: Callable[[int], int] | None = None) -> None:
+        self._random_bits = random_bits or SystemRandom().getrandbits
         self._last = 0
 
     def uuid7(self, wall: float) -> str:

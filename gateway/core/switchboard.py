@@ -110,7 +110,7 @@ class Switchboard:
         self.wall = 0.0
         self._timers = Timers()
         self._out: list[Action] = []
-        self._in_use: dict[str, set[Leg]] = {}
+        self._in_use: dict[str, list[Leg]] = {}
         self._freed: dict[str, list[Callable[[], None]]] = {}
         self._expected: dict[str, Service] = {}
         self._digits: dict[str, tuple[str, float]] = {}
@@ -367,7 +367,7 @@ class Switchboard:
     def _add(self, leg: Leg) -> None:
         self.legs[leg.id] = leg
         leg.call.legs.append(leg)
-        self._in_use.setdefault(leg.endpoint, set()).add(leg)
+        self._in_use.setdefault(leg.endpoint, []).append(leg)
 
     def ignore(self, event: object) -> None:
         """Count an event that means nothing in the state it met."""
@@ -511,7 +511,7 @@ class Switchboard:
         leg.plan = None
         del self.legs[leg.id]
         self._digits.pop(leg.id, None)
-        self._in_use[leg.endpoint].discard(leg)
+        self._in_use[leg.endpoint].remove(leg)
         bridge = self.bridges.get(leg.bridge)
         if bridge:
             self.bridging.leave(bridge, leg)

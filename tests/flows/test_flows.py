@@ -89,9 +89,7 @@ def run_flow(path: Path) -> None:
         wanted = [shlex.split(line) for line in expected]
         if not any(words[0] == "Note" for words in wanted):
             out = [action for action in out if not isinstance(action, actions.Note)]
-        got = [
-            f"{type(action).__name__} {msgspec.to_builtins(action)}" for action in out
-        ]
+        got = [f"{type(action).__name__} {msgspec.to_builtins(action)}" for action in out]
         assert [type(action).__name__ for action in out] == [words[0] for words in wanted], (
             f"{where}: {text}\n  got:\n    " + "\n    ".join(got)
         )
