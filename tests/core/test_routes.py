@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from datetime import UTC, datetime
 
@@ -42,10 +43,8 @@ def test_completeness_never_lies(parts: list[str], digits: str, more: str) -> No
 
 @given(st.text(max_size=12))
 def test_any_text_is_a_pattern_or_a_usage_error(text: str) -> None:
-    try:
-        NumberPattern(text).match("123")
-    except UsageError as error:
-        assert "pattern" in str(error)
+    with contextlib.suppress(UsageError):
+        assert NumberPattern(text).match("123") in (None, ("123",), ()) or "(" in text
 
 
 def test_captures() -> None:

@@ -1,0 +1,57 @@
+# The verbs a person types. `make run` and `make test` install what they need.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+NATIVE := $(wildcard gateway/*/*.pyx gateway/*/*.pxd gateway/*/*.c gateway/*/*.h)
+
+.PHONY: run test lint build bench soak sanitize clean
+
+run: $(VENV)/run.stamp card       ## the lab: a call, an alarm, and then your turn
+	@$(BIN)/gateway lab run
+
+test: $(VENV)/test.stamp card lint  ## everything that must hold, under 15 minutes on two cores
+	@$(BIN)/python -m pytest -q
+
+lint: $(VENV)/test.stamp          ## types, style and who may import whom
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m mypy.stubtest gateway._codecs gateway.media._engine --ignore-missing-stub
+
+build: $(VENV)/build.stamp        ## the compiled parts, in place
+
+bench: $(VENV)/test.stamp         ## figures against peers in the same run
+	@$(BIN)/python -m tests.bench
+
+sanitize: $(VENV)/test.stamp      ## codecs and engine under the address and UB sanitizers
+	@tests/sanitize.sh
+
+card:                             ## the lab's virtual line card
+	@$(MAKE) -s -C hardware/lab/card
+
+$(VENV)/bin/python:
+	@hardware/lab/packages.sh run
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --upgrade pip
+
+$(VENV)/run.stamp: $(VENV)/bin/python pyproject.toml setup.py $(NATIVE)
+	@hardware/lab/packages.sh run
+	@$(BIN)/pip install -q -e .[lab]
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/run.stamp
+	@hardware/lab/packages.sh test
+	@$(BIN)/pip install -q -e .[lab,test,pyvoip]
+	@touch $@
+
+$(VENV)/build.stamp: $(VENV)/bin/python $(NATIVE) setup.py
+	@$(BIN)/pip install -q "cython>=3.2,<3.4" "setuptools>=77"
+	@$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+
+clean:                            ## everything that was built or downloaded
+	@rm -rf $(VENV) build dist *.egg-info
+	@find gateway -name '*.so' -delete
+	@$(MAKE) -s -C hardware/lab/card clean

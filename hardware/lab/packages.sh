@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Install the Debian packages that a verb of the Makefile needs, if any is missing.
+#   packages.sh run    what the lab needs
+#   packages.sh test   what the tests need: foreign phones, proxies, brokers, decoders, the guest
+set -euo pipefail
+
+build="gcc libc6-dev make pkg-config python3 python3-dev python3-venv"
+run="$build baresip-core espeak-ng sox"
+test="$run baresip-ffmpeg dahdi ffmpeg kamailio kamailio-tls-modules libasound2-plugins
+  libmodbus-dev libspandsp-dev linphone-cli mbpoll minimodem mosquitto mosquitto-clients
+  multimon-ng netcat-openbsd sip-tester sipsak socat sofia-sip-bin sqlite3 tshark curl iproute2
+  cpio dahdi-source gcc-12 kmod qemu-system-x86 xz-utils"
+
+case "${1:-}" in
+  run) wanted=$run ;;
+  test) wanted=$test ;;
+  *) echo "usage: $0 run|test" >&2; exit 2 ;;
+esac
+
+missing=()
+for package in $wanted; do
+  dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || missing+=("$package")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+echo "installing: ${missing[*]}"
+sudo=""
+if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo >/dev/null || {
+    echo "become root and run: apt-get install --no-install-recommends ${missing[*]}" >&2
+    exit 1
+  }
+  sudo=sudo
+fi
+
+# Debian starts a service as soon as its package is installed. Here brokers and proxies are only
+# started by tests, on ports of their own: forbid it for the length of the installation.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+  printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
+  $sudo chmod +x "$policy"
+  trap '$sudo rm -f "$policy"' EXIT
+fi
+export DEBIAN_FRONTEND=noninteractive
+$sudo apt-get -qq update
+$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
