@@ -1,0 +1,153 @@
+"""The audio of one SIP leg: its stream, and the offers and answers that describe it (RFC 3264)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from gateway.adapters.base import Host
+from gateway.errors import PeerError
+from gateway.media.streams import Codec, Direction, RtpSpec, Stream, StreamOptions
+from gateway.protocols import sdp
+
+_KNOWN: Final = {"G722": sdp.G722, "PCMA": sdp.PCMA, "PCMU": sdp.PCMU}
+_RATES: Final = {Codec.G722: 16000, Codec.PCMA: 8000, Codec.PCMU: 8000}
+
+
+class Audio:
+    """Stream and session description of one leg."""
+
+    def __init__(
+        self,
+        host: Host,
+        leg: str,
+        local_ip: str,
+        *,
+        shown_ip: str = "",
+        codecs: Sequence[str],
+        media_timeout_s: float,
+        country: str,
+    ) -> None:
+        self._host, self._leg = host, leg
+        self._local_ip, self._shown_ip = local_ip, shown_ip or local_ip
+        self._codecs = [*(_KNOWN[name] for name in codecs), sdp.TELEPHONE_EVENT]
+        self._media_timeout_s = media_timeout_s
+        self._country = country
+        self._version = 0
+        self._id = str(abs(hash((leg, id(self)))) % 10**9)
+        self.stream: Stream | None = None
+        self.choice: sdp.Choice | None = None
+        self._offer: sdp.SessionDescription | None = None
+        self._held = False
+        """We put the far end on hold."""
+
+    @property
+    def remote_hold(self) -> bool:
+        """The far end does not listen to us."""
+        return self.choice is not None and self.choice.on_hold
+
+    def _open(self) -> Stream:
+        if self.stream is None:
+            spec = RtpSpec(
+                local_ip=self._local_ip, codec=Codec(self._codecs[0].name), rate=self._rate()
+            )
+            self.stream = self._host.open_stream(
+                self._leg, spec, StreamOptions(country=self._country)
+            )
+        return self.stream
+
+    def _rate(self) -> int:
+        return _RATES[Codec(self._codecs[0].name)]
+
+    def _way(self) -> sdp.Direction:
+        return sdp.Direction.SENDONLY if self._held else sdp.Direction.SENDRECV
+
+    def offer(self) -> bytes:
+        """Our offer. Raises `DeviceError` when no port is free."""
+        _, port = self._open().local
+        self._version += 1
+        self._offer = sdp.make_offer(
+            self._codecs,
+            self._shown_ip,
+            port,
+            session_id=self._id,
+            version=self._version,
+            way=self._way(),
+        )
+        return self._offer.encode()
+
+    def answer(self, offer: bytes) -> bytes | None:
+        """Our answer to the far end's offer, applied; None when there is no common codec.
+
+        Raises `PeerError` when the offer is malformed, `DeviceError` when no port is free.
+        """
+        described = sdp.parse(offer)
+        choice = sdp.choose(described, self._codecs, wanted=self._way(), prefer_ours=True)
+        if choice is None:
+            return None
+        _, port = self._open().local
+        self._apply(choice)
+        self._version += 1
+        return sdp.answer(
+            described,
+            choice,
+            self._shown_ip,
+            port,
+            session_id=self._id,
+            version=self._version,
+            single_codec=True,
+        ).encode()
+
+    def accept(self, answer: bytes) -> bool:
+        """Apply the far end's answer to our offer; False when it took no audio of ours.
+
+        Raises `PeerError` when the answer is malformed or does not fit.
+        """
+        if self._offer is None:
+            raise PeerError("an answer came without an offer of ours")
+        choice = sdp.accept(self._offer, sdp.parse(answer), self._codecs)
+        if choice is None:
+            return False
+        self._apply(choice)
+        return True
+
+    def hold(self, held: bool) -> bytes:
+        """A new offer that puts the far end on hold, or takes it off."""
+        self._held = held
+        return self.offer()
+
+    def _apply(self, choice: sdp.Choice) -> None:
+        self.choice = choice
+        stream = self._open()
+        codec = Codec(choice.codec.name.upper())
+        event = choice.telephone_event
+        # An address of zeros is the old way to say hold (RFC 2543); nothing may be sent there.
+        silent = choice.address in ("0.0.0.0", "::")
+        direction = Direction.INACTIVE if silent else Direction(choice.direction.value)
+        receiving = direction in (Direction.SENDRECV, Direction.RECVONLY)
+        stream.update(
+            RtpSpec(
+                local_ip=self._local_ip,
+                remote_ip=None if silent else choice.address,
+                remote_port=0 if silent else choice.port,
+                codec=codec,
+                payload_type=choice.codec.payload,
+                telephone_event=event.payload if event else None,
+                rate=_RATES[codec],
+                ptime_ms=min(max(choice.ptime_ms or 20, 10), choice.maxptime_ms or 60, 60),
+                direction=direction,
+                media_timeout_s=self._media_timeout_s if receiving else 0.0,
+            )
+        )
+        # Digits come in the audio only where no telephone-event was negotiated: never twice.
+        stream.configure(StreamOptions(detect_dtmf=event is None, country=self._country))
+
+    def detail(self) -> dict[str, str]:
+        """What a technician wants to see of it."""
+        if self.choice is None:
+            return {}
+        return {
+            "codec": self.choice.codec.name,
+            "media": f"{self.choice.address}:{self.choice.port}",
+            "direction": self.choice.direction.value,
+        }
