@@ -50,6 +50,7 @@ from gateway.core.actions import (
 from gateway.core.endpoints import Endpoint
 from gateway.core.envelope import Envelope
 from gateway.core.events import Event
+from gateway.core.numbers import Completeness
 from gateway.errors import Unsupported
 from gateway.media.streams import MediaEvent, Stream, StreamOptions, StreamSpec
 
@@ -98,6 +99,9 @@ class Host(Protocol):
     def new_trace(self) -> str:
         """Mint a trace id, at the first physical or human event of something new."""
 
+    def completeness(self, endpoint: str, digits: str) -> Completeness:
+        """Whether digits dialled so far on an endpoint are a whole number, by the dial plan."""
+
     def set_endpoint(self, endpoint: Endpoint) -> None:
         """Announce an endpoint or its new condition; says nothing when nothing changed."""
 
@@ -135,6 +139,8 @@ class Adapter:
 
     kind: ClassVar[str]
     Config: ClassVar[type[msgspec.Struct]]
+    creates_endpoints: ClassVar[bool] = False
+    """Endpoints appear at run time too (discovery): a route may name what is not configured."""
 
     def __init__(self, name: str, config: Any, host: Host) -> None:
         """Keep what is given; open nothing (A01).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from gateway.errors import DeviceError
 
@@ -51,8 +51,7 @@ class UdpSocket(asyncio.DatagramProtocol):
         return found
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.DatagramTransport, transport)
         self.local = transport.get_extra_info("sockname")[:2]
         sock = transport.get_extra_info("socket")
         # A burst of INVITEs must survive 100 ms of the event loop being elsewhere.
@@ -93,11 +92,10 @@ class StreamConnection(asyncio.Protocol):
         self.number = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         self.peer = transport.get_extra_info("peername")[:2]
         self.local = transport.get_extra_info("sockname")[:2]
-        transport.set_write_buffer_limits(high=MAX_UNSENT)
+        self._transport.set_write_buffer_limits(high=MAX_UNSENT)
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:

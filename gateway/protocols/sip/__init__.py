@@ -1,0 +1,4 @@
+"""SIP without sockets: messages, transactions, dialogs and the agent that joins them.
+
+Start with `gateway.protocols.sip.agent.SipAgent`.
+"""

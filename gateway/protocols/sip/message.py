@@ -313,12 +313,12 @@ def parse_datagram(data: bytes, limits: Limits = _DEFAULT_LIMITS) -> Request | R
     beyond Content-Length are ignored.
     """
     end = data.find(b"\r\n\r\n")
-    if end < 0:
-        if b"\r" not in data and (end := data.find(b"\n\n")) >= 0:
-            head, body = data[:end].replace(b"\n", b"\r\n"), data[end + 2 :]
-        else:
-            # Without an empty line the head may still be whole (a datagram cut at its last CRLF).
-            head, body = data.removesuffix(b"\r\n"), b""
+    bare = data.find(b"\n\n", 0, end if end >= 0 else None)
+    if bare >= 0 and b"\r" not in data[:bare]:
+        head, body = data[:bare].replace(b"\n", b"\r\n"), data[bare + 2 :]
+    elif end < 0:
+        # Without an empty line the head may still be whole (a datagram cut at its last CRLF).
+        head, body = data.removesuffix(b"\r\n"), b""
     else:
         head, body = data[:end], data[end + 4 :]
     if len(head) > limits.head:
@@ -354,7 +354,9 @@ class StreamFramer:
     @property
     def incomplete(self) -> bool:
         """Part of a message is waiting for the rest."""
-        return bool(self._buffer) or self._pending is not None
+        if self._pending is not None or len(self._buffer) > 3:
+            return True
+        return bool(self._buffer.strip(b"\r\n"))
 
     def feed(self, data: bytes) -> Iterable[Request | Response]:
         """Add octets; yields each message that is complete.  Raises `BadMessage`."""
@@ -364,13 +366,13 @@ class StreamFramer:
             message = self._pending
             if message is None:
                 while buffer.startswith(b"\r\n"):
-                    if not buffer.startswith(b"\r\n\r\n"):
-                        if len(buffer) > 2:
-                            del buffer[:2]
-                            continue
+                    if buffer.startswith(b"\r\n\r\n"):
+                        self.pings += 1
+                        del buffer[:4]
+                    elif len(buffer) == 2 or buffer == b"\r\n\r":
                         return
-                    del buffer[:4]
-                    self.pings += 1
+                    else:
+                        del buffer[:2]
                     self._scanned = 0
                 if not buffer:
                     return

@@ -139,14 +139,17 @@ COMPACT = {
 }
 
 _SPELLED = (
-    "Accept Accept-Encoding Accept-Language Allow Allow-Events Authentication-Info Authorization "
-    "Call-ID Contact Content-Disposition Content-Encoding Content-Length Content-Type CSeq Date "
-    "Diversion Event Expires From Max-Forwards Min-Expires Min-SE P-Asserted-Identity "
-    "P-Preferred-Identity Path Privacy Proxy-Authenticate Proxy-Authorization Proxy-Require RAck "
-    "Reason Record-Route Refer-Sub Refer-To Referred-By Replaces Require Resource-Priority "
-    "Retry-After Route RSeq Server Service-Route Session-Expires Session-ID SIP-ETag SIP-If-Match "
-    "Subject Subscription-State Supported To Unsupported User-Agent Via Warning WWW-Authenticate"
-).split()
+    "Accept", "Accept-Encoding", "Accept-Language", "Allow", "Allow-Events",
+    "Authentication-Info", "Authorization", "Call-ID", "Contact", "Content-Disposition",
+    "Content-Encoding", "Content-Length", "Content-Type", "CSeq", "Date", "Diversion", "Event",
+    "Expires", "From", "Max-Forwards", "Min-Expires", "Min-SE", "P-Asserted-Identity",
+    "P-Preferred-Identity", "Path", "Privacy", "Proxy-Authenticate", "Proxy-Authorization",
+    "Proxy-Require", "RAck", "Reason", "Record-Route", "Refer-Sub", "Refer-To", "Referred-By",
+    "Replaces", "Require", "Resource-Priority", "Retry-After", "Route", "RSeq", "Server",
+    "Service-Route", "Session-Expires", "Session-ID", "SIP-ETag", "SIP-If-Match", "Subject",
+    "Subscription-State", "Supported", "To", "Unsupported", "User-Agent", "Via", "Warning",
+    "WWW-Authenticate",
+)  # fmt: skip
 
 KEYS: dict[str, str] = {name: name.lower() for name in _SPELLED}
 """How a header is usually spelled, to the key it is filed under: saves lower() per header."""

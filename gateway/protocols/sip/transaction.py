@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from gateway.errors import PeerError
 from gateway.protocols.sip.message import Header, Request, Response, encode, status_line
@@ -142,8 +142,18 @@ _CLASS = {1: "1xx", 2: "2xx"}
 class Transaction:
     """What the four kinds share."""
 
-    __slots__ = ("_ender", "_interval", "_repeater", "_wire", "data", "flow", "key", "state")
-    table: Table = {}
+    __slots__ = (
+        "_ender",
+        "_interval",
+        "_repeater",
+        "_wire",
+        "data",
+        "flow",
+        "key",
+        "state",
+        "token",
+    )
+    table: ClassVar[Table] = {}
 
     def __init__(self, wire: Wire, key: tuple[str, ...], flow: Flow, state: str) -> None:
         self._wire = wire
@@ -151,6 +161,8 @@ class Transaction:
         self.flow = flow
         self.state = state
         self.data = b""
+        self.token = ""
+        """Names a client transaction to whoever reports a transport error."""
         self._repeater: Timer | None = None
         self._ender: Timer | None = None
         self._interval = 0.0
@@ -184,12 +196,12 @@ class Transaction:
             )
 
     def _do_send(self, now: float) -> None:
-        self._wire.transmit(self.data, self.flow, self.key[0])
+        self._wire.transmit(self.data, self.flow, self.token)
 
     def _do_resend(self, now: float) -> None:
         if self.data:
             self._wire.counters["retransmitted"] += 1
-            self._wire.transmit(self.data, self.flow, self.key[0])
+            self._wire.transmit(self.data, self.flow, self.token)
 
     def _do_stop_all(self, now: float) -> None:
         if self._repeater is not None:
@@ -226,6 +238,7 @@ class ClientTransaction(Transaction):
         state: str,
     ) -> None:
         super().__init__(wire, (branch, method), flow, state)
+        self.token = f"{branch} {method}"
         self.target = target
         self.request_headers = request_headers
         """As sent, for the ACK and CANCEL that must resemble it."""
@@ -283,9 +296,7 @@ class InviteClient(ClientTransaction):
         data: bytes,
         user: ClientUser,
     ) -> None:
-        super().__init__(
-            wire, branch, INVITE, target, flow, request_headers, data, user, "calling"
-        )
+        super().__init__(wire, branch, INVITE, target, flow, request_headers, data, user, "calling")
         self._ack = b""
 
     def start(self, now: float, timeout: float | None = None) -> None:
@@ -308,14 +319,12 @@ class InviteClient(ClientTransaction):
 
     def _do_start_d(self, now: float) -> None:
         # At least 32 s on UDP (table 4): copies of the response must find an ACK.
-        self._ack_needed_for_state()
-        self._end("end", now, 0.0 if self.flow.reliable else max(32.0, self._wire.values.timeout))
-
-    def _ack_needed_for_state(self) -> None:
         self.data = b""
+        self._end("end", now, 0.0 if self.flow.reliable else max(32.0, self._wire.values.timeout))
 
     def _do_start_m(self, now: float) -> None:
         self.data = b""
+        self.request_headers = []
         self._end("end", now, self._wire.values.timeout)
 
     def _do_ack(self, now: float) -> None:
@@ -331,6 +340,7 @@ class InviteClient(ClientTransaction):
                 elif name == "CSeq":
                     headers.append(("CSeq", value.replace(INVITE, ACK)))
             self._ack = encode(f"ACK {self.target} SIP/2.0", headers)
+            self.request_headers = []
         self._wire.transmit(self._ack, self.flow, "")
 
 
@@ -349,9 +359,7 @@ class NonInviteClient(ClientTransaction):
         data: bytes,
         user: ClientUser,
     ) -> None:
-        super().__init__(
-            wire, branch, method, target, flow, request_headers, data, user, "trying"
-        )
+        super().__init__(wire, branch, method, target, flow, request_headers, data, user, "trying")
 
     def start(self, now: float, timeout: float | None = None) -> None:
         """Send.  ``timeout`` replaces timer F (64*T1), seconds."""
@@ -369,13 +377,14 @@ class NonInviteClient(ClientTransaction):
 
     def _do_start_k(self, now: float) -> None:
         self.data = b""
+        self.request_headers = []
         self._end("end", now, 0.0 if self.flow.reliable else self._wire.values.t4)
 
 
 class ServerTransaction(Transaction):
     """Owns one request of a peer until nobody will repeat it."""
 
-    __slots__ = ("answered", "method", "on_no_ack")
+    __slots__ = ("answered", "merge_key", "method")
 
     def __init__(
         self, wire: Wire, key: tuple[str, ...], method: str, flow: Flow, state: str
@@ -384,7 +393,8 @@ class ServerTransaction(Transaction):
         self.method = method
         self.answered = 0
         """Last status sent; 0 before any."""
-        self.on_no_ack: Callable[[float], None] | None = None
+        self.merge_key: tuple[str, str, int, str] | None = None
+        """What copies of the request share that came by other ways (section 8.2.2.2)."""
 
     def receive(self, request: Request, now: float) -> None:
         """A copy of the request, or the ACK that belongs to it."""
@@ -432,8 +442,6 @@ class InviteServer(ServerTransaction):
 
     def _do_no_ack(self, now: float) -> None:
         self._wire.counters["no_ack"] += 1
-        if self.on_no_ack is not None:
-            self.on_no_ack(now)
 
 
 class NonInviteServer(ServerTransaction):

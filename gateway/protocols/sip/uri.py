@@ -93,7 +93,9 @@ def host_port(host: str, port: int) -> str:
     return f"{format_host(host)}:{port}" if port else format_host(host)
 
 
-def make_uri(host: str, user: str = "", port: int = 0, params: str = "", scheme: str = "sip") -> str:
+def make_uri(
+    host: str, user: str = "", port: int = 0, params: str = "", scheme: str = "sip"
+) -> str:
     """Write a SIP URI; ``params`` are given ready, each with its leading semicolon."""
     before = f"{escape_user(user)}@" if user else ""
     return f"{scheme}:{before}{host_port(host, port)}{params}"
@@ -120,9 +122,7 @@ def _parse(text: str) -> Uri:
             for piece in params[1:].split(";"):
                 name, _, value = piece.partition("=")
                 pairs[unescape(name).lower()] = unescape(value)
-        return Uri(
-            text, scheme.lower(), user, password, host.lower(), number, pairs, headers or ""
-        )
+        return Uri(text, scheme.lower(), user, password, host.lower(), number, pairs, headers or "")
     found = _OTHER.fullmatch(text)
     if found is None or found[1].lower() in ("sip", "sips"):
         raise PeerError(f"not a URI: {text[:80]!r}", status=400)

@@ -1,0 +1,552 @@
+"""Session descriptions (RFC 8866) and the offer/answer exchange (RFC 3264).
+
+`parse` reads a description leniently (LF line ends, missing s= or t=, unknown lines) but within
+bounds, and keeps every attribute, known or not, in its order; `SessionDescription.encode` writes
+it strictly.  An exchange goes::
+
+    offer = parse(body)                                   # theirs
+    choice = choose(offer, [PCMA, PCMU])                  # None: answer 488
+    body = answer(offer, choice, address, port).encode()
+
+or, with ours first, `make_offer` and then `accept` on what comes back.
+
+Directions are always told from our own side, except `MediaDescription.direction`, which is what
+its text says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+
+import msgspec
+
+from gateway.errors import PeerError, UsageError
+
+MAX_OCTETS = 16384
+MAX_LINES = 512
+MAX_MEDIA = 16
+MAX_FORMATS = 64
+
+_MEDIA = re.compile(r"(\S+) +(\d{1,5})(?:/(\d{1,5}))? +(\S+)(?: +(.*))?")
+_ORIGIN = re.compile(r"(\S+) +(\S+) +(\d{1,20}) +IN +(IP4|IP6) +(\S+)", re.I)
+_CONNECTION = re.compile(r"IN +(IP4|IP6) +([^\s/]+)(?:/\S*)?", re.I)
+_RTPMAP = re.compile(r"(\d{1,3}) +([^\s/]+)/(\d{1,9})(?:/(\d{1,3}))?")
+_RTCP = re.compile(r"(\d{1,5})(?: +IN +(IP4|IP6) +(\S+))?", re.I)
+
+
+class SdpError(PeerError):
+    """A description that cannot be used: answer 400 (or 488 where an offer was acceptable SIP)."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"SDP: {what}", status=400)
+
+
+class Direction(StrEnum):
+    SENDRECV = "sendrecv"
+    SENDONLY = "sendonly"
+    RECVONLY = "recvonly"
+    INACTIVE = "inactive"
+
+    @property
+    def sends(self) -> bool:
+        return self in (Direction.SENDRECV, Direction.SENDONLY)
+
+    @property
+    def receives(self) -> bool:
+        return self in (Direction.SENDRECV, Direction.RECVONLY)
+
+    def reversed(self) -> Direction:
+        """The same, told from the other side."""
+        return direction(self.receives, self.sends)
+
+
+_DIRECTIONS = frozenset(way.value for way in Direction)
+
+
+def direction(sends: bool, receives: bool) -> Direction:
+    if sends:
+        return Direction.SENDRECV if receives else Direction.SENDONLY
+    return Direction.RECVONLY if receives else Direction.INACTIVE
+
+
+class Codec(msgspec.Struct, frozen=True):
+    """An encoding we can use, or a format of a media line: payload type and what it means."""
+
+    name: str
+    """Encoding name as registered (compared without case)."""
+    payload: int
+    """RTP payload type; for ours the one to offer."""
+    clock: int = 8000
+    """RTP clock rate, Hz (8000 for G.722 too: RFC 3551 section 4.5.2)."""
+    channels: int = 1
+    fmtp: str = ""
+    """Format parameters, without the payload type."""
+
+    def matches(self, other: Codec) -> bool:
+        return (self.name.lower(), self.clock, self.channels) == (
+            other.name.lower(),
+            other.clock,
+            other.channels,
+        )
+
+
+PCMU = Codec("PCMU", 0)
+GSM = Codec("GSM", 3)
+PCMA = Codec("PCMA", 8)
+G722 = Codec("G722", 9)
+CN = Codec("CN", 13)
+G729 = Codec("G729", 18)
+TELEPHONE_EVENT = Codec("telephone-event", 101, fmtp="0-16")
+
+STATIC = {
+    codec.payload: codec
+    for codec in (
+        PCMU, GSM, Codec("G723", 4), Codec("DVI4", 5), Codec("DVI4", 6, 16000), Codec("LPC", 7),
+        PCMA, G722, Codec("L16", 10, 44100, 2), Codec("L16", 11, 44100), CN,
+        Codec("G728", 15), G729, Codec("JPEG", 26, 90000), Codec("H261", 31, 90000),
+        Codec("MPV", 32, 90000), Codec("H263", 34, 90000),
+    )
+}  # fmt: skip
+"""Payload types that need no rtpmap (RFC 3551 section 6)."""
+
+Attribute = tuple[str, str | None]
+"""Name and value; None for a property attribute such as ``sendrecv``."""
+
+
+class MediaDescription(msgspec.Struct):
+    """One media line and what belongs to it."""
+
+    kind: str
+    """``audio``, ``video``, ``image``, ..."""
+    port: int
+    """0: refused or switched off."""
+    protocol: str
+    """``RTP/AVP``, ``RTP/SAVP``, ``udptl``, ..."""
+    formats: list[str]
+    """As in the media line, in order of preference."""
+    address: str | None = None
+    """Its own c= line."""
+    attributes: list[Attribute] = []
+    n_ports: int = 1
+    others: list[str] = []
+    """Further lines (i=, b=, k=), kept."""
+
+    def get(self, name: str) -> str | None:
+        """Value of the first attribute of that name, empty for a property, None if absent."""
+        return _get(self.attributes, name)
+
+    def all(self, name: str) -> list[str]:
+        """Values of all attributes of that name (crypto, candidate)."""
+        return [value or "" for key, value in self.attributes if key == name]
+
+    @property
+    def rtp(self) -> bool:
+        return "RTP/" in self.protocol.upper()
+
+    def codecs(self) -> list[Codec]:
+        """What its formats mean, in order; dynamic types without rtpmap are left out."""
+        maps: dict[int, tuple[str, int, int]] = {}
+        for value in self.all("rtpmap"):
+            found = _RTPMAP.match(value)
+            if found is not None:
+                maps[int(found[1])] = (found[2], int(found[3]), int(found[4] or 1))
+        params: dict[str, str] = {}
+        for value in self.all("fmtp"):
+            payload, _, rest = value.partition(" ")
+            params[payload] = rest.strip()
+        codecs: list[Codec] = []
+        for text in self.formats:
+            if not (text.isascii() and text.isdigit()) or len(text) > 3 or int(text) > 127:
+                continue
+            number = int(text)
+            if number in maps:
+                name, clock, channels = maps[number]
+                codecs.append(Codec(name, number, clock, channels, params.get(text, "")))
+            elif number in STATIC:
+                known = STATIC[number]
+                codecs.append(msgspec.structs.replace(known, fmtp=params.get(text, "")))
+        return codecs
+
+    @property
+    def ptime_ms(self) -> int | None:
+        return _milliseconds(self.get("ptime"))
+
+    @property
+    def maxptime_ms(self) -> int | None:
+        return _milliseconds(self.get("maxptime"))
+
+
+class SessionDescription(msgspec.Struct):
+    """A whole description."""
+
+    session_id: str
+    version: int
+    """Raised by one whenever the description changes (RFC 3264 section 8)."""
+    origin_address: str
+    address: str | None = None
+    """Session-level c= line."""
+    media: list[MediaDescription] = []
+    attributes: list[Attribute] = []
+    username: str = "-"
+    name: str = "-"
+    times: list[str] = msgspec.field(default_factory=lambda: ["0 0"])
+    others: list[str] = []
+    """Further session lines (i=, u=, e=, p=, b=, z=, k=), kept."""
+
+    def get(self, name: str) -> str | None:
+        return _get(self.attributes, name)
+
+    def address_of(self, media: MediaDescription) -> str:
+        """Where media of a line is to be sent; empty if nothing says so."""
+        return media.address or self.address or ""
+
+    def direction_of(self, media: MediaDescription) -> Direction:
+        """Direction the text gives a line, from its author's side.
+
+        An address of 0.0.0.0 is how RFC 2543 put a call on hold: its author receives nothing.
+        """
+        found = Direction.SENDRECV
+        for attributes in (self.attributes, media.attributes):
+            for name, value in attributes:
+                if value is None and name in _DIRECTIONS:
+                    found = Direction(name)
+        if media.address == "0.0.0.0" or (media.address is None and self.address == "0.0.0.0"):
+            return direction(found.sends, False)
+        return found
+
+    def encode(self) -> bytes:
+        """Write it.  Raises `UsageError` if a value holds a line end."""
+        address = self.origin_address
+        lines = [
+            "v=0",
+            f"o={self.username} {self.session_id} {self.version} {_network(address)}",
+            f"s={self.name or '-'}",
+        ]
+        # RFC 8866 section 5 fixes the order: i u e p, then c, then b, then the times.
+        lines += [line for line in self.others if line[0] in "iuep"]
+        if self.address is not None:
+            lines.append(f"c={_network(self.address)}")
+        lines += [line for line in self.others if line[0] == "b"]
+        lines += [f"t={times}" for times in self.times]
+        lines += [line for line in self.others if line[0] in "zk"]
+        lines += [_written(attribute) for attribute in self.attributes]
+        for media in self.media:
+            ports = f"{media.port}/{media.n_ports}" if media.n_ports > 1 else str(media.port)
+            formats = " ".join(media.formats)
+            lines.append(f"m={media.kind} {ports} {media.protocol} {formats}".rstrip())
+            lines += [line for line in media.others if line[0] == "i"]
+            if media.address is not None:
+                lines.append(f"c={_network(media.address)}")
+            lines += [line for line in media.others if line[0] != "i"]
+            lines += [_written(attribute) for attribute in media.attributes]
+        text = "\r\n".join(lines)
+        if text.count("\r") != len(lines) - 1 or text.count("\n") != len(lines) - 1:
+            raise UsageError("an SDP value may not contain CR or LF")
+        return (text + "\r\n").encode("utf-8", "surrogateescape")
+
+
+def _network(address: str) -> str:
+    return f"IN {'IP6' if ':' in address else 'IP4'} {address}"
+
+
+def _written(attribute: Attribute) -> str:
+    name, value = attribute
+    return f"a={name}" if value is None else f"a={name}:{value}"
+
+
+def _get(attributes: list[Attribute], name: str) -> str | None:
+    for key, value in attributes:
+        if key == name:
+            return value or ""
+    return None
+
+
+def _milliseconds(value: str | None) -> int | None:
+    """ptime and its like; values that make no sense count as absent."""
+    if value is None:
+        return None
+    whole = value.strip().partition(".")[0]
+    if not (whole.isascii() and whole.isdigit()) or len(whole) > 4 or not int(whole):
+        return None
+    return int(whole)
+
+
+def parse(data: bytes) -> SessionDescription:
+    """Read a description.  Raises `SdpError`."""
+    if len(data) > MAX_OCTETS:
+        raise SdpError(f"{len(data)} octets are over {MAX_OCTETS}")
+    text = data.decode("utf-8", "surrogateescape").replace("\r\n", "\n").rstrip("\n\0 ")
+    if "\r" in text or "\0" in text:
+        raise SdpError("stray CR or NUL")
+    lines = text.split("\n")
+    if len(lines) > MAX_LINES:
+        raise SdpError(f"{len(lines)} lines are over {MAX_LINES}")
+    if lines[0].strip() != "v=0":
+        raise SdpError("does not begin with v=0")
+    session = SessionDescription("0", 0, "0.0.0.0", times=[])
+    current: MediaDescription | None = None
+    for line in lines[1:]:
+        if not line:
+            continue
+        kind, equals, value = line[0], line[1:2], line[2:].rstrip(" \t")
+        if equals != "=" or not kind.isascii() or not kind.isalpha():
+            raise SdpError(f"malformed line {line[:40]!r}")
+        if kind == "a":
+            name, colon, rest = value.partition(":")
+            where = session.attributes if current is None else current.attributes
+            where.append((name, rest.strip() if colon else None))
+        elif kind == "m":
+            if len(session.media) >= MAX_MEDIA:
+                raise SdpError(f"more than {MAX_MEDIA} media lines")
+            current = _media(value)
+            session.media.append(current)
+        elif kind == "c":
+            found = _CONNECTION.fullmatch(value)
+            if found is None:
+                raise SdpError(f"malformed c={value[:40]!r}")
+            if current is None:
+                session.address = found[2]
+            else:
+                current.address = current.address or found[2]
+        elif current is not None:
+            current.others.append(f"{kind}={value}")
+        elif kind == "o":
+            found = _ORIGIN.fullmatch(value)
+            if found is None:
+                raise SdpError(f"malformed o={value[:40]!r}")
+            session.username, session.session_id = found[1], found[2]
+            session.version, session.origin_address = int(found[3]), found[5]
+        elif kind == "s":
+            session.name = value
+        elif kind == "t":
+            session.times.append(value)
+        elif kind in "iuepbzk":
+            session.others.append(f"{kind}={value}")
+    session.times = session.times or ["0 0"]
+    return session
+
+
+def _media(value: str) -> MediaDescription:
+    found = _MEDIA.fullmatch(value)
+    if found is None:
+        raise SdpError(f"malformed m={value[:40]!r}")
+    port, n_ports = int(found[2]), int(found[3] or 1)
+    formats = (found[5] or "").split()
+    if port > 65535 or not 1 <= n_ports <= 128:
+        raise SdpError(f"port {found[2]} is out of range")
+    if len(formats) > MAX_FORMATS:
+        raise SdpError(f"more than {MAX_FORMATS} formats")
+    return MediaDescription(found[1].lower(), port, found[4], formats, None, [], n_ports)
+
+
+# -- offer and answer --
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """What both sides agree on for one audio line."""
+
+    index: int
+    """Which media line."""
+    codecs: tuple[Codec, ...]
+    """Common encodings, best first, with the offer's payload types; never empty."""
+    telephone_event: Codec | None
+    """Payload type for digits (RFC 4733) at the first codec's clock, if agreed."""
+    address: str
+    """Where to send media."""
+    port: int
+    rtcp: tuple[str, int]
+    """Where to send RTCP."""
+    rtcp_mux: bool
+    """Both sides can mix RTP and RTCP on one port (RFC 5761)."""
+    direction: Direction
+    """Ours."""
+    ptime_ms: int | None
+    maxptime_ms: int | None
+    protocol: str
+    crypto: tuple[str, ...]
+    """The peer's crypto attributes (RFC 4568)."""
+
+    @property
+    def codec(self) -> Codec:
+        return self.codecs[0]
+
+    @property
+    def on_hold(self) -> bool:
+        """The peer takes no media from us."""
+        return not self.direction.sends
+
+
+PROTOCOLS = ("RTP/AVP",)
+
+
+def choose(
+    offer: SessionDescription,
+    codecs: Sequence[Codec],
+    *,
+    wanted: Direction = Direction.SENDRECV,
+    protocols: Sequence[str] = PROTOCOLS,
+    prefer_ours: bool = False,
+) -> Choice | None:
+    """Find the first audio line of an offer that we can take; None if there is none.
+
+    ``codecs`` are ours, best first; digits are agreed on if `TELEPHONE_EVENT` is among them.
+    The offer's order decides unless ``prefer_ours`` (RFC 3264 section 6.1).
+    """
+    for index, media in enumerate(offer.media):
+        if media.kind == "audio" and media.port and media.protocol.upper() in protocols:
+            found = _agree(offer, index, codecs, wanted, prefer_ours)
+            if found is not None:
+                return found
+    return None
+
+
+def _agree(
+    peer: SessionDescription,
+    index: int,
+    codecs: Sequence[Codec],
+    wanted: Direction,
+    prefer_ours: bool,
+) -> Choice | None:
+    """Match one line of the peer's with our codecs."""
+    media = peer.media[index]
+    theirs = media.codecs()
+    common = [c for c in theirs if any(ours.matches(c) for ours in codecs)]
+    if prefer_ours:
+        rank = {(c.name.lower(), c.clock, c.channels): n for n, c in reversed([*enumerate(codecs)])}
+        common.sort(key=lambda c: rank[(c.name.lower(), c.clock, c.channels)])
+    speech = tuple(c for c in common if c.name.lower() not in ("telephone-event", "cn"))
+    address = peer.address_of(media)
+    if not speech or not address:
+        return None
+    events = [c for c in common if c.name.lower() == "telephone-event"]
+    event = next((c for c in events if c.clock == speech[0].clock), events[0] if events else None)
+    offered = peer.direction_of(media).reversed()
+    sends, receives = wanted.sends and offered.sends, wanted.receives and offered.receives
+    mux = media.get("rtcp-mux") is not None
+    rtcp_port, rtcp_address = media.port if mux else min(media.port + 1, 65535), address
+    explicit = _RTCP.fullmatch(media.get("rtcp") or "")
+    if explicit is not None and not mux and 0 < int(explicit[1]) <= 65535:
+        rtcp_port, rtcp_address = int(explicit[1]), explicit[3] or address
+    return Choice(
+        index=index,
+        codecs=speech,
+        telephone_event=event,
+        address=address,
+        port=media.port,
+        rtcp=(rtcp_address, rtcp_port),
+        rtcp_mux=mux,
+        direction=direction(sends, receives),
+        ptime_ms=media.ptime_ms,
+        maxptime_ms=media.maxptime_ms,
+        protocol=media.protocol,
+        crypto=tuple(media.all("crypto")),
+    )
+
+
+def _audio(
+    port: int,
+    codecs: Sequence[Codec],
+    way: Direction,
+    ptime_ms: int | None,
+    rtcp_mux: bool,
+    protocol: str,
+    crypto: Sequence[str],
+) -> MediaDescription:
+    attributes: list[Attribute] = []
+    for codec in codecs:
+        channels = f"/{codec.channels}" if codec.channels > 1 else ""
+        attributes.append(("rtpmap", f"{codec.payload} {codec.name}/{codec.clock}{channels}"))
+        if codec.fmtp:
+            attributes.append(("fmtp", f"{codec.payload} {codec.fmtp}"))
+    if ptime_ms:
+        attributes.append(("ptime", str(ptime_ms)))
+    if rtcp_mux:
+        attributes.append(("rtcp-mux", None))
+    attributes += [("crypto", line) for line in crypto]
+    attributes.append((way.value, None))
+    formats = [str(codec.payload) for codec in codecs]
+    return MediaDescription("audio", port, protocol, formats, None, attributes)
+
+
+def make_offer(
+    codecs: Sequence[Codec],
+    address: str,
+    port: int,
+    *,
+    session_id: str = "1",
+    version: int = 1,
+    way: Direction = Direction.SENDRECV,
+    ptime_ms: int | None = 20,
+    rtcp_mux: bool = False,
+    protocol: str = "RTP/AVP",
+    crypto: Sequence[str] = (),
+) -> SessionDescription:
+    """Offer one audio line.  ``session_id`` is digits, and fixed for a session's life."""
+    if not codecs:
+        raise UsageError("an offer needs at least one codec")
+    payloads = [codec.payload for codec in codecs]
+    if len(set(payloads)) != len(payloads):
+        raise UsageError(f"payload types {payloads} are not distinct")
+    media = _audio(port, codecs, way, ptime_ms, rtcp_mux, protocol, crypto)
+    return SessionDescription(session_id, version, address, address, [media])
+
+
+def answer(
+    offer: SessionDescription,
+    choice: Choice,
+    address: str,
+    port: int,
+    *,
+    session_id: str = "1",
+    version: int = 1,
+    rtcp_mux: bool = False,
+    ptime_ms: int | None = None,
+    crypto: Sequence[str] = (),
+    single_codec: bool = False,
+) -> SessionDescription:
+    """Answer an offer: the chosen line at ``address`` and ``port``, all others refused.
+
+    Payload types are the offer's; each of its lines is answered in its place, refused ones with
+    port 0 and their formats (RFC 3264 section 6).  ``single_codec`` leaves only the best, so that
+    the peer cannot change the codec without asking.
+    """
+    lines: list[MediaDescription] = []
+    for index, media in enumerate(offer.media):
+        if index != choice.index:
+            refused = media.formats[:1] if media.rtp else media.formats
+            lines.append(MediaDescription(media.kind, 0, media.protocol, refused or ["0"]))
+            continue
+        codecs = list(choice.codecs[:1] if single_codec else choice.codecs)
+        if choice.telephone_event is not None:
+            codecs.append(choice.telephone_event)
+        lines.append(
+            _audio(
+                port,
+                codecs,
+                choice.direction,
+                ptime_ms or choice.ptime_ms,
+                rtcp_mux and choice.rtcp_mux,
+                media.protocol,
+                crypto,
+            )
+        )
+    return SessionDescription(session_id, version, address, address, lines)
+
+
+def accept(
+    offer: SessionDescription, reply: SessionDescription, codecs: Sequence[Codec]
+) -> Choice | None:
+    """What an answer to our own offer settled; None if the peer refused the audio.
+
+    Raises `SdpError` if the answer does not fit the offer.
+    """
+    if len(reply.media) != len(offer.media):
+        raise SdpError(f"{len(reply.media)} media lines answer {len(offer.media)}")
+    for index, (ours, theirs) in enumerate(zip(offer.media, reply.media, strict=True)):
+        if ours.kind != theirs.kind:
+            raise SdpError(f"{theirs.kind} answers {ours.kind}")
+        if ours.kind == "audio" and ours.port and theirs.port:
+            return _agree(reply, index, codecs, offer.direction_of(ours), False)
+    return None

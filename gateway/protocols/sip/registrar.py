@@ -1,0 +1,189 @@
+"""A location service: who can be reached where (RFC 3261 section 10.3, RFC 3327).
+
+Bindings live in memory, the owner persists what it wants through `dump` and `load`.  The owner
+authenticates before it calls `process`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.errors import PeerError
+from gateway.protocols.sip.headers import NameAddr, parse_number
+from gateway.protocols.sip.message import Header, Request
+from gateway.protocols.sip.transaction import Flow
+from gateway.protocols.sip.uri import Uri, host_port, parse_uri, same_uri
+
+
+class Binding(msgspec.Struct):
+    """One contact of one address of record."""
+
+    contact: str
+    """Contact URI."""
+    expires_at: float
+    call_id: str
+    cseq: int
+    flow: Flow
+    """How the registration came: the way back through a NAT or a connection."""
+    q: float = 1.0
+    path: list[str] = []
+    """Route values for requests to this contact (RFC 3327)."""
+    params: str = ""
+    """Further Contact parameters, each with its leading semicolon."""
+    user_agent: str = ""
+
+
+def address_of_record(uri: Uri) -> str:
+    """Canonical form: scheme, user and host without port and parameters (section 10.3, step 5)."""
+    if uri.scheme == "tel":
+        return f"tel:{uri.user}"
+    return f"sip:{uri.user}@{host_port(uri.host, 0)}"
+
+
+class Registrar:
+    """Bindings of any number of addresses of record."""
+
+    def __init__(
+        self,
+        *,
+        min_expires: int = 60,
+        max_expires: int = 3600,
+        max_contacts: int = 10,
+        max_addresses: int = 10000,
+    ) -> None:
+        self.min_expires = min_expires
+        self.max_expires = max_expires
+        self.max_contacts = max_contacts
+        self.max_addresses = max_addresses
+        self._bindings: dict[str, list[Binding]] = {}
+
+    def lookup(self, address: str, now: float) -> list[Binding]:
+        """Live bindings of an address of record, best first."""
+        live = [b for b in self._bindings.get(address, ()) if b.expires_at > now]
+        return sorted(live, key=lambda binding: -binding.q)
+
+    def addresses(self, now: float) -> list[str]:
+        """Addresses with at least one live binding."""
+        return [a for a, bs in self._bindings.items() if any(b.expires_at > now for b in bs)]
+
+    def expire(self, now: float) -> list[str]:
+        """Forget what has run out; returns the addresses that lost their last binding."""
+        gone: list[str] = []
+        for address, bindings in list(self._bindings.items()):
+            live = [b for b in bindings if b.expires_at > now]
+            if live:
+                self._bindings[address] = live
+            else:
+                del self._bindings[address]
+                gone.append(address)
+        return gone
+
+    def dump(self) -> dict[str, list[Binding]]:
+        """All bindings, for saving; ``expires_at`` is on the caller's clock."""
+        return {address: list(bindings) for address, bindings in self._bindings.items()}
+
+    def load(self, bindings: dict[str, list[Binding]]) -> None:
+        """Replace all bindings by saved ones."""
+        self._bindings = {address: list(found) for address, found in bindings.items()}
+
+    def process(self, request: Request, flow: Flow, now: float) -> tuple[int, list[Header]]:
+        """Carry out a REGISTER; returns the status and header fields of the response.
+
+        Either all its contacts are taken or none (section 10.3, step 7).
+        """
+        try:
+            return self._process(request, flow, now)
+        except PeerError as error:
+            return error.status or 400, []
+
+    def _process(self, request: Request, flow: Flow, now: float) -> tuple[int, list[Header]]:
+        if request.to.uri.scheme not in ("sip", "sips", "tel"):
+            raise PeerError("To is not an address of record", status=400)
+        address = address_of_record(request.to.uri)
+        current = [b for b in self._bindings.get(address, ()) if b.expires_at > now]
+        call_id, cseq = request.call_id, request.cseq.number
+        default = request.number("expires", 2**31)
+        lines = [line.strip() for line in request.all("contact")]
+        if "*" in lines:
+            if len(lines) != 1 or default != 0:
+                raise PeerError("Contact: * needs Expires: 0 and nothing else", status=400)
+            _in_order(current, call_id, cseq)
+            self._bindings.pop(address, None)
+            return 200, []
+        changed = list(current)
+        for contact in request.addresses("contact"):
+            expires = self._expires(contact, default)
+            if 0 < expires < self.min_expires:
+                return 423, [("Min-Expires", str(self.min_expires))]
+            expires = min(expires, self.max_expires)
+            old = [b for b in changed if same_uri(parse_uri(b.contact), contact.uri)]
+            _in_order(old, call_id, cseq)
+            changed = [b for b in changed if b not in old]
+            if expires:
+                changed.append(
+                    Binding(
+                        contact=contact.uri.text,
+                        expires_at=now + expires,
+                        call_id=call_id,
+                        cseq=cseq,
+                        flow=flow,
+                        q=_quality(contact),
+                        path=request.values("path"),
+                        params=_further(contact),
+                        user_agent=(request.get("user-agent") or "")[:256],
+                    )
+                )
+        if len(changed) > self.max_contacts:
+            raise PeerError(f"more than {self.max_contacts} contacts", status=403)
+        if changed and address not in self._bindings:
+            if len(self._bindings) >= self.max_addresses:
+                self.expire(now)
+            if len(self._bindings) >= self.max_addresses:
+                raise PeerError("no room for another address", status=503)
+        if changed:
+            self._bindings[address] = changed
+        else:
+            self._bindings.pop(address, None)
+        headers: list[Header] = [
+            ("Contact", f"<{b.contact}>{b.params};expires={max(0, round(b.expires_at - now))}")
+            for b in changed
+        ]
+        headers += [("Path", value) for value in request.all("path")]
+        return 200, headers
+
+    def _expires(self, contact: NameAddr, default: int | None) -> int:
+        value = contact.params.get("expires")
+        if value is not None:
+            try:
+                return parse_number(value, 2**31)
+            except PeerError:
+                # Section 10.3 step 7: a value that is not a number counts as the default.
+                return self.max_expires
+        return self.max_expires if default is None else default
+
+
+def _in_order(bindings: list[Binding], call_id: str, cseq: int) -> None:
+    """A REGISTER that overtook a later one of the same client must not undo it."""
+    for binding in bindings:
+        if binding.call_id == call_id and cseq <= binding.cseq:
+            raise PeerError("a later REGISTER has been processed", status=500)
+
+
+def _quality(contact: NameAddr) -> float:
+    try:
+        return min(1.0, max(0.0, float(contact.params.get("q", "1"))))
+    except ValueError:
+        return 1.0
+
+
+def _further(contact: NameAddr) -> str:
+    """Contact parameters that are not about the binding, as they are given back."""
+    pieces = []
+    for name, value in contact.params.items():
+        if name == "expires":
+            continue
+        plain = all(c.isalnum() or c in "-.!%*_+`'~:[]" for c in value)
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        written = value if plain else f'"{escaped}"'
+        pieces.append(f";{name}={written}" if value else f";{name}")
+    return "".join(pieces)
