@@ -212,6 +212,15 @@ class Softphone:
         assert event is not None
         return event
 
+    async def registered(self, within_s: float = 10.0) -> None:
+        """Wait until its registrar has taken it. Raises `DeviceError` after `within_s`."""
+        # It may have registered before we could listen, so its events do not tell.
+        deadline = asyncio.get_running_loop().time() + within_s
+        while "OK" not in (answer := await self.command("reginfo")):
+            if asyncio.get_running_loop().time() > deadline:
+                raise DeviceError(f"the softphone is not registered: {answer.strip()}")
+            await asyncio.sleep(0.1)
+
     async def dial(self, target: str) -> None:
         """Call a SIP URI or a number of its account's domain."""
         await self.command("dial", target)

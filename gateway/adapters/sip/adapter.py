@@ -103,7 +103,7 @@ class Sip(Adapter):
 
     def __init__(self, name: str, config: SipSection, host: Host) -> None:
         super().__init__(name, config, host)
-        self._door = Door(config, host.count)
+        self._door = Door(config, host.count, host.log)
         self._phones = Phones(name, config, host)
         self._trunks = Trunks(name, config, host, self._door)
         self._wires = Wires(config, host, self._pump)

@@ -73,8 +73,9 @@ class SipSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     realm: str = "crosspoint"
     codecs: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("G722", "PCMA", "PCMU")
     """In order of preference: ``G722``, ``PCMA``, ``PCMU``."""
-    digest: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("SHA-256", "MD5")
-    """Digest algorithms offered to phones, best first; leave MD5 out where all phones can."""
+    digest: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("SHA-256",)
+    """Digest algorithms offered to phones, best first. Older phones only know ``MD5``, and some
+    stumble over a challenge that offers anything else beside it: write ``["MD5"]`` for those."""
     require_qop: bool = True
     """False lets phones in that only speak the digest of RFC 2069; each nonce then works once."""
     session_expires_s: Annotated[int, msgspec.Meta(ge=0, le=86400)] = 1800

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from gateway.adapters.base import Log
 from gateway.adapters.sip.config import SipSection
 from gateway.protocols.sip.auth import Authenticated, DigestServer, ha1
 from gateway.protocols.sip.gate import Admit, Drop, Refuse, Verdict
@@ -21,15 +22,19 @@ from gateway.protocols.sip.transaction import Flow
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 # How many addresses with failures are remembered; the oldest is forgotten.
 _REMEMBERED: Final = 10_000
+# REGISTERs without credentials in a row after which a phone counts as unable to answer.
+_DEAF: Final = 3
 _METHODS_OF_ALL: Final = frozenset(("OPTIONS", "ACK", "CANCEL"))
 
 
 class Door:
     """The gate of a SIP agent (`gateway.protocols.sip.gate.Gate`)."""
 
-    def __init__(self, config: SipSection, count: Callable[[str], None]) -> None:
+    def __init__(self, config: SipSection, count: Callable[[str], None], log: Log) -> None:
         self._config = config
         self._count = count
+        self._log = log
+        self._challenged: OrderedDict[str, int] = OrderedDict()
         self._digest = DigestServer(
             config.realm,
             self._secret,
@@ -83,6 +88,7 @@ class Door:
                 self._count("identity_mismatch")
                 return Refuse(403)
             self._failures.pop(flow.host, None)
+            self._challenged.pop(flow.host, None)
             return Admit(verdict.username)
         if verdict.failed:
             self._count("wrong_password")
@@ -90,7 +96,22 @@ class Door:
             self._failures.move_to_end(flow.host)
             if len(self._failures) > _REMEMBERED:
                 self._failures.popitem(last=False)
+        elif request.method == "REGISTER" and "authorization" not in request.headers:
+            self._notice_deaf(flow.host)
         return Refuse(verdict.status, verdict.headers)
+
+    def _notice_deaf(self, host: str) -> None:
+        """Say once for each address that its phone takes none of our challenges."""
+        times = self._challenged[host] = self._challenged.pop(host, 0) + 1
+        if times == _DEAF:
+            self._log.warning(
+                "a phone does not answer our challenge: perhaps it cannot do this digest",
+                address=host,
+                offered=", ".join(self._config.digest),
+                remedy='digest = ["MD5"]',
+            )
+        if len(self._challenged) > _REMEMBERED:
+            self._challenged.popitem(last=False)
 
     def _is_own(self, request: Request, username: str) -> bool:
         """A phone registers and calls only as itself."""
