@@ -1,0 +1,106 @@
+"""A journal's files and lines: names, encoding, where the sound part of a file ends."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from gateway.core.actions import Command, SendDigits
+from gateway.core.envelope import Envelope
+from gateway.core.events import DigitPressed
+
+_NAME: Final = re.compile(
+    r"journal-([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[0-9a-f-]{17}\.jsonl\Z"
+)
+_BLOCK: Final = 1 << 20
+
+CARRIED: Final = b'{"carried":'
+"""Begins the first line of a segment: the alarms that were open."""
+OPENED: Final = b'{"opened":'
+"""Begins the line that stands where a run of the gateway began."""
+
+
+class Head(msgspec.Struct, frozen=True):
+    """First line of a segment: the envelopes of the alarms that are open."""
+
+    carried: list[Envelope]
+
+
+def opened(run: str) -> bytes:
+    """The line that marks the beginning of a run."""
+    return OPENED + msgspec.json.encode(run) + b"}\n"
+
+
+def segments(directory: Path) -> list[Path]:
+    """The journal's files, oldest first; other files are not looked at."""
+    try:
+        return sorted(path for path in directory.iterdir() if _NAME.match(path.name))
+    except FileNotFoundError:
+        return []
+
+
+def encode(envelope: Envelope, *, keep_digits: bool = False) -> bytes:
+    """The journal's line for an envelope, without secrets: codes never, digits when asked for."""
+    body = envelope.body
+    if isinstance(body, Command) and body.code:
+        envelope = msgspec.structs.replace(envelope, action=msgspec.structs.replace(body, code=""))
+    elif isinstance(body, DigitPressed) and not keep_digits:
+        envelope = msgspec.structs.replace(envelope, event=msgspec.structs.replace(body, digit="?"))
+    elif isinstance(body, SendDigits) and not keep_digits:
+        hidden = msgspec.structs.replace(body, digits="?" * len(body.digits))
+        envelope = msgspec.structs.replace(envelope, action=hidden)
+    try:
+        return msgspec.json.encode(envelope) + b"\n"
+    except UnicodeEncodeError:
+        # Lone surrogates come from octets of a peer that were no UTF-8.
+        return msgspec.json.encode(_printable(msgspec.to_builtins(envelope))) + b"\n"
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(item) for item in value]
+    return value
+
+
+def begun(path: Path) -> float:
+    """When a segment was begun, by its name: wall clock, seconds since 1970."""
+    found = _NAME.match(path.name)
+    assert found is not None
+    return int(found[1] + found[2], 16) / 1000
+
+
+def line_start(fd: int, size: int) -> int:
+    """Where the line begins that the octet before `size` belongs to, or `size` after a newline."""
+    end = size
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        found = os.pread(fd, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def sound_size(fd: int, size: int) -> int:
+    """Length of the file up to its last line that is JSON.
+
+    A crash tears at most the last line; a power cut may also leave blocks of zeros.
+    """
+    end = line_start(fd, size)
+    while end > 0:
+        start = line_start(fd, end - 1)
+        try:
+            msgspec.json.decode(os.pread(fd, end - start, start), type=dict[str, msgspec.Raw])
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            end = start
+        else:
+            return end
+    return 0
