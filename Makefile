@@ -29,7 +29,7 @@ sanitize: $(VENV)/test.stamp      ## codecs and engine under the address and UB 
 	@tests/sanitize.sh
 
 card:                             ## the lab's virtual line card
-	@$(MAKE) -s -C hardware/lab/card
+	@mkdir -p build/lab && $(MAKE) -s -C hardware/lab/card out=$(CURDIR)/build/lab
 
 $(VENV)/bin/python:
 	@hardware/lab/packages.sh run
@@ -54,4 +54,3 @@ $(VENV)/build.stamp: $(VENV)/bin/python $(NATIVE) setup.py
 clean:                            ## everything that was built or downloaded
 	@rm -rf $(VENV) build dist *.egg-info
 	@find gateway -name '*.so' -delete
-	@$(MAKE) -s -C hardware/lab/card clean

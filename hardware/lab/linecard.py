@@ -1,0 +1,3 @@
+"""Moved to `gateway.lab.linecard`."""
+
+from gateway.lab.linecard import *  # noqa: F403
