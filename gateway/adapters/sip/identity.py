@@ -1,0 +1,134 @@
+"""Who calls whom: numbers, names and trace ids between SIP header fields and the bus.
+
+Caller identity follows RFC 3325 (P-Asserted-Identity) and RFC 3323 (Privacy), the trace RFC 7989
+(Session-ID), "answer by yourself" RFC 5373 and what phones understand in its place.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from gateway.core.causes import Cause, to_q850
+from gateway.core.events import Priority
+from gateway.errors import PeerError
+from gateway.protocols.sip.headers import format_name_addr, format_reason
+from gateway.protocols.sip.message import Header, Request, Response
+from gateway.protocols.sip.uri import Uri, make_uri
+
+# Every maker has its own way to say "answer by yourself"; they do not disturb each other.
+AUTO_ANSWER: Final[tuple[Header, ...]] = (
+    ("Call-Info", "<sip:intercom>;answer-after=0"),
+    ("Alert-Info", "<http://intercom>;info=alert-autoanswer;delay=0"),
+    ("Answer-Mode", "Auto"),
+)
+_AUTO_ANSWERS = re.compile(r"answer-after\s*=\s*0|alert-autoanswer|intercom", re.IGNORECASE)
+_VISUAL = str.maketrans("", "", "-.() ")
+_NUMBER = re.compile(r"\+?[0-9*#A-Da-d]+\Z")
+_SESSION_ID = re.compile(r"\s*([0-9a-f]{32})\b")
+_NIL: Final = "0" * 32
+_LONGEST: Final = 128
+_PRIORITIES: Final = {Priority.EMERGENCY: "emergency", Priority.URGENT: "urgent"}
+
+
+class Caller(NamedTuple):
+    """Who calls, as others may see it."""
+
+    number: str
+    display: str
+
+
+def clean(text: str, longest: int = _LONGEST) -> str:
+    """Text from outside that can be stored and shown: printable, bounded, valid Unicode."""
+    shown = "".join(sign for sign in text[:longest] if sign.isprintable())
+    return shown.encode("utf-8", "replace").decode()
+
+
+def number_of(uri: Uri) -> str:
+    """The number or name a URI stands for: no parameters, and no visual separators in a number
+    (RFC 3966 section 5.1.1)."""
+    user = uri.user.partition(";")[0]
+    bare = user.translate(_VISUAL)
+    if _NUMBER.match(bare):
+        user = bare
+    return clean(user)
+
+
+def called_of(request: Request, account: str) -> str:
+    """The number that is called.
+
+    account: user of our own registration. An exchange that sends calls to the contact as it was
+    registered names the number in To alone.
+    """
+    number = number_of(request.uri)
+    return number_of(request.to.uri) if account and number == account else number
+
+
+def caller_of(request: Request, *, trusted: bool) -> Caller:
+    """Who calls. A trusted peer's P-Asserted-Identity counts for more than From."""
+    address = request.from_
+    if trusted:
+        if private(request):
+            return Caller("", "")
+        try:
+            asserted = request.addresses("p-asserted-identity")
+        except PeerError:
+            asserted = []
+        if asserted:
+            address = asserted[0]
+    number = number_of(address.uri)
+    if number.lower() == "anonymous":
+        return Caller("", "")
+    return Caller(number, clean(address.display, 80))
+
+
+def private(request: Request) -> bool:
+    """Whether the caller does not want to be shown (RFC 3323 section 4.2)."""
+    wanted = {word.strip().lower() for word in (request.get("privacy") or "").split(";")}
+    return bool(wanted & {"id", "user", "header"})
+
+
+def from_value(host: str, caller: Caller) -> str:
+    """The From of a call of ours; a caller without number is anonymous (RFC 3323 section 4.1)."""
+    if not caller.number:
+        return format_name_addr("sip:anonymous@anonymous.invalid", "Anonymous")
+    return format_name_addr(make_uri(host, caller.number), clean(caller.display, 80))
+
+
+def asserted(host: str, caller: Caller) -> list[Header]:
+    """What we say to a trunk about who really calls (RFC 3325 section 9.1)."""
+    if not caller.number:
+        return [("Privacy", "id")]
+    address = format_name_addr(make_uri(host, caller.number), clean(caller.display, 80))
+    return [("P-Asserted-Identity", address)]
+
+
+def urgency(priority: Priority) -> list[Header]:
+    """The Priority header of a call that is not routine (RFC 3261 section 20.26)."""
+    word = _PRIORITIES.get(priority)
+    return [("Priority", word)] if word else []
+
+
+def wants_auto_answer(request: Request) -> bool:
+    """Whether the caller asks that the called side answers by itself."""
+    if (request.get("answer-mode") or "").strip().lower().startswith("auto"):
+        return True
+    lines = [*request.all("call-info"), *request.all("alert-info")]
+    return any(_AUTO_ANSWERS.search(line) for line in lines)
+
+
+def session_id(trace: str, remote: str = "") -> Header:
+    """Our trace in the form of RFC 7989: what we began can be found in the peer's log."""
+    local = f"{trace.replace('-', '').lower():0<32.32}"
+    return ("Session-ID", f"{local};remote={remote or _NIL}")
+
+
+def session_id_of(message: Request | Response) -> str:
+    """The peer's own half of a Session-ID, 32 hexadecimal digits; empty when it sent none."""
+    found = _SESSION_ID.match(message.get("session-id") or "")
+    return found[1] if found and found[1] != _NIL else ""
+
+
+def reason(cause: Cause) -> Header:
+    """Why, in Q.850 (RFC 3326)."""
+    return ("Reason", format_reason("Q.850", to_q850(cause), cause.value))

@@ -1,0 +1,81 @@
+"""One leg over SIP: its sessions, its audio, and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.adapters.sip.audio import Audio
+from gateway.adapters.sip.config import DtmfMode
+from gateway.core.causes import Cause, from_q850, from_sip
+from gateway.protocols.sip.events import Ended, How
+
+_HOW: Final = {
+    How.TIMEOUT: Cause.NO_RESPONSE,
+    How.UNREACHABLE: Cause.OUT_OF_ORDER,
+    How.NO_ACK: Cause.TIMER_EXPIRED,
+    How.EXPIRED: Cause.TIMER_EXPIRED,
+    How.GONE: Cause.TEMPORARY_FAILURE,
+    How.FAILED: Cause.PROTOCOL_ERROR,
+    How.CANCELLED: Cause.CANCELLED,
+    How.REPLACED: Cause.NORMAL,
+}
+SILENT: Final = (How.TIMEOUT, How.UNREACHABLE)
+
+
+@dataclass(slots=True, eq=False)
+class Leg:
+    """A call of one phone or trunk."""
+
+    id: str
+    endpoint: str
+    audio: Audio
+    inbound: bool
+    trace: str = ""
+    hops: int = 0
+    """Max-Forwards of the INVITE it came with (RFC 7332)."""
+    sessions: list[int] = field(default_factory=list)
+    """More than one while several contacts of a phone ring."""
+    offer: bytes | None = None
+    """The caller's offer, until it is answered."""
+    answer: bytes = b""
+    """Our answer to it: the same in 183 and 200."""
+    rung: bool = False
+    connected: bool = False
+    early: bool = False
+    held: bool = False
+    over: bool = False
+    dtmf: DtmfMode = DtmfMode.AUTO
+    cause: Cause = Cause.NORMAL
+    detail: str = ""
+    said: bool = False
+    """`cause` is what a contact said; the silence of another does not change it."""
+    refer: int | None = None
+    """A transfer that the far end asked for and wants news of."""
+
+    @property
+    def user(self) -> str:
+        """The phone or trunk it belongs to."""
+        return self.endpoint.partition("/")[2]
+
+    def note_end(self, event: Ended) -> None:
+        """Take in how one of its sessions ended: an answer says more than silence, and busy more
+        than other answers."""
+        cause, detail = why(event)
+        answered = event.how not in SILENT
+        if (answered or not self.said) and not (self.said and self.cause is Cause.BUSY):
+            self.cause, self.detail, self.said = cause, detail, answered
+
+
+def why(event: Ended) -> tuple[Cause, str]:
+    """Our word for how a session ended, and the peer's words."""
+    for reason in event.reasons:
+        if reason.protocol.lower() == "q.850" and reason.cause is not None:
+            text = f"{event.how.value}: Q.850 {reason.cause} {reason.text}"
+            return from_q850(reason.cause), text.strip()
+    if event.how is How.REJECTED:
+        words = getattr(event.message, "reason", "")
+        return from_sip(event.status), f"{event.status} {words}".strip()
+    if event.how is How.BYE:
+        return Cause.NORMAL, "BYE"
+    return _HOW.get(event.how, Cause.NORMAL), event.how.value

@@ -1,0 +1,396 @@
+"""AdapterHost: what one adapter gets of the gateway, and what keeps it within its contract."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from gateway.adapters.base import Adapter, Log
+from gateway.core.causes import Cause
+from gateway.core.endpoints import Condition, Endpoint
+from gateway.core.envelope import Envelope
+from gateway.core.events import (
+    AcknowledgeRequested,
+    AdapterLost,
+    AdapterReady,
+    AlarmAcknowledged,
+    AlarmCleared,
+    AlarmRaised,
+    AnnouncementEnded,
+    CallRequested,
+    CommandFinished,
+    DigitPressed,
+    EndpointChanged,
+    EndpointRemoved,
+    Event,
+    FloorReleased,
+    FloorRequested,
+    HangupRequested,
+    InputChanged,
+    LegAnswered,
+    LegEnded,
+    LegFlashed,
+    LegHeld,
+    LegOffered,
+    LegProgressed,
+    LegRetrieved,
+    LegRinging,
+    MediaFlowing,
+    MediaLost,
+    MessageReceived,
+    PanelChanged,
+    StopRequested,
+    ToneHeard,
+    TransferRequested,
+)
+from gateway.core.numbers import Completeness
+from gateway.errors import UsageError
+from gateway.media.patchbay import Patchbay
+from gateway.media.streams import MediaEvent, Stream, StreamOptions, StreamSpec
+
+CANCEL_S: Final = 5.0
+"""How long an adapter may take to end its legs when it is cancelled."""
+
+_OF_LEG: Final = frozenset(
+    (
+        LegRinging, LegProgressed, LegAnswered, LegHeld, LegRetrieved, LegFlashed,
+        TransferRequested, LegEnded, DigitPressed, FloorRequested, FloorReleased, MediaFlowing,
+        MediaLost, ToneHeard, AnnouncementEnded,
+    )
+)  # fmt: skip
+_OF_PLACE: Final = frozenset(
+    (InputChanged, AlarmRaised, AlarmCleared, AlarmAcknowledged, PanelChanged, MessageReceived)
+)
+_OF_ANYONE: Final = frozenset(
+    (CommandFinished, CallRequested, HangupRequested, AcknowledgeRequested)
+)
+
+
+class Exchange(Protocol):
+    """What the hosts share: who owns which leg and endpoint, and the bus."""
+
+    legs: dict[str, AdapterHost]
+    """Open legs and who carries them out."""
+    places: dict[str, tuple[Endpoint, AdapterHost]]
+    """Endpoints as last announced, and whose they are."""
+    patchbay: Patchbay
+
+    def now(self) -> float: ...
+
+    def accept(self, event: Event, host: AdapterHost | None) -> None:
+        """Queue an event for the switchboard."""
+
+    def mint_leg(self, endpoint: str) -> str: ...
+
+    def minted(self, leg: str) -> bool:
+        """Whether a leg of this id ever existed."""
+
+    def mint_id(self) -> str: ...
+
+    def completeness(self, endpoint: str, digits: str) -> Completeness: ...
+
+    def subscribe(self, maximum: int) -> Feed: ...
+
+
+class Feed:
+    """A bounded subscription: when it is full the oldest envelope is dropped and counted."""
+
+    def __init__(self, maximum: int, forget: Callable[[Feed], None]) -> None:
+        self.dropped = 0
+        self._maximum = maximum
+        self._queue: deque[Envelope] = deque()
+        self._some = asyncio.Event()
+        self._forget = forget
+        self._closed = False
+
+    def put(self, envelope: Envelope) -> None:
+        """Add an envelope."""
+        if len(self._queue) >= self._maximum:
+            self._queue.popleft()
+            self.dropped += 1
+        self._queue.append(envelope)
+        self._some.set()
+
+    async def __aiter__(self) -> AsyncIterator[Envelope]:
+        while True:
+            while self._queue:
+                yield self._queue.popleft()
+            if self._closed:
+                return
+            self._some.clear()
+            await self._some.wait()
+
+    def close(self) -> None:
+        """Stop following; what is queued can still be read."""
+        self._closed = True
+        self._some.set()
+        self._forget(self)
+
+
+class AdapterHost:
+    """The `Host` of one adapter: checks what it emits, owns its tasks, runs it once or again.
+
+    Driven by the adapter's calls and by `serve`; hands accepted events to its `Exchange`.
+    """
+
+    adapter: Adapter
+
+    def __init__(self, name: str, exchange: Exchange, *, log: Log, data_dir: Path) -> None:
+        self.name = name
+        self.log = log
+        self.data_dir = data_dir
+        self.counters: Counter[str] = Counter()
+        self.up = False
+        """Whether the adapter has reported ready and still runs."""
+        self.up_since = 0.0
+        self.served_s = 0.0
+        """How long the last run was ready, once it is over."""
+        self.restarts = 0
+        self.reason = ""
+        """Why it is down; empty while it is not."""
+        self._exchange = exchange
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._run: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+        self._downed: set[str] = set()
+
+    # What the adapter calls
+
+    def now(self) -> float:
+        return self._exchange.now()
+
+    def emit(self, event: Event) -> None:
+        kind = type(event)
+        exchange = self._exchange
+        if kind in _OF_LEG:
+            leg: str = event.leg  # type: ignore[union-attr]
+            if exchange.legs.get(leg) is not self:
+                self._refuse_leg(event, leg)
+                return
+            if kind is LegEnded:
+                del exchange.legs[leg]
+        elif isinstance(event, LegOffered):
+            if (
+                exchange.legs.get(event.leg) is not self
+                or event.leg.rpartition("#")[0] != event.endpoint
+            ):
+                self._refuse_leg(event, event.leg)
+                return
+        elif kind in _OF_PLACE:
+            endpoint: str = event.endpoint  # type: ignore[union-attr, assignment]
+            if not self.owns(endpoint):
+                self._refuse(event, f"endpoint {endpoint} is not this adapter's")
+                return
+        elif isinstance(event, EndpointChanged):
+            self.set_endpoint(event.endpoint)
+            return
+        elif isinstance(event, EndpointRemoved):
+            self.remove_endpoint(event.endpoint, event.reason)
+            return
+        elif kind not in _OF_ANYONE:
+            self._refuse(event, "only the gateway says that")
+            return
+        exchange.accept(event, self)
+
+    def emit_threadsafe(self, event: Event) -> None:
+        if self._loop is None:
+            raise UsageError("emit_threadsafe before run")
+        self._loop.call_soon_threadsafe(self.emit, event)
+
+    def ready(self) -> None:
+        if self.up:
+            return
+        self.up = True
+        self.up_since = self.now()
+        self._exchange.accept(AdapterReady(adapter=self.name), self)
+        if self.reason:
+            self.log.info("adapter is back", was_down=self.reason)
+            self.reason = ""
+        for endpoint in self.adapter.endpoints():
+            if endpoint.id in self._downed:
+                self.set_endpoint(endpoint)
+        self._downed.clear()
+
+    def new_leg(self, endpoint: str) -> str:
+        if not self.owns(endpoint):
+            raise UsageError(f"{endpoint} is not an endpoint of {self.name}: set_endpoint first")
+        leg = self._exchange.mint_leg(endpoint)
+        self._exchange.legs[leg] = self
+        return leg
+
+    def new_trace(self) -> str:
+        return self._exchange.mint_id()
+
+    def completeness(self, endpoint: str, digits: str) -> Completeness:
+        return self._exchange.completeness(endpoint, digits)
+
+    def set_endpoint(self, endpoint: Endpoint) -> None:
+        known = self._exchange.places.get(endpoint.id)
+        if known is not None:
+            if known[1] is not self:
+                self._refuse(
+                    EndpointChanged(endpoint=endpoint),
+                    f"endpoint {endpoint.id} belongs to {known[1].name}",
+                )
+                return
+            if known[0] == endpoint:
+                return
+        self._downed.discard(endpoint.id)
+        self._exchange.places[endpoint.id] = (endpoint, self)
+        self._exchange.accept(EndpointChanged(endpoint=endpoint), self)
+
+    def remove_endpoint(self, endpoint: str, reason: str = "") -> None:
+        event = EndpointRemoved(endpoint=endpoint, reason=reason)
+        if not self.owns(endpoint):
+            self._refuse(event, f"endpoint {endpoint} is not this adapter's")
+            return
+        del self._exchange.places[endpoint]
+        self._exchange.accept(event, self)
+
+    def open_stream(
+        self,
+        leg: str,
+        spec: StreamSpec,
+        options: StreamOptions | None = None,
+        on_event: Callable[[MediaEvent], bool] | None = None,
+    ) -> Stream:
+        if self._exchange.legs.get(leg) is not self:
+            raise UsageError(f"open_stream: {leg} is not an open leg of {self.name}")
+        return self._exchange.patchbay.open_stream(
+            leg, spec, options or StreamOptions(), on_event, self.emit
+        )
+
+    def count(self, name: str, n: int = 1) -> None:
+        self.counters[name] += n
+
+    def create_task(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work, name=f"{self.name}: {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def subscribe(self, *, maximum: int = 10_000) -> Feed:
+        return self._exchange.subscribe(maximum)
+
+    # What the gateway calls
+
+    def owns(self, endpoint: str) -> bool:
+        """Whether an endpoint is this adapter's."""
+        known = self._exchange.places.get(endpoint)
+        return known is not None and known[1] is self
+
+    def places(self) -> Iterator[Endpoint]:
+        """The adapter's endpoints as last announced."""
+        for endpoint, host in list(self._exchange.places.values()):
+            if host is self:
+                yield endpoint
+
+    def end(self, leg: str, cause: Cause, detail: str) -> None:
+        """End a leg in the adapter's stead; does nothing when it has ended."""
+        if self._exchange.legs.get(leg) is self:
+            self.emit(LegEnded(leg=leg, cause=cause, detail=detail))
+
+    async def serve(self) -> str:
+        """Run the adapter until it stops by itself; why it did.
+
+        Afterwards, also when cancelled: no task of it is left, it is in its safe state and all
+        its legs have ended.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._failure = None
+        self._run = self._loop.create_task(self.adapter.run(), name=f"{self.name}: run")
+        reason = "the gateway stopped"
+        cause = Cause.SHUTDOWN
+        try:
+            await asyncio.wait({self._run})
+            reason, cause = self._why(self._run), Cause.ADAPTER_LOST
+            return reason
+        finally:
+            await self._put_away(self._run)
+            self.served_s = self.now() - self.up_since if self.up else 0.0
+            self.up = False
+            self.safe_state()
+            for leg in [leg for leg, host in self._exchange.legs.items() if host is self]:
+                self.end(leg, cause, reason)
+
+    def lost(self, reason: str) -> None:
+        """Announce that the adapter is gone and none of its endpoints can be used."""
+        self.reason = reason
+        self._exchange.accept(AdapterLost(adapter=self.name, reason=reason), self)
+        for endpoint in self.places():
+            if endpoint.condition is not Condition.DOWN:
+                fields = {name: getattr(endpoint, name) for name in endpoint.__struct_fields__}
+                fields |= {"condition": Condition.DOWN, "reason": reason}
+                self.set_endpoint(Endpoint(**fields))
+                self._downed.add(endpoint.id)
+
+    def safe_state(self) -> None:
+        """Put the adapter's outputs to rest, whatever it thinks of that."""
+        try:
+            self.adapter.safe_state()
+        except Exception as error:
+            self.counters["safe_state_failed"] += 1
+            self.log.error("safe_state failed", error=str(error) or type(error).__name__)
+
+    async def _put_away(self, run: asyncio.Task[None]) -> None:
+        # Tasks first get to know of the end through `run`, which may still need them to say
+        # goodbye to its far ends; what is left after that is cancelled too.
+        await self._cancel({run})
+        await self._cancel(self._tasks)
+
+    async def _cancel(self, tasks: set[asyncio.Task[Any]]) -> None:
+        tasks = set(tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, left = await asyncio.wait(tasks, timeout=CANCEL_S)
+            for task in left:
+                self.counters["tasks_abandoned"] += 1
+                self.log.error("a task ignores its cancellation", task=task.get_name())
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or task.exception() is None:
+            return
+        if self._failure is None:
+            self._failure = task.exception()
+        if self._run is not None:
+            self._run.cancel()
+
+    def _why(self, run: asyncio.Task[None]) -> str:
+        failure = self._failure
+        if failure is None and not run.cancelled():
+            failure = run.exception()
+        if failure is None:
+            return "run returned"
+        text = str(failure)
+        kind = type(failure).__name__
+        if type(failure).__module__ == "gateway.errors":
+            return text or kind
+        self.log.error("adapter failed", error=f"{kind}: {text}", exc_info=failure)
+        return f"{kind}: {text}" if text else kind
+
+    def _refuse_leg(self, event: Event, leg: str) -> None:
+        if leg not in self._exchange.legs and self._exchange.minted(leg):
+            # Not a fault of the adapter alone: a digit may cross with our hangup.
+            name = "ended_twice" if isinstance(event, LegEnded) else "after_end"
+            self.counters[name] += 1
+            self.log.debug("event of an ended leg dropped", leg=leg, type=type(event).__name__)
+            return
+        self._refuse(event, f"leg {leg} is not this adapter's")
+
+    def _refuse(self, event: Event, why: str) -> None:
+        self.counters["foreign_events"] += 1
+        if self.counters["foreign_events"] == 1:
+            self.log.error("event refused", type=type(event).__name__, why=why)
+
+
+_ALL: Final = (
+    _OF_LEG | _OF_PLACE | _OF_ANYONE
+    | {LegOffered, EndpointChanged, EndpointRemoved, AdapterReady, AdapterLost, StopRequested}
+)  # fmt: skip
+assert set(_ALL) == set(Event.__args__), "an event that no host knows how to check"

@@ -1,0 +1,616 @@
+"""Gateway: drives the switchboard, supervises the adapters.
+
+Every event takes one way: an adapter emits it, it waits its turn in one queue, is journalled,
+goes to the switchboard, and the actions that come out are carried out in order, by the adapter
+that owns the leg or endpoint or by the patchbay. All of that happens on the event loop, without
+waiting for anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import time
+from collections import Counter, deque
+from concurrent.futures import Future
+from typing import Any, Final
+
+import msgspec
+
+from gateway import logs
+from gateway.adapters.base import Log
+from gateway.config import Configuration, load
+from gateway.core.actions import Action, CloseAlarm, Command, Hangup
+from gateway.core.causes import Cause
+from gateway.core.endpoints import Condition, Duplex, Endpoint
+from gateway.core.envelope import Envelope
+from gateway.core.events import (
+    AdapterReady,
+    AlarmCleared,
+    AlarmRaised,
+    AnnouncementEnded,
+    DigitPressed,
+    EndpointChanged,
+    Event,
+    FloorReleased,
+    FloorRequested,
+    InputChanged,
+    LegEnded,
+    LegFlashed,
+    LegOffered,
+    MediaFlowing,
+    MediaLost,
+    MessageReceived,
+    Severity,
+    StopRequested,
+    ToneHeard,
+)
+from gateway.core.ids import Ids
+from gateway.core.numbers import Completeness
+from gateway.core.switchboard import Switchboard
+from gateway.dispatch import Dispatch
+from gateway.errors import ConfigError, DeviceError
+from gateway.hosting import AdapterHost, Feed
+from gateway.journal import Journal, StorageState
+from gateway.media.engine import Engine
+from gateway.media.patchbay import MediaEngine, Patchbay
+from gateway.media.speech import Synthesiser
+from gateway.media.streams import StreamStats
+from gateway.notify import notify, watchdog_s
+from gateway.records import Recorder, Store
+
+QUEUE: Final = 50_000
+"""Events that may wait. Beyond it what only describes is dropped, new calls are refused, and
+what ends something or raises an alarm still gets in."""
+BATCH: Final = 100
+"""Events processed before sockets get their turn again."""
+ALARM_JOURNAL_S: Final = 0.25
+"""How long an alarm waits for the disk: a dead disk must not silence it."""
+RESUME_S: Final = 5.0
+"""How long alarms of before a restart wait for the adapters that are to tell people."""
+BACKOFF_S: Final = (1.0, 60.0)
+STEADY_S: Final = 60.0
+"""An adapter that was up this long starts again from the shortest wait."""
+GOODBYE_S: Final = 3.0
+"""How long adapters get to say goodbye to their far ends after the drain limit."""
+
+_DESCRIBES: Final = (
+    InputChanged, DigitPressed, FloorRequested, FloorReleased, LegFlashed, MediaFlowing,
+    MediaLost, MessageReceived, ToneHeard, AnnouncementEnded, EndpointChanged,
+)  # fmt: skip
+
+
+class Gateway:
+    """The daemon. Driven by `run`; `stop` ends it, `reload` changes its routes.
+
+    `engine` and `log` replace the real ones in tests.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        *,
+        engine: MediaEngine | None = None,
+        log: Log | None = None,
+    ) -> None:
+        """Build everything, open nothing. Raises `ConfigError` where an adapter refuses."""
+        self.configuration = configuration
+        self.generation = 1
+        """Counts the configurations that were applied."""
+        self.counters: Counter[str] = Counter()
+        self.started_at = 0.0
+        self.stopping = False
+        self.log: Log = log or logs.get()
+        box = configuration.gateway
+        media = configuration.media
+        self.box = box.name
+        self._ids = Ids(random.Random(random.SystemRandom().getrandbits(128)).getrandbits)
+        self._leg_numbers: dict[str, int] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.engine: Any = engine or Engine(
+            max_streams=media.max_streams, ports=media.ports, realtime=media.realtime
+        )
+        self._synthesiser = Synthesiser(box.synthesiser, configuration.data_dir / "speech")
+        self.patchbay = Patchbay(
+            self.engine,
+            log=self.log,
+            sounds_dir=configuration.sounds_dir,
+            recordings_dir=configuration.recordings_dir,
+            synthesiser=self._synthesiser,
+            on_closed=self._stream_closed,
+        )
+        self.journal = Journal(
+            configuration.journal_dir,
+            total_bytes=configuration.journal.total_mb << 20,
+            keep_digits=configuration.journal.keep_digits,
+            on_state=self._storage_from_thread,
+        )
+        self.store = Store(
+            configuration.records_url,
+            spill=configuration.data_dir / "records.spill",
+            keep_days=configuration.records.retention_days or None,
+            on_state=self._storage_from_thread,
+        )
+        self.recorder = Recorder(self.box, self.store.put, run=self.store.run)
+        self.switchboard = Switchboard(
+            configuration.table(), new_leg=self.mint_leg, new_id=self.mint_id
+        )
+        self.legs: dict[str, AdapterHost] = {}
+        self.places: dict[str, tuple[Endpoint, AdapterHost]] = {}
+        self.hosts: dict[str, AdapterHost] = {}
+        for name, section in configuration.adapters.items():
+            host = AdapterHost(
+                name,
+                self,
+                log=logs.get(adapter=name) if log is None else log,
+                data_dir=configuration.data_dir / "adapters" / name,
+            )
+            host.adapter = section.adapter(name, section.config, host)
+            self.hosts[name] = host
+        self._queue: deque[tuple[Event, str, bool]] = deque()
+        """Event, adapter, and whether it has been journalled."""
+        self._held: dict[str, deque[tuple[Event, str]]] = {}
+        """Endpoints whose alarm is on its way to the disk, and what came of them since."""
+        self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due: float | None = None
+        self._feeds: set[Feed] = set()
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._all_up = asyncio.Event()
+        self._dispatch = Dispatch(self)
+
+    # The exchange: what adapters' hosts use
+
+    def now(self) -> float:
+        """Monotonic seconds: the event loop's."""
+        return self._loop.time() if self._loop else 0.0
+
+    def mint_leg(self, endpoint: str) -> str:
+        """The id of a new leg of an endpoint."""
+        self._leg_numbers[endpoint] = number = self._leg_numbers.get(endpoint, 0) + 1
+        return f"{endpoint}#{number}"
+
+    def minted(self, leg: str) -> bool:
+        """Whether a leg of this id ever existed."""
+        endpoint, _, number = leg.rpartition("#")
+        return number.isdigit() and 0 < int(number) <= self._leg_numbers.get(endpoint, 0)
+
+    def mint_id(self) -> str:
+        """A new global id."""
+        return self._ids.uuid7(time.time())
+
+    def completeness(self, endpoint: str, digits: str) -> Completeness:
+        """Whether digits dialled on an endpoint are a whole number."""
+        board = self.switchboard
+        return board.table.completeness(endpoint, digits, time.time(), board.endpoints)
+
+    def subscribe(self, maximum: int = 10_000) -> Feed:
+        """Follow the bus."""
+        feed = Feed(maximum, self._feeds.discard)
+        self._feeds.add(feed)
+        return feed
+
+    def emit(self, event: Event) -> None:
+        """Put a person's event on the bus: `CallRequested`, `HangupRequested`..."""
+        self.accept(event, None)
+
+    def accept(self, event: Event, host: AdapterHost | None) -> None:
+        """Queue an event for the switchboard."""
+        name = host.name if host else ""
+        if self._held and (behind := self._held.get(getattr(event, "endpoint", ""))) is not None:
+            behind.append((event, name))
+        elif type(event) is AlarmRaised:
+            self._hold(event, name)
+        elif len(self._queue) < QUEUE or not self._overflows(event, host):
+            self._queue.append((event, name, False))
+            self._schedule()
+
+    def _overflows(self, event: Event, host: AdapterHost | None) -> bool:
+        if isinstance(event, LegOffered) and host is not None:
+            self.counters["calls_refused_overload"] += 1
+            refusal = Hangup(leg=event.leg, cause=Cause.CONGESTION, detail="event queue is full")
+            self._dispatch.ask(host, host.adapter.hangup, refusal)
+            return True
+        if isinstance(event, _DESCRIBES):
+            self.counters["events_dropped"] += 1
+            return True
+        return False
+
+    def _hold(self, alarm: AlarmRaised, name: str) -> None:
+        """Let an alarm act as soon as it is on disk, so that a restart can carry it on."""
+        self._held[alarm.endpoint] = deque()
+        now = self.now()
+        envelope = self._envelope(now, time.time(), alarm.trace, "", name, event=alarm)
+        done = False
+
+        def release() -> None:
+            nonlocal done
+            if done:
+                return
+            done = True
+            timer.cancel()
+            self._queue.append((alarm, name, True))
+            behind = self._held.pop(alarm.endpoint)
+            while behind:
+                event, who = behind.popleft()
+                if type(event) is AlarmRaised:
+                    self._hold(event, who)
+                    self._held[event.endpoint].extend(behind)
+                    break
+                self._queue.append((event, who, False))
+            self._schedule()
+
+        loop = self._running_loop()
+        timer = loop.call_later(ALARM_JOURNAL_S, release)
+
+        def written(_: Future[None]) -> None:
+            try:
+                loop.call_soon_threadsafe(release)
+            except RuntimeError:
+                pass  # the loop has closed: nobody is left to act
+
+        self.journal.append_durable(envelope).add_done_callback(written)
+
+    # One event
+
+    def _schedule(self) -> None:
+        if not self._scheduled and self._loop is not None:
+            self._scheduled = True
+            self._loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        self._scheduled = False
+        queue = self._queue
+        for _ in range(BATCH):
+            if not queue:
+                break
+            self._process(*queue.popleft())
+        if queue:
+            self._schedule()
+        self._arm()
+
+    def _process(self, event: Event, name: str, journalled: bool) -> None:
+        now, wall, board = self.now(), time.time(), self.switchboard
+        shown = event
+        kind = type(event)
+        if kind is DigitPressed and board.collecting_secret(event.leg):  # type: ignore[union-attr]
+            shown = msgspec.structs.replace(event, digit="?")
+        elif kind is LegEnded:
+            self._dispatch.forget(event.leg)  # type: ignore[union-attr]
+            self.patchbay.close_leg(event.leg)  # type: ignore[union-attr]
+        call, trace = board.call_of(event)
+        try:
+            actions = board.receive(event, now, wall)
+        except Exception as error:
+            self._failed(event, error)
+            actions = []
+        if not call:
+            # The event began it: an offered leg has its call only now.
+            call, trace = board.call_of(event)
+        self._record(
+            self._envelope(now, wall, trace, call, name, event=shown), journal=not journalled
+        )
+        for action in actions:
+            self._carry_out(action, now, wall)
+        if kind is LegEnded:
+            if self.stopping and not board.legs:
+                self._idle.set()
+        elif kind is AdapterReady and all(host.up for host in self.hosts.values()):
+            self._all_up.set()
+
+    def _failed(self, event: Event, error: Exception) -> None:
+        """A fault of ours in deciding on one event must not touch the other calls."""
+        self.counters["switchboard_failed"] += 1
+        self.log.error(
+            "switchboard failed", type=type(event).__name__, error=repr(error), exc_info=error
+        )
+        self.switchboard.tick(self.now(), time.time())
+        leg = getattr(event, "leg", "")
+        host = self.legs.get(leg)
+        if host is not None:
+            detail = f"fault of the gateway: {type(error).__name__}"
+            action = Hangup(leg=leg, cause=Cause.TEMPORARY_FAILURE, detail=detail)
+            self._dispatch.ask(host, host.adapter.hangup, action)
+
+    def _tick(self) -> None:
+        now = max(self.now(), self._timer_due or 0.0)
+        self._timer = self._timer_due = None
+        wall = time.time()
+        try:
+            actions = self.switchboard.tick(now, wall)
+        except Exception as error:
+            self.counters["switchboard_failed"] += 1
+            self.log.error("switchboard failed in a timer", error=repr(error), exc_info=error)
+            actions = []
+        for action in actions:
+            self._carry_out(action, now, wall)
+        if self.stopping and not self.switchboard.legs:
+            self._idle.set()
+        self._arm()
+
+    def _arm(self) -> None:
+        due = self.switchboard.next_timeout()
+        if due == self._timer_due:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_due = None, due
+        if due is not None:
+            self._timer = self._running_loop().call_at(due, self._tick)
+
+    def _envelope(
+        self,
+        now: float,
+        wall: float,
+        trace: str,
+        call: str,
+        adapter: str,
+        *,
+        event: Event | None = None,
+        action: Action | None = None,
+    ) -> Envelope:
+        return Envelope(
+            id=self._ids.uuid7(wall),
+            box=self.box,
+            at=wall,
+            mono=now,
+            trace=trace,
+            call=call,
+            adapter=adapter,
+            event=event,
+            action=action,
+        )
+
+    def _record(self, envelope: Envelope, *, journal: bool = True) -> None:
+        if journal:
+            self.journal.append(envelope)
+        self.recorder.receive(envelope)
+        for feed in tuple(self._feeds):
+            feed.put(envelope)
+
+    def _carry_out(self, action: Action, now: float, wall: float) -> None:
+        if self.stopping and type(action) is CloseAlarm and action.outcome == "exhausted":
+            # Nobody could be told because we stop: the alarm stays open, the next run carries on.
+            return
+        call, trace = self.switchboard.call_of(action)
+        leg, place = getattr(action, "leg", ""), getattr(action, "endpoint", "")
+        host = self.legs.get(leg) if leg else None
+        if host is None and place in self.places:
+            host = self.places[place][1]
+        shown = action
+        if type(action) is Command and action.code:
+            shown = msgspec.structs.replace(action, code="")
+        self._record(
+            self._envelope(now, wall, trace, call, host.name if host else "", action=shown)
+        )
+        try:
+            self._dispatch(action)
+        except Exception as error:
+            self.counters["actions_failed"] += 1
+            self.log.error(
+                "action failed", action=type(action).__name__, error=repr(error), exc_info=error
+            )
+
+    def _stream_closed(self, leg: str, stats: StreamStats, stream: int) -> None:
+        self.recorder.media(leg, stats, stream=stream)
+
+    # Running
+
+    async def run(self) -> None:
+        """Open everything and serve until `stop`; then leave every output in its safe state.
+
+        Raises `DeviceError` when the engine cannot be started.
+        """
+        self._loop = loop = asyncio.get_running_loop()
+        self.started_at = loop.time()
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            self._make_directories()
+            await self._start_engine()
+            carried = self.journal.open(now=loop.time(), at=time.time())
+            self.store.open(self.box, self.journal.earlier)
+            for name in ("journal", "records"):
+                self.accept(EndpointChanged(endpoint=_storage(name)), None)
+            for host in self.hosts.values():
+                for endpoint in host.adapter.endpoints():
+                    host.set_endpoint(endpoint)
+            for host in self.hosts.values():
+                tasks.append(loop.create_task(self._supervise(host), name=f"{host.name}"))
+            tasks.append(loop.create_task(self._beat(), name="beat"))
+            if carried:
+                tasks.append(loop.create_task(self._carry_on(carried), name="carry on alarms"))
+            self.log.info("gateway is running", box=self.box, adapters=len(self.hosts))
+            notify("READY=1")
+            await self._watch(tasks)
+            notify("STOPPING=1")
+            await self._quiesce()
+        finally:
+            # Whatever happened: first the outputs, then everything else.
+            self.stopping = True
+            for host in self.hosts.values():
+                host.safe_state()
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+            while self._queue:
+                self._process(*self._queue.popleft())
+            await self._close()
+            self.log.info("gateway has stopped", box=self.box)
+
+    def stop(self) -> None:
+        """Let calls finish within the drain limit, then end `run`. The second time: at once."""
+        if self._stop.is_set():
+            self._stop_now.set()
+        self._stop.set()
+
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT stop, SIGHUP reads the configuration again."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reread)
+
+    def _reread(self) -> None:
+        try:
+            self.reload(load(self.configuration.file))
+        except ConfigError as error:
+            self.counters["reloads_refused"] += 1
+            for line in str(error).splitlines():
+                self.log.error("configuration refused, the present one stays", why=line)
+
+    def reload(self, configuration: Configuration) -> None:
+        """Use other routes from the next event on; calls and alarms go on as they began.
+
+        Raises `ConfigError` when something else changed, and then changes nothing.
+        """
+        changed = [
+            name
+            for name in ("gateway", "media", "control", "journal", "records", "adapters")
+            if getattr(configuration, name) != getattr(self.configuration, name)
+        ]
+        if changed:
+            raise ConfigError(
+                f"[{'], ['.join(changed)}] changed, and only routes can be changed while running",
+                file=str(configuration.file),
+                remedy="restart the gateway",
+            )
+        self.switchboard.replace_routes(configuration.table())
+        self.configuration = configuration
+        self.generation += 1
+        self.log.info("routes replaced", routes=len(configuration.routes))
+
+    async def _watch(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Wait for `stop`; a supervisor that ends by itself is a fault of ours and ends us."""
+        stop = self._running_loop().create_task(self._stop.wait())
+        try:
+            waiting: set[asyncio.Task[Any]] = {stop, *tasks}
+            while not stop.done():
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done - {stop}:
+                    task.result()
+        finally:
+            stop.cancel()
+
+    async def _quiesce(self) -> None:
+        self.stopping = True
+        drain_s = self.configuration.gateway.drain_s
+        self.log.info("gateway stops", calls=len(self.switchboard.calls), drain_s=drain_s)
+        if not self.switchboard.legs:
+            self._idle.set()
+        self.accept(StopRequested(deadline_s=drain_s), None)
+        loop = self._running_loop()
+        waits = [loop.create_task(each.wait()) for each in (self._idle, self._stop_now)]
+        await asyncio.wait(waits, timeout=drain_s + GOODBYE_S, return_when=asyncio.FIRST_COMPLETED)
+        if not self._idle.is_set():
+            self.accept(StopRequested(deadline_s=0.0), None)
+            await asyncio.wait(waits[:1], timeout=GOODBYE_S)
+        for wait in waits:
+            wait.cancel()
+        # One turn for what the last events caused.
+        await asyncio.sleep(0)
+
+    async def _supervise(self, host: AdapterHost) -> None:
+        attempt = 0
+        while True:
+            reason = await host.serve()
+            steady = host.served_s >= STEADY_S
+            attempt = 0 if steady else attempt + 1
+            if host.served_s > 0 or attempt <= 1:
+                host.log.warning("adapter lost", adapter=host.name, reason=reason)
+                host.lost(reason)
+            else:
+                host.reason = reason
+                host.log.debug("adapter still lost", adapter=host.name, reason=reason)
+            wait_s = min(BACKOFF_S[1], BACKOFF_S[0] * 2.0 ** min(max(attempt - 1, 0), 10))
+            # Jitter: adapters that lost the same broker must not all come back in step.
+            await asyncio.sleep(min(BACKOFF_S[1], wait_s * random.uniform(1.0, 1.5)))
+            host.restarts += 1
+
+    async def _beat(self) -> None:
+        """Once a second: checkpoint the records, tell systemd that the loop turns."""
+        period = min(1.0, (watchdog_s() or 2.0) / 2)
+        while True:
+            self.recorder.tick(self.now(), time.time())
+            notify("WATCHDOG=1")
+            await asyncio.sleep(period)
+
+    async def _carry_on(self, alarms: list[AlarmRaised]) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RESUME_S):
+                await self._all_up.wait()
+        for alarm in alarms:
+            self.log.warning("alarm carried on", endpoint=alarm.endpoint, alarm=alarm.alarm)
+            self.accept(alarm, None)
+
+    def _storage_from_thread(self, state: StorageState) -> None:
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._storage, state)
+
+    def _storage(self, state: StorageState) -> None:
+        place = _storage(state.name)
+        if state.degraded:
+            self.log.error("storage degraded", store=state.name, reason=state.reason)
+            down = msgspec.structs.replace(place, condition=Condition.DOWN, reason=state.reason)
+            self.accept(EndpointChanged(endpoint=down), None)
+            self.accept(
+                AlarmRaised(
+                    endpoint=place.id,
+                    alarm="storage",
+                    kind="fault",
+                    severity=Severity.MAJOR,
+                    text=f"{state.name} cannot be stored: {state.reason}",
+                    trace=self.mint_id(),
+                    raised_at=self.now(),
+                ),
+                None,
+            )
+        else:
+            self.log.info("storage is back", store=state.name)
+            self.accept(EndpointChanged(endpoint=place), None)
+            self.accept(AlarmCleared(endpoint=place.id, alarm="storage"), None)
+
+    def _make_directories(self) -> None:
+        for host in self.hosts.values():
+            try:
+                host.data_dir.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise DeviceError(f"{host.data_dir}: {error.strerror}") from error
+
+    async def _start_engine(self) -> None:
+        start = getattr(self.engine, "start", None)
+        if start is not None:
+            await start()
+
+    async def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._synthesiser.close()
+        stop = getattr(self.engine, "stop", None)
+        if stop is not None:
+            await stop()
+        loop = self._running_loop()
+        for closing in (self.journal, self.store):
+            if not await loop.run_in_executor(None, closing.close):
+                self.log.error("not everything could be stored", store=closing.state.name)
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        assert self._loop is not None, "the gateway is not running"
+        return self._loop
+
+
+def _storage(name: str) -> Endpoint:
+    """The place that speaks for a store of ours: its failure is an alarm like any other."""
+    return Endpoint(
+        id=f"gateway/{name}",
+        label=f"{name} on disk",
+        duplex=Duplex.NONE,
+        can_ring=False,
+        alarm=True,
+        condition=Condition.UP,
+    )

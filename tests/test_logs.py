@@ -1,0 +1,77 @@
+"""Logs: a form that technicians and programs read, without secrets, within bounds."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from gateway import logs
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def test_text_and_json() -> None:
+    out = io.StringIO()
+    logs.setup(stream=out, timestamps=False)
+    logs.get(adapter="fxs").warning("line lost", line=3, why="no current")
+    logging.getLogger("library").warning("theirs %d", 5)
+    logs.get().debug("too much")
+    assert out.getvalue().splitlines() == [
+        'level=warning event="line lost" adapter=fxs line=3 why="no current"',
+        'level=warning event="theirs 5"',
+    ]
+    out = io.StringIO()
+    logs.setup(stream=out, style="json", level="debug")
+    logs.get(adapter="fxs").debug("line found", line=3)
+    found = json.loads(out.getvalue())
+    assert found.pop("time").endswith("Z")
+    assert found == {"level": "debug", "event": "line found", "adapter": "fxs", "line": 3}
+
+
+def test_a_traceback_stays_one_line() -> None:
+    for style in ("text", "json"):
+        out = io.StringIO()
+        logs.setup(stream=out, style=style)  # type: ignore[arg-type]
+        try:
+            raise ValueError("two\nlines")
+        except ValueError as error:
+            logs.get().error("broke", exc_info=error)
+        assert out.getvalue().count("\n") == 1
+        assert "ValueError" in out.getvalue()
+
+
+def test_secrets_do_not_show() -> None:
+    out = io.StringIO()
+    logs.setup(stream=out)
+    logs.get(password="a1b2c3").info("x", pin="a1b2c3", auth_token="a1b2c3", pins={"g": "a1b2c3"})
+    assert "a1b2c3" not in out.getvalue()
+
+
+def test_a_flood_is_limited_but_errors_pass() -> None:
+    now = [10.0]
+    limit = logs.Limit(3, clock=lambda: now[0])
+
+    def log(method: str = "warning") -> dict[str, object] | None:
+        try:
+            return dict(limit(None, method, {}))
+        except structlog.DropEvent:
+            return None
+
+    assert [log() for _ in range(6)] == [{}, {}, {}, None, None, None]
+    assert log("error") == {}
+    now[0] = 11.0
+    assert log() == {"lines_dropped": 3}
+    assert log() == {}
