@@ -22,12 +22,18 @@ def extensions() -> list[Extension]:
     found = []
     for pyx in sources:
         impl = pyx.with_name(pyx.stem.lstrip("_") + "_impl.c")
+        c_files = [str(impl)] if (ROOT / impl).exists() else []
+        depends = [str(h.relative_to(ROOT)) for h in (ROOT / pyx).parent.glob("*.[hc]")]
+        if pyx.stem == "_engine":  # the real-time thread calls the kernels as plain C
+            parts = {*ROOT.glob("gateway/media/engine_*.c"), *ROOT.glob("gateway/_codecs/*_impl.c")}
+            c_files = sorted(str(p.relative_to(ROOT)) for p in parts if "jitter" not in p.stem)
+            depends += [str(h.relative_to(ROOT)) for h in ROOT.glob("gateway/_codecs/*.h")]
         found.append(
             Extension(
                 ".".join(pyx.with_suffix("").parts),
-                [str(pyx)] + ([str(impl)] if (ROOT / impl).exists() else []),
+                [str(pyx), *c_files],
                 include_dirs=["gateway/_codecs", "gateway/media"],
-                depends=[str(h.relative_to(ROOT)) for h in (ROOT / pyx).parent.glob("*.[hc]")],
+                depends=depends,
                 define_macros=[("_GNU_SOURCE", "1")],
                 extra_compile_args=flags,
                 extra_link_args=[f"-fsanitize={sanitize}"] if sanitize else [],

@@ -48,7 +48,7 @@ static inline int cp_codec_frame_ok(const cp_codec *codec, int32_t n_samples)
 /* Run-time choice among vector units: only where the loader has ifunc (glibc on x86-64). */
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__)
-#define CP_CLONES __attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
+#define CP_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
 #else
 #define CP_CLONES
 #endif

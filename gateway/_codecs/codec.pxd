@@ -1,20 +1,17 @@
 """The C face of ``gateway._codecs``.
 
-Every module ``<name>`` has its arithmetic in ``<name>_impl.c`` and exports it to other extensions
-through ``<name>.pxd``: the C types come from the header, and each C function ``cp_xyz`` is
-cimported as ``xyz`` with the same arguments and the same meaning (the header documents it)::
+Every module ``<name>`` has its arithmetic in ``<name>_impl.c``, declared and documented in
+``<name>_impl.h``; ``<name>.pxd`` shows that header to Cython. The extension of the same name links
+its own copy for the Python face; an extension that calls the kernels itself (the media engine)
+links the ``.c`` files it needs and calls their ``cp_<name>_setup``, where there is one, once
+before anything else (g711, resample, dtmf: they fill tables).
 
-    from gateway._codecs.codec cimport cp_codec, CP_LANES, CP_ALIGN
-    from gateway._codecs.g711 cimport pcmu_codec, pcma_codec
-    from gateway._codecs.g722 cimport g722_64_codec
-    from gateway._codecs.jitter cimport cp_jitter, cp_jitter_frame, jitter_size, jitter_get
-
-Rules that hold for all of them: no descriptor, thread, lock or allocation; ``noexcept nogil``;
-the caller owns all memory (``sizeof`` the struct, or ``jitter_size``); samples are int16 in
-native byte order; a negative answer is an error code and nothing was changed. Codecs work on
-groups of ``CP_LANES`` streams: bit i of ``mask`` is lane i, lanes outside the mask keep their
-state and their pointers are not read. A group is aligned to ``CP_ALIGN`` octets. Everything else
-keeps one state per stream and is vectorised inside, over time or over frequencies.
+Rules that hold for all of them: no descriptor, thread, lock or allocation; the caller owns all
+memory (``sizeof`` the struct, or ``cp_jitter_size``); samples are int16 in native byte order; a
+negative answer is an error code and nothing was changed. Codecs work on groups of ``CP_LANES``
+streams: bit i of ``mask`` is lane i, lanes outside the mask keep their state and their pointers
+are not read. A group is aligned to ``CP_ALIGN`` octets. Everything else keeps one state per
+stream and is vectorised inside, over time or over frequencies.
 """
 
 from libc.stdint cimport int16_t, int32_t, uint8_t, uint32_t

@@ -1,6 +1,6 @@
 """DTMF receiver and generator at 8 kHz, one state per stream."""
 
-from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t
 
 cdef extern from "dtmf_impl.h":
     enum:
@@ -31,6 +31,7 @@ cdef extern from "dtmf_impl.h":
         int32_t previous
         int32_t n_hits
         int32_t n_misses
+        int32_t n_turns
         int32_t confirmed
         int64_t n_dropped
 
@@ -39,9 +40,10 @@ cdef extern from "dtmf_impl.h":
         uint32_t step[2]
         float amplitude[2]
 
-cdef void dtmf_rx_init(cp_dtmf_rx *rx) noexcept nogil
-cdef int32_t dtmf_rx_push(cp_dtmf_rx *rx, const int16_t *src, int32_t n_samples,
-        cp_dtmf_event *events, int32_t max_events) noexcept nogil
-cdef int32_t dtmf_tx_init(cp_dtmf_tx *tx, char digit, int32_t sample_rate, float level_dbm0,
-        float twist_db) noexcept nogil
-cdef void dtmf_tx_read(cp_dtmf_tx *tx, int16_t *out, int32_t n_samples) noexcept nogil
+    void cp_dtmf_setup() noexcept nogil
+    void cp_dtmf_rx_init(cp_dtmf_rx *rx) noexcept nogil
+    int32_t cp_dtmf_rx_push(cp_dtmf_rx *rx, const int16_t *src, int32_t n_samples,
+            cp_dtmf_event *events, int32_t max_events) noexcept nogil
+    int32_t cp_dtmf_tx_init(cp_dtmf_tx *tx, char digit, int32_t sample_rate, float level_dbm0,
+            float twist_db) noexcept nogil
+    void cp_dtmf_tx_read(cp_dtmf_tx *tx, int16_t *out, int32_t n_samples) noexcept nogil

@@ -1,6 +1,6 @@
 """G.722 in batches of 32 lanes."""
 
-from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int16_t, int32_t, uint8_t, uint32_t
 
 from gateway._codecs.codec cimport cp_codec, CP_LANES
 
@@ -14,7 +14,6 @@ cdef extern from "g722_impl.h":
         int16_t a1[CP_LANES]
         int16_t a2[CP_LANES]
         int16_t r1[CP_LANES]
-        int16_t r2[CP_LANES]
         int16_t p1[CP_LANES]
         int16_t p2[CP_LANES]
         int16_t b[6][CP_LANES]
@@ -23,13 +22,14 @@ cdef extern from "g722_impl.h":
     ctypedef struct cp_g722_group:
         cp_g722_band low
         cp_g722_band high
-        int16_t qmf[24][CP_LANES]
+        int16_t even[11][CP_LANES]
+        int16_t odd[11][CP_LANES]
 
-cdef int32_t g722_encode_bands(void *group, const int16_t *const *src, uint8_t *const *out,
-        uint32_t mask, int32_t n_samples) noexcept nogil
-cdef int32_t g722_decode_bands(void *group, const uint8_t *const *src, int16_t *const *out,
-        uint32_t mask, int32_t n_samples, int32_t mode) noexcept nogil
-cdef int32_t g722_select(int32_t unit) noexcept nogil
-cdef const cp_codec *g722_64_codec() noexcept nogil
-cdef const cp_codec *g722_56_codec() noexcept nogil
-cdef const cp_codec *g722_48_codec() noexcept nogil
+    int32_t cp_g722_encode_bands(void *group, const int16_t *const *src, uint8_t *const *out,
+            uint32_t mask, int32_t n_samples) noexcept nogil
+    int32_t cp_g722_decode_bands(void *group, const uint8_t *const *src, int16_t *const *out,
+            uint32_t mask, int32_t n_samples, int32_t mode) noexcept nogil
+    int32_t cp_g722_select(int32_t unit) noexcept nogil
+    const cp_codec cp_g722_64
+    const cp_codec cp_g722_56
+    const cp_codec cp_g722_48

@@ -3,17 +3,18 @@
 #define CP_G722_IMPL_H
 #include "codec.h"
 
-/* Sub-band ADPCM state, one array entry per lane (names of G.722 clause 3). */
+/* Sub-band ADPCM state, one array entry per lane (names of G.722 clause 3). The quantised
+ * differences d and the reconstructed signal r are kept doubled and saturated, as the filters
+ * use them. */
 typedef struct cp_g722_band {
     int16_t s[CP_LANES], sz[CP_LANES], det[CP_LANES], nb[CP_LANES];
-    int16_t a1[CP_LANES], a2[CP_LANES], r1[CP_LANES], r2[CP_LANES];
-    int16_t p1[CP_LANES], p2[CP_LANES];
+    int16_t a1[CP_LANES], a2[CP_LANES], r1[CP_LANES], p1[CP_LANES], p2[CP_LANES];
     int16_t b[6][CP_LANES], d[6][CP_LANES];
 } cp_g722_band;
 
 typedef struct cp_g722_group {
     cp_g722_band low, high;
-    int16_t qmf[24][CP_LANES]; /* oldest first */
+    int16_t even[11][CP_LANES], odd[11][CP_LANES]; /* QMF memory, oldest first */
 } __attribute__((aligned(CP_ALIGN))) cp_g722_group;
 
 extern const cp_codec cp_g722_64, cp_g722_56, cp_g722_48; /* encode is always 64 kbit/s */

@@ -1,6 +1,6 @@
 """Adaptive jitter buffer."""
 
-from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 cdef extern from "jitter_impl.h":
     enum:
@@ -47,13 +47,13 @@ cdef extern from "jitter_impl.h":
     ctypedef struct cp_jitter:
         pass
 
-cdef size_t jitter_size(int32_t n_slots, int32_t slot_bytes) noexcept nogil
-cdef int32_t jitter_init(cp_jitter *j, int32_t n_slots, int32_t slot_bytes, int32_t clock_rate,
-        int32_t min_ms, int32_t max_ms) noexcept nogil
-cdef void jitter_reset(cp_jitter *j) noexcept nogil
-cdef int32_t jitter_put(cp_jitter *j, uint16_t seq, uint32_t timestamp, uint32_t ssrc,
-        uint8_t payload_type, uint8_t marker, const uint8_t *payload, int32_t len,
-        int64_t arrival_ns) noexcept nogil
-cdef void jitter_skip(cp_jitter *j, uint16_t seq, uint32_t ssrc) noexcept nogil
-cdef int32_t jitter_get(cp_jitter *j, int64_t now_ns, cp_jitter_frame *out) noexcept nogil
-cdef void jitter_read_stats(const cp_jitter *j, cp_jitter_stats *out) noexcept nogil
+    size_t cp_jitter_size(int32_t n_slots, int32_t slot_bytes) noexcept nogil
+    int32_t cp_jitter_init(cp_jitter *j, int32_t n_slots, int32_t slot_bytes, int32_t clock_rate,
+            int32_t min_ms, int32_t max_ms) noexcept nogil
+    void cp_jitter_reset(cp_jitter *j) noexcept nogil
+    int32_t cp_jitter_put(cp_jitter *j, uint16_t seq, uint32_t timestamp, uint32_t ssrc,
+            uint8_t payload_type, uint8_t marker, const uint8_t *payload, int32_t len,
+            int64_t arrival_ns) noexcept nogil
+    void cp_jitter_skip(cp_jitter *j, uint16_t seq, uint32_t ssrc) noexcept nogil
+    int32_t cp_jitter_get(cp_jitter *j, int64_t now_ns, cp_jitter_frame *out) noexcept nogil
+    void cp_jitter_read_stats(const cp_jitter *j, cp_jitter_stats *out) noexcept nogil

@@ -4,19 +4,18 @@
 #define CP_PLC_IMPL_H
 #include "codec.h"
 
-#define CP_PLC_HISTORY 1024 /* samples: 64 ms at 16 kHz */
-#define CP_PLC_CYCLE 512    /* most samples of the repeated stretch */
+#define CP_PLC_HISTORY 800 /* samples: 50 ms at 16 kHz */
 
 typedef struct cp_plc {
-    float history[CP_PLC_HISTORY]; /* oldest first */
-    float cycle[CP_PLC_CYCLE];
-    int32_t sample_rate;
-    int32_t n_cycle;  /* length of the repeated stretch */
-    int32_t position; /* within it */
-    int32_t pitch;
-    int32_t n_lost;    /* samples concealed since the last good one */
-    float step;       /* jump at the seam, faded out */
-    int64_t n_concealed; /* samples, in all */
+    int16_t history[CP_PLC_HISTORY]; /* what was played, oldest first */
+    int16_t frozen[CP_PLC_HISTORY];  /* history as it was when the loss began */
+    int32_t sample_rate, n_history;
+    int32_t pitch, overlap;  /* samples */
+    int32_t n_cycle;         /* length of the repeated stretch: 1 to 3 pitch periods */
+    int32_t position;        /* within it */
+    int32_t n_lost;          /* samples concealed since the last good one */
+    float step;              /* jump at the seam, faded out */
+    int64_t n_concealed;     /* samples, in all */
 } cp_plc;
 
 int32_t cp_plc_init(cp_plc *plc, int32_t sample_rate); /* 8000 or 16000, else CP_EINVAL */

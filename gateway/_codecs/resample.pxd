@@ -1,6 +1,6 @@
 """8, 16 and 48 kHz conversion, one state per stream."""
 
-from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int16_t, int32_t
 
 cdef extern from "resample_impl.h":
     enum:
@@ -17,6 +17,7 @@ cdef extern from "resample_impl.h":
         int32_t in_per_ms
         float history[CP_RESAMPLE_PHASES][CP_RESAMPLE_TAPS]
 
-cdef int32_t resampler_init(cp_resampler *r, int32_t from_hz, int32_t to_hz) noexcept nogil
-cdef int32_t resample(cp_resampler *r, const int16_t *src, int32_t n_in, int16_t *out,
-        int32_t cap) noexcept nogil
+    void cp_resample_setup() noexcept nogil
+    int32_t cp_resampler_init(cp_resampler *r, int32_t from_hz, int32_t to_hz) noexcept nogil
+    int32_t cp_resample(cp_resampler *r, const int16_t *src, int32_t n_in, int16_t *out,
+            int32_t cap) noexcept nogil

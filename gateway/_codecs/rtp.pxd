@@ -1,6 +1,6 @@
 """RTP, RTCP and telephone events."""
 
-from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 cdef extern from "rtp_impl.h":
     enum:
@@ -80,30 +80,31 @@ cdef extern from "rtp_impl.h":
         int32_t text_offset
         int32_t text_len
 
-cdef int32_t rtp_parse(const uint8_t *p, int32_t n, cp_rtp *out) noexcept nogil
-cdef int32_t rtp_build(uint8_t *p, int32_t cap, const cp_rtp *header) noexcept nogil
-cdef void rtp_header(uint8_t *p, uint8_t payload_type, uint8_t marker, uint16_t seq,
-        uint32_t timestamp, uint32_t ssrc) noexcept nogil
-cdef int32_t rtp_dtmf_parse(const uint8_t *p, int32_t n, cp_rtp_dtmf *out) noexcept nogil
-cdef void rtp_dtmf_build(uint8_t *p, const cp_rtp_dtmf *event) noexcept nogil
-cdef void rtp_source_init(cp_rtp_source *s, uint32_t ssrc, uint16_t seq, uint32_t clock_rate,
-        uint32_t probation) noexcept nogil
-cdef int32_t rtp_source_update(cp_rtp_source *s, uint16_t seq, uint32_t timestamp,
-        int64_t arrival_ns) noexcept nogil
-cdef int64_t rtp_source_expected(const cp_rtp_source *s) noexcept nogil
-cdef int64_t rtp_source_lost(const cp_rtp_source *s) noexcept nogil
-cdef void rtp_source_sr(cp_rtp_source *s, uint32_t ntp_sec, uint32_t ntp_frac,
-        int64_t arrival_ns) noexcept nogil
-cdef void rtp_source_report(cp_rtp_source *s, cp_report_block *out, int64_t now_ns) noexcept nogil
-cdef int32_t rtcp_check(const uint8_t *p, int32_t n) noexcept nogil
-cdef int32_t rtcp_next(const uint8_t *p, int32_t n, int32_t *offset,
-        cp_rtcp_packet *out) noexcept nogil
-cdef int32_t rtcp_report(const uint8_t *p, const cp_rtcp_packet *packet, int32_t i,
-        cp_report_block *out) noexcept nogil
-cdef int32_t rtcp_build_report(uint8_t *p, int32_t cap, uint32_t ssrc,
-        const cp_rtcp_packet *sender, const cp_report_block *blocks,
-        int32_t n_blocks) noexcept nogil
-cdef int32_t rtcp_build_sdes(uint8_t *p, int32_t cap, uint32_t ssrc, const uint8_t *cname,
-        int32_t len) noexcept nogil
-cdef int32_t rtcp_build_bye(uint8_t *p, int32_t cap, uint32_t ssrc, const uint8_t *reason,
-        int32_t len) noexcept nogil
+    int32_t cp_rtp_parse(const uint8_t *p, int32_t n, cp_rtp *out) noexcept nogil
+    int32_t cp_rtp_build(uint8_t *p, int32_t cap, const cp_rtp *header) noexcept nogil
+    void cp_rtp_header(uint8_t *p, uint8_t payload_type, uint8_t marker, uint16_t seq,
+            uint32_t timestamp, uint32_t ssrc) noexcept nogil
+    int32_t cp_rtp_dtmf_parse(const uint8_t *p, int32_t n, cp_rtp_dtmf *out) noexcept nogil
+    void cp_rtp_dtmf_build(uint8_t *p, const cp_rtp_dtmf *event) noexcept nogil
+    void cp_rtp_source_init(cp_rtp_source *s, uint32_t ssrc, uint16_t seq, uint32_t clock_rate,
+            uint32_t probation) noexcept nogil
+    int32_t cp_rtp_source_update(cp_rtp_source *s, uint16_t seq, uint32_t timestamp,
+            int64_t arrival_ns) noexcept nogil
+    int64_t cp_rtp_source_expected(const cp_rtp_source *s) noexcept nogil
+    int64_t cp_rtp_source_lost(const cp_rtp_source *s) noexcept nogil
+    void cp_rtp_source_sr(cp_rtp_source *s, uint32_t ntp_sec, uint32_t ntp_frac,
+            int64_t arrival_ns) noexcept nogil
+    void cp_rtp_source_report(cp_rtp_source *s, cp_report_block *out,
+            int64_t now_ns) noexcept nogil
+    int32_t cp_rtcp_check(const uint8_t *p, int32_t n) noexcept nogil
+    int32_t cp_rtcp_next(const uint8_t *p, int32_t n, int32_t *offset,
+            cp_rtcp_packet *out) noexcept nogil
+    int32_t cp_rtcp_report(const uint8_t *p, const cp_rtcp_packet *packet, int32_t i,
+            cp_report_block *out) noexcept nogil
+    int32_t cp_rtcp_build_report(uint8_t *p, int32_t cap, uint32_t ssrc,
+            const cp_rtcp_packet *sender, const cp_report_block *blocks,
+            int32_t n_blocks) noexcept nogil
+    int32_t cp_rtcp_build_sdes(uint8_t *p, int32_t cap, uint32_t ssrc, const uint8_t *cname,
+            int32_t len) noexcept nogil
+    int32_t cp_rtcp_build_bye(uint8_t *p, int32_t cap, uint32_t ssrc, const uint8_t *reason,
+            int32_t len) noexcept nogil

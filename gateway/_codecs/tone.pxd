@@ -1,6 +1,6 @@
 """Call-progress tones: generator and detector."""
 
-from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int16_t, int32_t, int64_t, uint32_t
 
 cdef extern from "tone_impl.h":
     enum:
@@ -12,7 +12,9 @@ cdef extern from "tone_impl.h":
     enum:
         CP_TONE_HOP
     enum:
-        CP_TONE_WINDOW
+        CP_TONE_BINS
+    enum:
+        CP_TONE_RUNS
 
     ctypedef struct cp_tone_step:
         float freq_hz[CP_TONE_FREQS]
@@ -44,33 +46,62 @@ cdef extern from "tone_impl.h":
 
     ctypedef struct cp_tone_watch:
         cp_tone_pattern pattern
-        float cos_hz[2]
-        float sin_hz[2]
-        int32_t is_on
-        int32_t run_hops
-        int32_t candidate_hops
-        int32_t step
-        int32_t n_steps_ok
-        int32_t is_armed
-        float on_level
+        int32_t n_bins
+        int32_t bin[2]
+        int32_t is_merged
+        int32_t n_hits
+        int32_t n_misses
+        int32_t n_turns
+        int32_t n_loud
+        int32_t is_reported
+        float sum
+        float peak
+        float recent[3]
+        float inner
+        int32_t n_inner
+        float tone_power
+        float all_power
+        float turn_re[2]
+        float turn_im[2]
+        float power_before
+        double start_hop
+        double end_hop
+        float last_peak
+        int32_t n_runs
+        int32_t run_ms[CP_TONE_RUNS]
 
     ctypedef struct cp_tone_rx:
-        float window[CP_TONE_WINDOW]
-        cp_tone_watch watch[CP_TONE_PATTERNS]
+        float freq_hz[CP_TONE_BINS]
+        float coefficient[CP_TONE_BINS]
+        float end_re[CP_TONE_BINS]
+        float end_im[CP_TONE_BINS]
+        float hop_re[CP_TONE_BINS]
+        float hop_im[CP_TONE_BINS]
+        float v1[CP_TONE_BINS]
+        float v2[CP_TONE_BINS]
+        float x_re[CP_TONE_BINS]
+        float x_im[CP_TONE_BINS]
+        float power[4][CP_TONE_BINS]
+        float energy[4]
+        float hop_energy
+        int32_t n_bins
         int32_t n_patterns
         int32_t fill
         int64_t n_samples
-        float min_dbm0
+        int64_t n_hops
+        int64_t n_dropped
+        float min_power
+        cp_tone_watch watch[CP_TONE_PATTERNS]
 
     ctypedef struct cp_tone_event:
         int32_t id
         int64_t at_sample
         float level_dbm0
 
-cdef int32_t tone_tx_init(cp_tone_tx *tx, const cp_tone_step *steps, int32_t n_steps,
-        int32_t repeat_from, int32_t sample_rate) noexcept nogil
-cdef int32_t tone_tx_read(cp_tone_tx *tx, int16_t *out, int32_t n_samples) noexcept nogil
-cdef int32_t tone_rx_init(cp_tone_rx *rx, const cp_tone_pattern *patterns, int32_t n_patterns,
-        float min_dbm0) noexcept nogil
-cdef int32_t tone_rx_push(cp_tone_rx *rx, const int16_t *src, int32_t n_samples,
-        cp_tone_event *events, int32_t max_events) noexcept nogil
+    int32_t cp_tone_tx_init(cp_tone_tx *tx, const cp_tone_step *steps, int32_t n_steps,
+            int32_t repeat_from, int32_t sample_rate) noexcept nogil
+    int32_t cp_tone_tx_read(cp_tone_tx *tx, int16_t *out, int32_t n_samples) noexcept nogil
+    int32_t cp_tone_rx_init(cp_tone_rx *rx, const cp_tone_pattern *patterns, int32_t n_patterns,
+            float min_dbm0) noexcept nogil
+    int32_t cp_tone_rx_push(cp_tone_rx *rx, const int16_t *src, int32_t n_samples,
+            cp_tone_event *events, int32_t max_events) noexcept nogil

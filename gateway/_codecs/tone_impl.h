@@ -7,7 +7,8 @@
 #define CP_TONE_STEPS 16     /* on/off steps of a cadence */
 #define CP_TONE_PATTERNS 8   /* patterns one detector watches for */
 #define CP_TONE_HOP 80       /* detector: 10 ms at 8 kHz */
-#define CP_TONE_WINDOW 320   /* detector: 40 ms */
+#define CP_TONE_BINS 16      /* different frequencies of one detector */
+#define CP_TONE_RUNS 48      /* on and off lengths remembered */
 
 /* One step: up to four frequencies summed, or (is_am) freq[0] modulated fully by freq[1]. */
 typedef struct cp_tone_step {
@@ -28,7 +29,7 @@ typedef struct cp_tone_tx {
     int32_t is_over;
 } cp_tone_tx;
 
-/* What to listen for: one or two frequencies and on, off, on, off ... in ms. */
+/* What to listen for (8 kHz streams): one or two frequencies and on, off, on, off ... in ms. */
 typedef struct cp_tone_pattern {
     int32_t id;       /* given back on detection */
     int32_t n_freqs;  /* 1 or 2 */
@@ -41,17 +42,33 @@ typedef struct cp_tone_pattern {
 
 typedef struct cp_tone_watch {
     cp_tone_pattern pattern;
-    float cos_hz[2], sin_hz[2];
-    int32_t is_on, run_hops, candidate_hops, step, n_steps_ok, is_armed;
-    float on_level;
+    int32_t n_bins, bin[2];        /* of cp_tone_rx.coefficient */
+    int32_t is_merged;             /* two tones too close to tell apart, watched as one */
+    int32_t n_hits, n_misses, n_turns, n_loud, is_reported;
+    float sum, peak;               /* power of the tone now on */
+    float recent[3], inner;        /* its last three hops; all but its first and last three */
+    int32_t n_inner;
+    float tone_power, all_power;   /* over its hits */
+    float turn_re[2], turn_im[2];  /* phase advance summed over it */
+    float power_before;            /* of the tone in the hop before the first hit */
+    double start_hop, end_hop;     /* when it began; when the last one ended */
+    float last_peak;
+    int32_t n_runs;
+    int32_t run_ms[CP_TONE_RUNS];  /* lengths seen: on, off, ..., on; newest last */
 } cp_tone_watch;
 
 typedef struct cp_tone_rx {
-    float window[CP_TONE_WINDOW];
+    float freq_hz[CP_TONE_BINS], coefficient[CP_TONE_BINS];
+    float end_re[CP_TONE_BINS], end_im[CP_TONE_BINS]; /* Goertzel state to spectrum */
+    float hop_re[CP_TONE_BINS], hop_im[CP_TONE_BINS]; /* turn of a bin's centre in one hop, undone */
+    float v1[CP_TONE_BINS], v2[CP_TONE_BINS];         /* Goertzel state of this hop */
+    float x_re[CP_TONE_BINS], x_im[CP_TONE_BINS];     /* spectrum one hop ago */
+    float power[4][CP_TONE_BINS], energy[4];          /* of the last four hops, newest first */
+    float hop_energy;
+    int32_t n_bins, n_patterns, fill;
+    int64_t n_samples, n_hops, n_dropped; /* dropped: events for which the caller had no room */
+    float min_power;
     cp_tone_watch watch[CP_TONE_PATTERNS];
-    int32_t n_patterns, fill;
-    int64_t n_samples;
-    float min_dbm0;
 } cp_tone_rx;
 
 typedef struct cp_tone_event {
@@ -60,7 +77,6 @@ typedef struct cp_tone_event {
     float level_dbm0;
 } cp_tone_event;
 
-void cp_tone_setup(void);
 /* CP_EINVAL: step count, frequency, duration or repeat_from out of range. */
 int32_t cp_tone_tx_init(cp_tone_tx *tx, const cp_tone_step *steps, int32_t n_steps,
                         int32_t repeat_from, int32_t sample_rate);

@@ -49,7 +49,12 @@ class RtpSpec(msgspec.Struct, frozen=True, kw_only=True):
     ptime_ms: int = 20
     direction: Direction = Direction.SENDRECV
     symmetric: bool = True
-    """Latch on the first valid packet's source within `latch_ms` of the remote being set."""
+    """Latch on the first valid packet's source within `latch_ms` of the remote being set, if it
+    comes from the signalled address (any port); then that source is locked until `update`."""
+    latch_anywhere: bool = False
+    """Behind NAT: with `symmetric`, the first valid packet may come from any address."""
+    latch_ms: int = 5000
+    """How long after the remote was signalled a source may be learned."""
     media_timeout_s: float = 0.0
     """Seconds without a packet (while receiving) before `MediaTimeout`; 0 switches it off."""
     jitter_min_ms: int = 20
@@ -173,6 +178,17 @@ class DeviceFailed(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     errno: int
 
 
+class RecordEnded(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """A recording's file is complete and closed."""
+
+    path: str
+    duration_s: float
+    dropped_s: float = 0.0
+    """Audio that the file lacks because the disk was too slow."""
+    error: str = ""
+    """Why the file ends early; empty when it does not."""
+
+
 class ByeReceived(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """RTCP BYE from the remote (informative: signalling ends calls, never RTCP)."""
 
@@ -185,6 +201,7 @@ MediaEvent = (
     | MediaTimeout
     | PlayEnded
     | DeviceFailed
+    | RecordEnded
     | ByeReceived
 )
 

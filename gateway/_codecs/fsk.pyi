@@ -1,0 +1,24 @@
+from typing import Literal
+
+from _typeshed import ReadableBuffer
+
+Standard = Literal["bell202", "v23"]
+
+def modulate(
+    message: ReadableBuffer,
+    standard: Standard = "bell202",
+    *,
+    sample_rate: int = 8000,
+    level_dbm0: float = -13.5,
+    seizure_bits: int = 300,
+    mark_bits: int = 180,
+    tail_bits: int = 20,
+) -> bytes: ...
+
+class FskReceiver:
+    def __init__(self, standard: Standard = "bell202", sample_rate: int = 8000) -> None: ...
+    def push(self, pcm: ReadableBuffer) -> bytes: ...
+    @property
+    def has_carrier(self) -> bool: ...
+    @property
+    def n_framing(self) -> int: ...

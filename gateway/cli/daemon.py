@@ -1,0 +1,71 @@
+"""``gateway run``: the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from gateway.cli import Settings
+from gateway.cli.client import EXIT_CONFIG, CommandError, find_config
+
+
+@click.command()
+@click.option("--config", metavar="FILE", help="Configuration [$GATEWAY_CONFIG].")
+@click.option("--socket", metavar="FILE", help="Control socket [$GATEWAY_SOCKET].")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]),
+    help="Instead of the configured one.",
+)  # fmt: skip
+@click.pass_obj
+def run(settings: Settings, config: str | None, socket: str | None, log_level: str | None) -> None:
+    """Run the gateway in the foreground until SIGTERM or SIGINT.
+
+    The first signal lets calls finish within the configured time, the second ends them. SIGHUP
+    reads the routes again. Under systemd: Type=notify, with WatchdogSec if wanted.
+    """
+    import os
+
+    from gateway import logs
+    from gateway.config import load
+    from gateway.errors import ConfigError, DeviceError
+
+    file = find_config(config or settings.config)
+    try:
+        configuration = load(file)
+    except ConfigError as error:
+        raise CommandError(str(error), remedy=f"gateway check {file}", code=EXIT_CONFIG) from None
+    box = configuration.gateway
+    # journald has the time already.
+    stamped = "JOURNAL_STREAM" not in os.environ
+    logs.setup(level=log_level or box.log_level, style=box.log_style, timestamps=stamped)
+    log = logs.get()
+    for warning in configuration.warnings:
+        log.warning("configuration", what=warning)
+    path = socket or settings.socket or os.environ.get("GATEWAY_SOCKET")
+    where = Path(path or Path(file).parent / configuration.control.socket)
+    try:
+        asyncio.run(_serve(configuration, where, log))
+    except ConfigError as error:
+        raise CommandError(str(error), code=EXIT_CONFIG) from None
+    except DeviceError as error:
+        raise CommandError(str(error)) from None
+
+
+async def _serve(configuration: object, socket: Path, log: object) -> None:
+    from gateway.config import Configuration
+    from gateway.control.desk import Desk
+    from gateway.control.server import Control
+    from gateway.runtime import Gateway
+
+    assert isinstance(configuration, Configuration)
+    gateway = Gateway(configuration)
+    control = Control(Desk(gateway), socket, group=configuration.control.group, log=log)
+    # First of all: a second gateway must fail here, before it touches a device.
+    await control.start()
+    try:
+        gateway.handle_signals()
+        await gateway.run()
+    finally:
+        await control.stop()

@@ -1,0 +1,182 @@
+"""Commands that need no daemon: check, and explain when it is down."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gateway.cli import Settings, show
+from gateway.cli.client import EXIT_CONFIG, EXIT_UNREACHABLE, CommandError, find_config
+from gateway.cli.options import complete_endpoint, json_option, when
+
+if TYPE_CHECKING:
+    from gateway.config import Configuration
+
+
+@click.command()
+@json_option
+@click.argument("config", required=False, metavar="[FILE]", type=click.Path())
+@click.option("--strict", is_flag=True, help="Warnings count as errors.")
+@click.pass_obj
+def check(settings: Settings, config: str | None, strict: bool) -> None:
+    """Check a configuration without running it.
+
+    Says file, line, key, what is wrong and what to do, for everything that is wrong at once. Opens
+    no device and no port. Exit code 0: it can be used; 4: it cannot.
+    """
+    from gateway.config import load
+    from gateway.errors import ConfigError
+
+    file = find_config(config or settings.config)
+    errors: list[ConfigError] = []
+    warnings: list[str] = []
+    counts: dict[str, int] = {}
+    try:
+        found = load(file)
+        warnings = list(found.warnings)
+        counts = {
+            "adapters": len(found.adapters),
+            "endpoints": len(found.endpoints),
+            "routes": len(found.routes),
+        }
+    except ConfigError as error:
+        errors = list(getattr(error, "errors", [error]))
+    bad = bool(errors) or (strict and bool(warnings))
+    if settings.as_json:
+        document: dict[str, Any] = {
+            "file": file,
+            "ok": not bad,
+            "errors": [
+                {
+                    "file": each.file or file,
+                    "line": each.line,
+                    "key": each.key or "",
+                    "what": each.what,
+                    "remedy": each.remedy or "",
+                }
+                for each in errors
+            ],
+            "warnings": warnings,
+        }
+        show.emit_json(document | counts)
+    else:
+        for each in errors:
+            click.echo(show.clean(str(each)), err=True)
+        for warning in warnings:
+            click.echo(f"warning: {show.clean(warning)}", err=True)
+        if not errors:
+            parts = ", ".join(f"{n} {name}" for name, n in counts.items())
+            click.echo(f"{file}: {'ok' if not bad else 'not ok (--strict)'}, {parts}")
+    if bad:
+        raise click.exceptions.Exit(EXIT_CONFIG)
+
+
+@click.command()
+@json_option
+@click.argument("source", metavar="A", shell_complete=complete_endpoint)
+@click.argument("called", metavar="[B]", required=False, default="")
+@click.option("--calling", default="", metavar="NUMBER", help="The caller's number.")
+@click.option("--alarm", default="", metavar="KIND", help="A raises an alarm of this kind.")
+@click.option("--severity", default="major", show_default=True, help="Severity of the alarm.")
+@click.option("--input", "input_", default="", metavar="NAME=VALUE", help="A's input changes.")
+@click.option("--at", type=when, metavar="WHEN", help="14:30, 2026-03-01T22:00 (default: now).")
+@click.option("--offline", is_flag=True, help="By the configuration file, not by the daemon.")
+@click.pass_obj
+def explain(
+    settings: Settings,
+    source: str,
+    called: str,
+    calling: str,
+    alarm: str,
+    severity: str,
+    input_: str,
+    at: float | None,
+    offline: bool,
+) -> None:
+    """Which route would take a call from A to number B, and why the others do not.
+
+    Nothing is called. Without a daemon, or with --offline, the configuration file is asked; then
+    nothing is known of what is up or in use. Exit code 1: nothing would take it.
+    """
+    name, equals, text = input_.partition("=")
+    try:
+        value = float(text) if equals else 1.0
+    except ValueError:
+        raise click.UsageError(f"--input: {text!r} is no number") from None
+    question: dict[str, Any] = {
+        "source": source,
+        "called": called,
+        "calling": calling,
+        "alarm": alarm,
+        "severity": severity,
+        "input": name,
+        "value": value,
+    }
+    found = None
+    if not offline:
+        try:
+            found = settings.client().get("/v1/explain", at=at, **question)
+        except CommandError as error:
+            if error.code != EXIT_UNREACHABLE:
+                raise
+            if not settings.as_json:
+                click.echo(f"({error.what}; answered by the configuration file)", err=True)
+    if found is None:
+        found = _offline(settings, question, time.time() if at is None else at)
+    if settings.as_json:
+        show.emit_json(found)
+    else:
+        _explanation(found)
+    if found["by"] == "nothing":
+        raise click.exceptions.Exit(1)
+
+
+def _offline(settings: Settings, question: dict[str, Any], at: float) -> dict[str, Any]:
+    import msgspec
+
+    from gateway.config import load
+    from gateway.control.explain import explain as ask
+    from gateway.control.explain import probe
+    from gateway.core.endpoints import Target
+    from gateway.errors import ConfigError, UsageError
+
+    file = find_config(settings.config)
+    try:
+        configuration: Configuration = load(file)
+    except ConfigError as error:
+        raise CommandError(str(error), remedy=f"gateway check {file}", code=EXIT_CONFIG) from None
+    places = {endpoint.id: endpoint for endpoint in configuration.endpoints}
+
+    def unfit(target: Target) -> str:
+        place = places.get(target.endpoint)
+        if place is None:
+            return "not in the configuration; it may appear at run time"
+        if not place.can_ring:
+            return f"{place.id} cannot be called"
+        if place.takes_number and not target.number:
+            return f"{place.id} needs a number"
+        return ""
+
+    try:
+        event = probe(**question)
+    except UsageError as error:
+        raise CommandError(str(error)) from None
+    explanation = ask(configuration.table(), event, at, places, unfit, live=False)
+    found: dict[str, Any] = msgspec.to_builtins(explanation)
+    return found
+
+
+def _explanation(found: dict[str, Any]) -> None:
+    click.echo(show.clean(f"{found['event']}, {show.clock(found['at'], date=True)}"))
+    click.echo(show.clean(f"-> {found['why']}"))
+    for text in found["does"]:
+        click.echo(show.clean(f"   {text}"))
+    for target in found["targets"]:
+        usable = "" if target["usable"] else f"  CANNOT BE CALLED: {target['reason']}"
+        click.echo(show.clean(f"   - {target['target']}{usable}"))
+    if found["refusals"]:
+        click.echo("the others:")
+    for refusal in found["refusals"]:
+        click.echo(show.clean(f"   {refusal['route']}: {refusal['reason']}"))

@@ -1,0 +1,187 @@
+"""What would the routes do with an event: asked without making it happen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from gateway.control.shapes import Explanation, Refusal, TargetView
+from gateway.core.endpoints import Endpoint, Target
+from gateway.core.events import AlarmRaised, InputChanged, LegOffered, Severity
+from gateway.core.routes import Match, Route, RouteTable, Strategy
+from gateway.errors import UsageError
+
+Unfit = Callable[[Target], str]
+"""Why a target cannot be called now; empty when it can."""
+
+
+def probe(
+    source: str,
+    *,
+    called: str = "",
+    calling: str = "",
+    alarm: str = "",
+    severity: str = "major",
+    input: str = "",
+    value: float = 1.0,
+) -> LegOffered | AlarmRaised | InputChanged:
+    """The event that is asked about: a call, or an alarm of a kind, or an input.
+
+    Raises `UsageError` when the severity is none.
+    """
+    if alarm:
+        try:
+            rank = Severity[severity.upper()]
+        except KeyError:
+            legal = ", ".join(member.name.lower() for member in Severity)
+            raise UsageError(f"severity {severity!r} is none of {legal}") from None
+        return AlarmRaised(
+            endpoint=source, alarm=alarm, kind=alarm, severity=rank, trace="", raised_at=0.0
+        )
+    if input:
+        return InputChanged(endpoint=source, input=input, value=value)
+    leg = f"{source}#0"
+    return LegOffered(
+        leg=leg, endpoint=source, called=called, calling=calling, trace="", demanded_at=0.0
+    )
+
+
+def explain(
+    table: RouteTable,
+    event: LegOffered | AlarmRaised | InputChanged,
+    wall: float,
+    endpoints: Mapping[str, Endpoint],
+    unfit: Unfit,
+    *,
+    live: bool,
+) -> Explanation:
+    """Which route takes the event at wall time `wall`, why the others do not, and what follows."""
+    taken: Match | None = None
+    refusals: list[Refusal] = []
+    for route in table.routes:
+        found = route.match(event, wall)
+        if isinstance(found, str):
+            refusals.append(Refusal(route=route.name, reason=found))
+        elif taken is None:
+            taken = found
+        else:
+            reason = f"it would take it too, but {taken.route.name!r} comes first"
+            refusals.append(Refusal(route=route.name, reason=reason))
+    explanation = Explanation(
+        event=_in_words(event),
+        by="nothing",
+        route="",
+        why="",
+        does=[],
+        targets=[],
+        refusals=refusals,
+        at=wall,
+        live=live,
+    )
+    if taken is not None:
+        explanation.by, explanation.route = "route", taken.route.name
+        explanation.why = f"route {taken.route.name!r} is the first that takes it"
+        explanation.does = _does(taken.route.route, taken)
+        texts = (*taken.route.route.page, *taken.route.route.targets)
+        explanation.targets = [_target(taken.expand(text), endpoints, unfit) for text in texts]
+    elif isinstance(event, LegOffered):
+        _directory(explanation, event, endpoints, unfit)
+    elif isinstance(event, AlarmRaised):
+        explanation.why = "no route takes it: the alarm is listed, but NOBODY IS TOLD"
+    else:
+        explanation.why = "no route takes it: the input is listed, nothing else happens"
+    return explanation
+
+
+def _directory(
+    explanation: Explanation,
+    event: LegOffered,
+    endpoints: Mapping[str, Endpoint],
+    unfit: Unfit,
+) -> None:
+    """No route matched a call: extensions reach each other by number; trunks need a route."""
+    origin = endpoints.get(event.endpoint)
+    named = next((e for e in endpoints.values() if event.called and e.number == event.called), None)
+    if named is None:
+        where = f"{event.called or '(no number)'} is nobody's number"
+        explanation.why = f"no route takes it and {where}: the caller is refused (unallocated)"
+    elif origin is None:
+        explanation.why = (
+            f"no route takes it; {event.called} is the number of {named.id}, but "
+            f"{event.endpoint} is not known: the caller is refused"
+        )
+    elif origin.takes_number:
+        explanation.why = (
+            f"no route takes it; {event.called} is the number of {named.id}, but a trunk needs "
+            "a route: the caller is refused"
+        )
+    elif named.id == event.endpoint:
+        explanation.why = "it is its own number: the caller is refused"
+    else:
+        explanation.by = "directory"
+        explanation.why = f"{event.called} is the number of {named.id}"
+        explanation.does = ["rings it for 60 s"]
+        explanation.targets = [_target(named.id, endpoints, unfit)]
+
+
+def _target(text: str, endpoints: Mapping[str, Endpoint], unfit: Unfit) -> TargetView:
+    if text.startswith("directory:"):
+        number = text.removeprefix("directory:")
+        named = next((e for e in endpoints.values() if number and e.number == number), None)
+        if named is None:
+            return TargetView(
+                target=text, usable=False, reason=f"{number or '(no number)'} is nobody's number"
+            )
+        text = named.id
+    try:
+        target = Target.parse(text)
+    except UsageError as error:
+        return TargetView(target=text, usable=False, reason=str(error))
+    reason = unfit(target)
+    return TargetView(target=text, usable=not reason, reason=reason)
+
+
+def _in_words(event: LegOffered | AlarmRaised | InputChanged) -> str:
+    match event:
+        case LegOffered():
+            caller = f" as {event.calling}" if event.calling else ""
+            return f"{event.endpoint} calls {event.called or '(no number)'}{caller}"
+        case AlarmRaised():
+            return f"{event.endpoint} raises {event.alarm} ({event.severity.name.lower()})"
+        case InputChanged():
+            return f"input {event.input} of {event.endpoint} is {event.value:g}"
+
+
+def _does(route: Route, match: Match) -> list[str]:
+    """What the route does, in order, in words. No secret of the route appears."""
+    if route.refuse:
+        return [f"refuses: {route.refuse}"]
+    does = [
+        f"sets {setting.endpoint} {setting.output} to {setting.value:g}"
+        + (f" for {setting.pulse_ms} ms" if setting.pulse_ms else "")
+        for setting in route.outputs
+    ]
+    if route.command:
+        pin = " after a PIN" if route.pins else ""
+        does.append(f"answers and{pin} commands {route.command.endpoint}: {route.command.verb}")
+    if route.page:
+        does.append(f"pages {', '.join(match.expand(text) for text in route.page)}")
+    if route.announce:
+        what = route.announce.file or route.announce.tone or match.expand(route.announce.text)
+        does.append(f"announces {what!r}")
+    if route.conference:
+        does.append(f"joins conference {route.conference}")
+    if route.origin:
+        does.append(f"connects the audio of {match.expand(route.origin)}")
+    if route.targets:
+        how = {
+            Strategy.IN_ORDER: "calls one after the other",
+            Strategy.ALL: "calls all at once",
+            Strategy.UNTIL_ACKNOWLEDGED: "calls one after the other until somebody acknowledges",
+        }[route.strategy]
+        rounds = f", {route.rounds} rounds" if route.rounds > 1 else ""
+        does.append(f"{how}, {route.ring_s:g} s each{rounds}")
+    if route.acknowledge:
+        does.append(f"is acknowledged with {route.acknowledge}")
+    if route.record:
+        does.append("records the call")
+    return does

@@ -1,0 +1,99 @@
+"""What may be asked: the query parameters of each GET. An unknown one is refused, not ignored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from gateway.records.measures import Variant
+
+_Text = Annotated[str, msgspec.Meta(max_length=256)]
+
+
+class Nothing(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """No parameters."""
+
+
+class EndpointsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which endpoints."""
+
+    endpoint: _Text = ""
+    """Shell pattern of ids: ``fxs/*``."""
+    condition: Literal["", "up", "down", "unknown"] = ""
+
+
+class CallsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which calls."""
+
+    endpoint: _Text = ""
+    """Shell pattern: calls with a leg of such an endpoint."""
+
+
+class AlarmsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which alarms."""
+
+    endpoint: _Text = ""
+    state: Literal["", "active", "acknowledged", "cleared", "exhausted"] = ""
+
+
+class ExplainQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which event: a call to `called`, or an alarm of kind `alarm`, or an input's value."""
+
+    source: _Text
+    called: _Text = ""
+    calling: _Text = ""
+    alarm: _Text = ""
+    severity: _Text = "major"
+    input: _Text = ""
+    value: float = 1.0
+    at: float | None = None
+    """Wall clock, seconds since 1970; now if it is missing."""
+
+
+class EventsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which events and actions; filters are joined by "and"."""
+
+    type: _Text = ""
+    """Shell patterns of type names, separated by commas: ``Leg*,AlarmRaised``."""
+    endpoint: _Text = ""
+    """Shell pattern: of such an endpoint or one of its legs."""
+    call: _Text = ""
+    """Whole id, or its last characters."""
+    trace: _Text = ""
+    leg: _Text = ""
+    adapter: _Text = ""
+    since: float | None = None
+    """History from this wall clock on, out of the journal."""
+    until: float | None = None
+    last: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 0
+    """At most so many of the history, the newest; 0: all since `since`."""
+    follow: bool = True
+    """Go on with what happens from now on."""
+
+
+class RecordsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which records, newest first."""
+
+    since: float | None = None
+    until: float | None = None
+    endpoint: _Text = ""
+    call: _Text = ""
+    """Legs of this call's record; only for legs."""
+    trace: _Text = ""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 100
+
+
+class StatsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which calls are measured, and how they are grouped."""
+
+    since: float
+    until: float
+    by: _Text = ""
+    """Any of ``network``, ``route``, ``endpoint``, ``box``, ``kind``, separated by commas."""
+    interval: Literal["", "quarter", "hour", "day"] = ""
+    service_level_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 20.0
+    short_abandon_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 5.0
+    variant: Variant = Variant.LESS_SHORT
+    kinds: _Text = ""
+    """Any of ``call``, ``alarm``, ``requested``, ``page``; empty: all but pages."""

@@ -1,0 +1,330 @@
+"""Shapes of what the control interface answers and takes: the stable, documented JSON.
+
+Fields may be added within `/v1`; none is removed or given another meaning. Times called `at` or
+ending in `_at` are wall clock, seconds since 1970 (UTC); durations end in `_s` and are seconds.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+
+from gateway.core.calls import LegState
+from gateway.core.endpoints import Condition, Duplex
+from gateway.core.events import InputChanged
+from gateway.journal import StorageState
+from gateway.media.streams import StreamStats
+
+
+class ProblemDetails(msgspec.Struct, kw_only=True):
+    """Why a request was not carried out (RFC 9457)."""
+
+    title: str
+    status: int
+    detail: str
+    remedy: str = ""
+    """What the person can do about it."""
+
+
+class AdapterState(StrEnum):
+    """Whether an adapter serves."""
+
+    UP = "up"
+    DOWN = "down"
+    """Lost, or not ready yet; it is started again, later each time."""
+
+
+class AdapterView(msgspec.Struct, kw_only=True):
+    """One adapter."""
+
+    name: str
+    """Section of the configuration: ``[adapters.<name>]``."""
+    kind: str
+    state: AdapterState
+    up_s: float | None
+    """How long it has been up; null while it is down."""
+    reason: str
+    """Why it is down, or was down last."""
+    restarts: int
+    endpoints: int
+    legs: int
+    counters: dict[str, int]
+
+
+class LegAt(msgspec.Struct, kw_only=True):
+    """A leg that holds an endpoint."""
+
+    leg: str
+    call: str
+    state: LegState
+
+
+class EndpointView(msgspec.Struct, kw_only=True):
+    """One endpoint."""
+
+    id: str
+    label: str
+    location: str
+    number: str
+    adapter: str
+    """Empty: a place of the gateway itself, whose alarms are about journal and records."""
+    condition: Condition
+    reason: str
+    duplex: Duplex
+    can_ring: bool
+    takes_number: bool
+    capacity: int | None
+    """Legs at a time; null is unlimited."""
+    legs: list[LegAt]
+    inputs: list[InputChanged]
+    """Inputs that were heard of, with their last value."""
+    outputs: list[str]
+    alarm: bool
+    """Raises alarms."""
+    panel: str
+    """State of the alarm panel, when it is one."""
+    detail: dict[str, str]
+    counters: dict[str, int]
+    """Counters of the adapter it belongs to, which counts for all its endpoints."""
+
+
+class LegView(msgspec.Struct, kw_only=True):
+    """One endpoint's half of a call."""
+
+    id: str
+    endpoint: str
+    direction: str
+    """``in``: it called us; ``out``: we called it."""
+    state: LegState
+    number: str
+    """What was dialled: by us on an ``out`` leg, by the caller on an ``in`` leg."""
+    calling: str
+    display: str
+    age_s: float
+    answered_s: float | None
+    """How long ago it was answered; null when it was not."""
+    early: bool
+    """Audio flows before the answer."""
+    bridge: str
+    floor: bool
+    """It holds the floor of a half-duplex bridge: it is heard by all others."""
+    keyed: bool
+    """Its transmitter is keyed on behalf of the floor's holder."""
+    cause: str
+    detail: str
+    audio: StreamStats | None
+    """Counters of its stream; null when it has none."""
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a route did not take an event."""
+
+    route: str
+    reason: str
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that explains missing or bad audio."""
+
+    leg: str
+    what: str
+    remedy: str
+
+
+class CallView(msgspec.Struct, kw_only=True):
+    """One call with its legs."""
+
+    id: str
+    trace: str
+    state: str
+    """The furthest state of its legs: ``connected``, ``held``, ``alerting``, ``offered``,
+    ``initiated``, ``closing``; while one side waits for another, how far that one is."""
+    route: str
+    why: str
+    """Why this route, in words."""
+    priority: str
+    """``routine``, ``priority``, ``urgent`` or ``emergency``."""
+    age_s: float
+    """Since the first human or physical demand."""
+    answered_s: float | None
+    """How long ago the called side answered; null when it did not."""
+    bridge: str
+    """``pair``, ``conference``, ``page``, ``floor``; empty: the legs are not joined."""
+    room: str
+    """Name of the conference."""
+    legs: list[LegView]
+
+
+class CallDetail(CallView, kw_only=True):
+    """One call with everything that is known about it now."""
+
+    refusals: list[Refusal]
+    """Routes that were tried before the one that matched, and why each did not take the call."""
+    findings: list[Finding]
+    """What explains missing or bad audio; empty when nothing is suspicious."""
+
+
+class AlarmView(msgspec.Struct, kw_only=True):
+    """One alarm."""
+
+    endpoint: str
+    alarm: str
+    kind: str
+    severity: str
+    """``indeterminate``, ``warning``, ``minor``, ``major``, ``critical``."""
+    text: str
+    trace: str
+    state: str
+    """``active``, ``acknowledged``, ``cleared`` or ``exhausted`` (nobody was left to tell)."""
+    by: str
+    """Who acknowledged it."""
+    route: str
+    """The route that took it; empty: no route did, nobody is told."""
+    age_s: float
+    being_told: bool
+    """Its route still runs: people are being called, zones paged."""
+
+
+class Status(msgspec.Struct, kw_only=True):
+    """The gateway in one answer."""
+
+    box: str
+    version: str
+    state: str
+    """``running`` or ``stopping``."""
+    pid: int
+    up_s: float
+    config: str
+    """File that the configuration was read from."""
+    generation: int
+    """Counts the configurations that were applied since the start."""
+    adapters_up: int
+    adapters_down: list[str]
+    endpoints_up: int
+    endpoints_unknown: int
+    endpoints_down: list[str]
+    calls: int
+    legs: int
+    alarms_active: int
+    stores: list[StorageState]
+    """Journal and records: whether they reach the disk."""
+    ignored: dict[str, int]
+    """Events that meant nothing in the state they met, by type."""
+    counters: dict[str, int]
+    """What the gateway itself counted: dropped or failed."""
+
+
+class TargetView(msgspec.Struct, kw_only=True):
+    """A target of a route, as it would be called now."""
+
+    target: str
+    usable: bool
+    reason: str
+    """Why it cannot be called now."""
+
+
+class Explanation(msgspec.Struct, kw_only=True):
+    """What would happen to an event, without making it happen."""
+
+    event: str
+    """The event in words."""
+    by: str
+    """``route``, ``directory`` (extensions reach each other by number) or ``nothing``."""
+    route: str
+    why: str
+    does: list[str]
+    """What the route does, in words, in order."""
+    targets: list[TargetView]
+    refusals: list[Refusal]
+    at: float
+    live: bool
+    """False: answered from the configuration file, without the state of any endpoint."""
+
+
+class DialRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Call `origin`; when it answers, call `target` and connect both."""
+
+    origin: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    target: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    """``network/local`` or ``network/local:number``."""
+    priority: str = "routine"
+    """``routine``, ``priority``, ``urgent`` or ``emergency``."""
+
+
+class DialAnswer(msgspec.Struct, kw_only=True):
+    """The call that was begun."""
+
+    call: str
+    trace: str
+
+
+class HangupRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """End a call, or one leg of it: exactly one of the two."""
+
+    call: str = ""
+    leg: str = ""
+
+
+class HangupAnswer(msgspec.Struct, kw_only=True):
+    """The legs that were told to end."""
+
+    legs: list[str]
+
+
+class AcknowledgeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Acknowledge one alarm, or every active alarm of the endpoint."""
+
+    endpoint: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    alarm: str = ""
+
+
+class AcknowledgeAnswer(msgspec.Struct, kw_only=True):
+    """The alarms that were acknowledged."""
+
+    alarms: list[str]
+
+
+class SafeStateRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Put outputs to rest: transmitters released, relays at rest, lines on hook."""
+
+    adapter: str = ""
+    """Empty: all adapters."""
+
+
+class SafeStateAnswer(msgspec.Struct, kw_only=True):
+    """What became of it, adapter by adapter."""
+
+    safe: list[str]
+    failed: dict[str, str]
+    """Adapter and what it said; its outputs must be looked at by a person."""
+
+
+class StopRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Take no new calls and stop when the present ones are over, or the drain limit is."""
+
+    now: bool = False
+    """Do not wait for the present calls."""
+
+
+class StopAnswer(msgspec.Struct, kw_only=True):
+    """The gateway stops."""
+
+    calls: int
+    """Calls that are still up."""
+    within_s: float
+    """When it will have stopped at the latest."""
+
+
+class ReloadRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Read the configuration file again and use its routes from the next event on."""
+
+
+class ReloadAnswer(msgspec.Struct, kw_only=True):
+    """The routes that are used now."""
+
+    generation: int
+    """Counts the configurations that were applied since the start."""
+    routes: int
+    warnings: list[str]

@@ -1,0 +1,681 @@
+"""Handles of the real-time engine: commands in, events out, counters; no policy.
+
+Every function is called from one thread (the event loop's) and returns at once.
+"""
+
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+cdef extern from "<netinet/in.h>":
+    enum: AF_INET, AF_INET6
+    uint16_t htons(uint16_t n) nogil
+    uint16_t ntohs(uint16_t n) nogil
+    cdef struct in_addr:
+        uint32_t s_addr
+    cdef struct in6_addr:
+        uint8_t s6_addr[16]
+    cdef struct sockaddr_in:
+        uint16_t sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    cdef struct sockaddr_in6:
+        uint16_t sin6_family
+        uint16_t sin6_port
+        in6_addr sin6_addr
+        uint32_t sin6_scope_id
+    cdef struct sockaddr:
+        uint16_t sa_family
+
+cdef extern from "engine_impl.h" nogil:
+    enum: CE_RTP, CE_DEVICE, CE_NULL, CE_NONE, CE_MAX_DIGITS, CE_NO_PT, CE_FRAME_MS
+    enum: CP_TONE_STEPS, CP_TONE_FREQS, CP_TONE_PATTERNS
+    enum: CE_CMD_OPEN, CE_CMD_CLOSE, CE_CMD_UPDATE, CE_CMD_CONFIGURE, CE_CMD_PLAY
+    enum: CE_CMD_STOP_PLAY, CE_CMD_DIGITS, CE_CMD_RECORD, CE_CMD_STOP_RECORD
+    enum: CE_CMD_BRIDGE_OPEN, CE_CMD_BRIDGE_CLOSE, CE_CMD_JOIN, CE_CMD_LEAVE, CE_CMD_FLOOR
+
+    ctypedef struct ce_addr:
+        sockaddr sa
+        sockaddr_in in4
+        sockaddr_in6 in6
+    ctypedef struct cp_level:
+        double sum_squares
+        int64_t n_samples
+    ctypedef struct cp_tone_step:
+        float freq_hz[4]
+        float level_dbm0
+        int32_t n_freqs
+        int32_t is_am
+        int32_t duration_ms
+    ctypedef struct cp_tone_tx:
+        int32_t sample_rate
+    int32_t cp_tone_tx_init(cp_tone_tx *tx, const cp_tone_step *steps, int32_t n_steps,
+                            int32_t repeat_from, int32_t sample_rate)
+    ctypedef struct cp_tone_pattern:
+        int32_t id
+        int32_t n_freqs
+        float freq_hz[2]
+        int32_t n_cadence
+        int32_t cadence_ms[16]
+        int32_t n_cycles
+        int32_t min_ms
+    ctypedef struct cp_resampler:
+        pass
+    void cp_resample_setup()
+    int32_t cp_resampler_init(cp_resampler *r, int32_t from_hz, int32_t to_hz)
+    int32_t cp_resample(cp_resampler *r, const int16_t *src, int32_t n_in, int16_t *out,
+                        int32_t cap)
+
+    ctypedef struct ce_rtp_config:
+        ce_addr remote
+        uint8_t remote_set, codec, pt, te_pt, ptime_ms, tx, rx, symmetric, anywhere, wideband
+        uint32_t latch_ms, timeout_ms, jitter_min_ms, jitter_max_ms
+    ctypedef struct ce_options:
+        uint8_t detect_dtmf, mute_dtmf, detect_fsk, n_tones
+        float gain_in, gain_out
+        cp_tone_pattern tone[8]
+    ctypedef struct ce_play:
+        uint32_t id
+        uint8_t is_tone
+        cp_tone_tx tone
+        const int16_t *pcm
+        uint32_t n_samples, rate, gap_samples, times
+        int done
+    ctypedef struct ce_record:
+        int16_t *ring
+        uint32_t capacity
+        uint8_t channels
+        uint32_t rate
+        uint32_t head, tail
+        uint64_t dropped
+        int done
+    ctypedef struct ce_counters:
+        uint64_t rx_packets, rx_octets, tx_packets, tx_octets
+        uint64_t refused, late, duplicate, concealed, dropped_blocks, slips
+        int64_t expected, lost
+        cp_level level_in, level_out
+        uint64_t silent_frames
+        double jitter
+        uint32_t buffer_ms
+        uint8_t remote_fraction_lost, have_remote, have_rtt
+        uint32_t rtt_us
+        ce_addr source
+    ctypedef struct ce_stream:
+        int fd, fd_rtcp
+        uint8_t paced, readable, writable
+        uint16_t block_bytes
+        ce_counters c
+        ce_options opt
+        uint32_t clock_ms
+        ce_addr remote
+        uint8_t remote_set
+        int dead
+    ctypedef struct ce_bridge:
+        uint8_t pass_digits
+        int dead
+    ctypedef struct _Digits:
+        char digits[64]
+        uint8_t n
+        uint16_t on_ms, off_ms
+    ctypedef struct _Join:
+        uint8_t speaks, hears
+        float gain
+    ctypedef struct _CommandUnion:
+        ce_rtp_config rtp
+        ce_options options
+        ce_play *play
+        ce_record *record
+        _Digits digits
+        _Join join
+    ctypedef struct ce_command:
+        uint8_t type
+        ce_stream *s
+        ce_bridge *b
+        _CommandUnion u
+    ctypedef struct ce_event:
+        uint8_t type
+        uint32_t stream
+        int32_t a, b, c
+        uint16_t n_data
+        uint8_t data[272]
+    ctypedef struct ce_engine_stats:
+        uint64_t ticks, late_ticks, skipped_ticks, dropped_events, send_errors
+        uint64_t rx_packets, tx_packets
+        int64_t worst_late_ns
+        uint32_t n_streams, n_bridges, n_relays
+        uint8_t realtime, locked, running
+        double cpu_s
+    ctypedef struct ce_engine:
+        int event_fd
+    ce_engine *ce_engine_new(uint32_t max_streams, int realtime, const char *cname)
+    int ce_engine_start(ce_engine *e)
+    void ce_engine_stop(ce_engine *e)
+    void ce_engine_free(ce_engine *e)
+    int ce_engine_push(ce_engine *e, const ce_command *c)
+    int ce_engine_pop(ce_engine *e, ce_event *out)
+    void ce_engine_stats_get(ce_engine *e, ce_engine_stats *out)
+    ce_stream *ce_stream_new(ce_engine *e, uint32_t id, int kind)
+    void ce_stream_free(ce_stream *s)
+    uint32_t ce_record_fill(ce_record *r)
+    void ce_record_take(ce_record *r, int16_t *out, uint32_t n)
+    int ce_is_set(const void *flag)
+
+
+DIGIT, TONE, FSK, STARTED, TIMEOUT, PLAY_ENDED, DEVICE_FAILED, BYE = range(1, 9)
+
+
+cdef int _addr_set(ce_addr *a, str ip, int port) except -1:
+    import socket
+    cdef bytes packed
+    cdef const uint8_t *p
+    memset(a, 0, sizeof(ce_addr))
+    if ":" in ip:
+        ip, _, scope = ip.partition("%")
+        packed = socket.inet_pton(socket.AF_INET6, ip)
+        p = packed
+        a.in6.sin6_family = AF_INET6
+        a.in6.sin6_port = htons(port)
+        memcpy(&a.in6.sin6_addr, p, 16)
+        if scope:
+            a.in6.sin6_scope_id = socket.if_nametoindex(scope)
+    else:
+        packed = socket.inet_pton(socket.AF_INET, ip)
+        p = packed
+        a.in4.sin_family = AF_INET
+        a.in4.sin_port = htons(port)
+        memcpy(&a.in4.sin_addr, p, 4)
+    return 0
+
+
+cdef object _addr_text(const ce_addr *a):
+    import socket
+    if a.sa.sa_family == AF_INET6:
+        ip = socket.inet_ntop(socket.AF_INET6, (<const uint8_t *>&a.in6.sin6_addr)[:16])
+        return f"[{ip}]:{ntohs(a.in6.sin6_port)}"
+    if a.sa.sa_family == AF_INET:
+        ip = socket.inet_ntop(socket.AF_INET, (<const uint8_t *>&a.in4.sin_addr)[:4])
+        return f"{ip}:{ntohs(a.in4.sin_port)}"
+    return ""
+
+
+cdef int _rtp_config(ce_rtp_config *c, dict f) except -1:
+    memset(c, 0, sizeof(ce_rtp_config))
+    if f.get("remote_ip"):
+        _addr_set(&c.remote, f["remote_ip"], f["remote_port"])
+        c.remote_set = 1
+    c.codec = f["codec"]
+    c.wideband = f["wideband"]
+    c.pt = f.get("pt", 0)
+    te = f.get("te_pt")
+    c.te_pt = CE_NO_PT if te is None else te
+    c.ptime_ms = f.get("ptime_ms", 20)
+    c.tx = f.get("tx", 1)
+    c.rx = f.get("rx", 1)
+    c.symmetric = f.get("symmetric", 0)
+    c.anywhere = f.get("anywhere", 0)
+    c.latch_ms = f.get("latch_ms", 0)
+    c.timeout_ms = f.get("timeout_ms", 0)
+    c.jitter_min_ms = f.get("jitter_min_ms", 20)
+    c.jitter_max_ms = f.get("jitter_max_ms", 200)
+    return 0
+
+
+cdef class Handle:
+    """One open stream."""
+    cdef ce_stream *s
+    cdef readonly uint32_t id
+
+    def __cinit__(self):
+        self.s = NULL
+
+    def counters(self):
+        """Snapshot of the worker's counters as a dict; levels are running sums."""
+        if self.s == NULL:
+            return None
+        cdef ce_counters *c = &self.s.c
+        return {
+            "rx_packets": c.rx_packets, "tx_packets": c.tx_packets, "refused": c.refused,
+            "late": c.late, "duplicate": c.duplicate, "concealed": c.concealed,
+            "lost": c.lost, "expected": c.expected, "slips": c.slips,
+            "jitter_ms": c.jitter / self.s.clock_ms if self.s.clock_ms else 0.0,
+            "buffer_ms": c.buffer_ms,
+            "sum_in": c.level_in.sum_squares, "n_in": c.level_in.n_samples,
+            "sum_out": c.level_out.sum_squares, "n_out": c.level_out.n_samples,
+            "silent_s": c.silent_frames * 0.02,
+            "remote_loss": c.remote_fraction_lost * 100.0 / 256.0,
+            "round_trip_ms": c.rtt_us / 1000.0 if c.have_rtt else None,
+            "remote": _addr_text(&self.s.remote) if self.s.remote_set else "",
+        }
+
+    def is_dead(self):
+        """True once the worker has let go of it."""
+        return self.s == NULL or ce_is_set(&self.s.dead) != 0
+
+    def free(self):
+        """Close the descriptors and free the memory; only when `is_dead` or stopped."""
+        if self.s != NULL:
+            ce_stream_free(self.s)
+            self.s = NULL
+
+
+cdef class BridgeHandle:
+    cdef ce_bridge *b
+
+    def __cinit__(self):
+        self.b = <ce_bridge *>PyMem_Calloc(1, sizeof_bridge())
+        if self.b == NULL:
+            raise MemoryError
+
+    def is_dead(self):
+        """True once the worker has let go of it."""
+        return self.b == NULL or ce_is_set(&self.b.dead) != 0
+
+    def free(self):
+        """Free the memory; only when `is_dead` or stopped."""
+        PyMem_Free(self.b)
+        self.b = NULL
+
+
+cdef extern from *:
+    """
+    static size_t ce_sizeof_bridge(void) { return sizeof(ce_bridge); }
+    static size_t ce_sizeof_stream(void) { return sizeof(ce_stream); }
+    """
+    size_t sizeof_bridge "ce_sizeof_bridge" ()
+    size_t sizeof_stream "ce_sizeof_stream" ()
+
+
+def stream_bytes():
+    """Memory of one stream in octets, without the kernel's socket buffers."""
+    return sizeof_stream()
+
+
+cdef class Play:
+    """A tone (`steps`) or samples prepared for the worker; kept alive until `is_done`."""
+    cdef ce_play *p
+    cdef object samples
+    cdef readonly str name
+    cdef readonly uint32_t id
+
+    def __cinit__(self, uint32_t id, str name, *, steps=None, int repeat_from=-1,
+                  samples=None, uint32_t rate=8000, uint32_t times=1, uint32_t gap_samples=0):
+        cdef cp_tone_step st[16]
+        cdef const int16_t[::1] view
+        cdef int i, k
+        self.p = <ce_play *>PyMem_Calloc(1, sizeof(ce_play))
+        if self.p == NULL:
+            raise MemoryError
+        self.name, self.id = name, id
+        self.p.id = id
+        self.p.rate = rate
+        if steps is not None:
+            if not 0 < len(steps) <= CP_TONE_STEPS:
+                raise ValueError(f"a tone has 1 to {CP_TONE_STEPS} steps, not {len(steps)}")
+            memset(st, 0, sizeof(st))
+            for i, (freqs, level, am, ms) in enumerate(steps):
+                st[i].n_freqs = len(freqs)
+                for k in range(len(freqs)):
+                    st[i].freq_hz[k] = freqs[k]
+                st[i].level_dbm0 = level
+                st[i].is_am = am
+                st[i].duration_ms = ms
+            self.p.is_tone = 1
+            if cp_tone_tx_init(&self.p.tone, st, len(steps), repeat_from, rate) < 0:
+                raise ValueError("tone out of range")
+        else:
+            self.samples = samples
+            if len(samples):
+                view = memoryview(samples).cast("B").cast("h")
+                self.p.pcm = &view[0]
+                self.p.n_samples = len(samples) // 2
+            self.p.times = times
+            self.p.gap_samples = gap_samples
+
+    def __dealloc__(self):
+        PyMem_Free(self.p)
+
+    def is_done(self):
+        """True once the worker has let go of it."""
+        return ce_is_set(&self.p.done) != 0
+
+
+cdef class Recording:
+    """Ring between the worker and the thread that writes the file."""
+    cdef ce_record *r
+    cdef readonly int channels
+    cdef readonly int rate
+
+    def __cinit__(self, int channels, int rate, double seconds):
+        self.channels, self.rate = channels, rate
+        self.r = <ce_record *>PyMem_Calloc(1, sizeof(ce_record))
+        if self.r == NULL:
+            raise MemoryError
+        self.r.capacity = <uint32_t>(rate * seconds)
+        # A power of two, so that the free-running indices may wrap at 2^32.
+        cdef uint32_t n = 1
+        while n < self.r.capacity:
+            n *= 2
+        self.r.capacity = n
+        self.r.channels = channels
+        self.r.rate = rate
+        self.r.ring = <int16_t *>PyMem_Calloc(n * channels, sizeof(int16_t))
+        if self.r.ring == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        if self.r != NULL:
+            PyMem_Free(self.r.ring)
+            PyMem_Free(self.r)
+
+    def read(self):
+        """Interleaved samples (bytes) recorded since the last call."""
+        cdef uint32_t n = ce_record_fill(self.r)
+        cdef bytearray out = bytearray(n * self.channels * 2)
+        cdef uint8_t[::1] view = out
+        if n:
+            ce_record_take(self.r, <int16_t *>&view[0], n)
+        return bytes(out)
+
+    def is_done(self):
+        """True once the worker has let go of it."""
+        return ce_is_set(&self.r.done) != 0
+
+    @property
+    def dropped(self):
+        """Samples lost because the writer was too slow."""
+        return self.r.dropped
+
+
+cdef class Core:
+    """The worker thread. `push` methods return False when the command ring is full."""
+    cdef ce_engine *e
+
+    def __cinit__(self, uint32_t max_streams, bint realtime, str cname):
+        cdef bytes name = cname.encode()
+        self.e = ce_engine_new(max_streams, realtime, name)
+        if self.e == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        if self.e != NULL:
+            with nogil:
+                ce_engine_stop(self.e)
+                ce_engine_free(self.e)
+
+    def start(self):
+        """Start the thread; raises OSError."""
+        cdef int r = ce_engine_start(self.e)
+        if r:
+            import os
+            raise OSError(r, os.strerror(r))
+
+    def stop(self):
+        """Join the thread; handles may be freed afterwards."""
+        with nogil:
+            ce_engine_stop(self.e)
+
+    @property
+    def event_fd(self):
+        """Readable when events wait."""
+        return self.e.event_fd
+
+    def events(self, int most=256):
+        """Up to `most` events as (type, stream, a, b, c, data); data is text for STARTED."""
+        cdef ce_event v
+        out = []
+        while len(out) < most and ce_engine_pop(self.e, &v):
+            if v.type == STARTED:
+                data = _addr_text(<const ce_addr *>v.data) if v.n_data else ""
+            else:
+                data = v.data[:v.n_data]
+            out.append((v.type, v.stream, v.a, v.b, v.c, data))
+        return out
+
+    def stats(self):
+        """Counters of the thread."""
+        cdef ce_engine_stats s
+        ce_engine_stats_get(self.e, &s)
+        return s
+
+    cdef bint _push(self, ce_command *c):
+        return ce_engine_push(self.e, c) == 0
+
+    def open_rtp(self, uint32_t id, int fd, int fd_rtcp, dict config):
+        """A handle that owns the two bound sockets, or None when the ring is full."""
+        cdef Handle h = Handle()
+        cdef ce_command c
+        memset(&c, 0, sizeof(c))
+        _rtp_config(&c.u.rtp, config)
+        h.s = ce_stream_new(self.e, id, CE_RTP)
+        if h.s == NULL:
+            raise MemoryError
+        h.id = id
+        h.s.fd, h.s.fd_rtcp = fd, fd_rtcp
+        c.type, c.s = CE_CMD_OPEN, h.s
+        if not self._push(&c):
+            h.s.fd = h.s.fd_rtcp = -1
+            h.free()
+            return None
+        return h
+
+    def open_other(self, uint32_t id, int fd, int codec, bint wideband, int block_bytes,
+                   bint paced, bint readable, bint writable):
+        """A handle for a descriptor (owned from here on), or for nothing when fd is -1."""
+        cdef Handle h = Handle()
+        cdef ce_command c
+        memset(&c, 0, sizeof(c))
+        h.s = ce_stream_new(self.e, id, CE_NULL if fd < 0 else CE_DEVICE)
+        if h.s == NULL:
+            raise MemoryError
+        h.id = id
+        h.s.fd = fd
+        h.s.block_bytes = block_bytes
+        h.s.paced, h.s.readable, h.s.writable = paced, readable, writable
+        c.type, c.s = CE_CMD_OPEN, h.s
+        c.u.rtp.codec, c.u.rtp.wideband = codec, wideband
+        if not self._push(&c):
+            h.s.fd = -1
+            h.free()
+            return None
+        return h
+
+    def open_bridge(self, bint pass_digits):
+        """A bridge handle, or None when the ring is full."""
+        cdef BridgeHandle b = BridgeHandle()
+        cdef ce_command c
+        memset(&c, 0, sizeof(c))
+        b.b.pass_digits = pass_digits
+        c.type, c.b = CE_CMD_BRIDGE_OPEN, b.b
+        if not self._push(&c):
+            b.free()
+            return None
+        return b
+
+    def close_bridge(self, BridgeHandle b):
+        """Members leave; free it once dead."""
+        cdef ce_command c
+        memset(&c, 0, sizeof(c))
+        c.type, c.b = CE_CMD_BRIDGE_CLOSE, b.b
+        return self._push(&c)
+
+    def close(self, Handle h):
+        """Leave any bridge, say BYE; free it once dead."""
+        cdef ce_command c
+        memset(&c, 0, sizeof(c))
+        c.type, c.s = CE_CMD_CLOSE, h.s
+        return self._push(&c)
+
+    def update(self, Handle h, dict config):
+        """New remote, codec, payload types or direction."""
+        cdef ce_command c
+        memset(&c, 0, sizeof(c))
+        _rtp_config(&c.u.rtp, config)
+        c.type, c.s = CE_CMD_UPDATE, h.s
+        return self._push(&c)
+
+    def configure(self, Handle h, bint detect_dtmf, bint mute_dtmf, int fsk, float gain_in,
+                  float gain_out, list patterns):
+        """Detection and gains (linear); patterns are (id, freqs, cadence_ms, min_ms)."""
+        cdef ce_command c
+        cdef int i, k
+        memset(&c, 0, sizeof(c))
+        c.type, c.s = CE_CMD_CONFIGURE, h.s
+        c.u.options.detect_dtmf = detect_dtmf
+        c.u.options.mute_dtmf = mute_dtmf
+        c.u.options.detect_fsk = fsk
+        c.u.options.gain_in = gain_in
+        c.u.options.gain_out = gain_out
+        if len(patterns) > CP_TONE_PATTERNS:
+            raise ValueError(f"at most {CP_TONE_PATTERNS} tones at once")
+        c.u.options.n_tones = len(patterns)
+        for i, (id, freqs, cadence, min_ms) in enumerate(patterns):
+            c.u.options.tone[i].id = id
+            c.u.options.tone[i].n_freqs = len(freqs)
+            for k in range(len(freqs)):
+                c.u.options.tone[i].freq_hz[k] = freqs[k]
+            c.u.options.tone[i].n_cadence = len(cadence)
+            for k in range(len(cadence)):
+                c.u.options.tone[i].cadence_ms[k] = cadence[k]
+            c.u.options.tone[i].n_cycles = 2
+            c.u.options.tone[i].min_ms = min_ms
+        return self._push(&c)
+
+    def play(self, Handle h, Play p):
+        """Replace what the leg hears."""
+        cdef ce_command c
+        memset(&c, 0, sizeof(c))
+        c.type, c.s, c.u.play = CE_CMD_PLAY, h.s, p.p
+        return self._push(&c)
+
+    def stop_play(self, Handle h):
+        """The bridge is heard again."""
+        cdef ce_command c
+        memset(&c, 0, sizeof(c))
+        c.type, c.s = CE_CMD_STOP_PLAY, h.s
+        return self._push(&c)
+
+    def send_digits(self, Handle h, bytes digits, int on_ms, int off_ms):
+        """At most 64 digits wait; more are dropped, newest first."""
+        cdef ce_command c
+        cdef int i
+        memset(&c, 0, sizeof(c))
+        c.type, c.s = CE_CMD_DIGITS, h.s
+        c.u.digits.n = min(len(digits), CE_MAX_DIGITS)
+        for i in range(c.u.digits.n):
+            c.u.digits.digits[i] = digits[i]
+        c.u.digits.on_ms, c.u.digits.off_ms = on_ms, off_ms
+        return self._push(&c)
+
+    def record(self, Handle h, Recording r):
+        """Frames go to the recording's ring from the next frame on."""
+        cdef ce_command c
+        memset(&c, 0, sizeof(c))
+        c.type, c.s, c.u.record = CE_CMD_RECORD, h.s, r.r
+        return self._push(&c)
+
+    def stop_record(self, Handle h):
+        """The recording becomes done."""
+        cdef ce_command c
+        memset(&c, 0, sizeof(c))
+        c.type, c.s = CE_CMD_STOP_RECORD, h.s
+        return self._push(&c)
+
+    def join(self, BridgeHandle b, Handle h, bint speaks, bint hears, float gain):
+        """gain is linear."""
+        cdef ce_command c
+        memset(&c, 0, sizeof(c))
+        c.type, c.s, c.b = CE_CMD_JOIN, h.s, b.b
+        c.u.join.speaks, c.u.join.hears, c.u.join.gain = speaks, hears, gain
+        return self._push(&c)
+
+    def leave(self, BridgeHandle b, Handle h):
+        """Harmless when it is not a member."""
+        cdef ce_command c
+        memset(&c, 0, sizeof(c))
+        c.type, c.s, c.b = CE_CMD_LEAVE, h.s, b.b
+        return self._push(&c)
+
+    def set_floor(self, BridgeHandle b, Handle h):
+        """h None: nobody is heard."""
+        cdef ce_command c
+        memset(&c, 0, sizeof(c))
+        c.type, c.b = CE_CMD_FLOOR, b.b
+        c.s = h.s if h is not None else NULL
+        return self._push(&c)
+
+
+def resample(samples, int from_hz, int to_hz):
+    """16-bit mono samples (bytes) at another rate: 8000, 16000 or 48000 Hz."""
+    cdef cp_resampler *r
+    cdef const int16_t[::1] src
+    cdef bytearray out
+    cdef int16_t[::1] dst
+    cdef int n, at = 0, k, put = 0, step = from_hz // 50
+    cp_resample_setup()
+    n = len(samples) // 2
+    pad = -n % step
+    src = memoryview(bytes(samples) + bytes(2 * pad)).cast("h")
+    out = bytearray((n + pad) * 2 * to_hz // from_hz)
+    if not n:
+        return b""
+    dst = memoryview(out).cast("h")
+    r = <cp_resampler *>PyMem_Calloc(1, sizeof_resampler())
+    if r == NULL:
+        raise MemoryError
+    try:
+        if cp_resampler_init(r, from_hz, to_hz) < 0:
+            raise ValueError(f"cannot resample {from_hz} to {to_hz} Hz")
+        while at < n + pad:
+            k = cp_resample(r, &src[at], step, &dst[put], len(dst) - put)
+            if k < 0:
+                raise ValueError("resampling failed")
+            at += step
+            put += k
+    finally:
+        PyMem_Free(r)
+    return bytes(out[:n * to_hz // from_hz * 2])
+
+
+cdef extern from *:
+    """
+    static size_t ce_sizeof_resampler(void) { return sizeof(cp_resampler); }
+    """
+    size_t sizeof_resampler "ce_sizeof_resampler" ()
+
+
+cdef extern from "engine_impl.h" nogil:
+    void cp_g711_setup()
+    void cp_ulaw_decode(const uint8_t *src, int16_t *out, int32_t n)
+    void cp_alaw_decode(const uint8_t *src, int16_t *out, int32_t n)
+
+
+def decode_g711(const uint8_t[::1] octets, bint alaw):
+    """16-bit samples (bytes) of G.711 octets."""
+    cdef int n = <int>octets.shape[0]
+    cdef bytearray out = bytearray(2 * n)
+    cdef int16_t[::1] dst
+    cp_g711_setup()
+    if n:
+        dst = memoryview(out).cast("h")
+        if alaw:
+            cp_alaw_decode(&octets[0], &dst[0], n)
+        else:
+            cp_ulaw_decode(&octets[0], &dst[0], n)
+    return bytes(out)
+
+
+def to_mono(samples, int channels):
+    """Average of interleaved 16-bit channels (bytes in, bytes out)."""
+    cdef const int16_t[::1] src = memoryview(samples).cast("h")
+    cdef int n = <int>(src.shape[0] // channels), i, k
+    cdef int32_t total
+    cdef bytearray out = bytearray(2 * n)
+    cdef int16_t[::1] dst
+    if n:
+        dst = memoryview(out).cast("h")
+        for i in range(n):
+            total = 0
+            for k in range(channels):
+                total += src[i * channels + k]
+            dst[i] = <int16_t>(total // channels)
+    return bytes(out)

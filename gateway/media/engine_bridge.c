@@ -1,0 +1,500 @@
+/* Who hears whom: one frame tick from decoding to sending, and the plan of a bridge. */
+#include "engine_impl.h"
+
+#include <string.h>
+
+enum {
+    RELAY_SILENT_MS = 60,  /* the sender paused: keep the far end's RTP alive ourselves */
+    RELAY_LEVEL_EVERY = 8, /* packets per level sample of an untouched G.711 payload */
+    FSK_IDLE_MS = 100,
+    FSK_PAD = 0x55, /* channel seizure read as octets */
+};
+
+/* -60 dBm0 is 63.14 dB under a full-scale sine (mean square 2^29): 2^29 / 10^6.314 = 260. */
+#define SILENT_MEAN_SQUARE 260.0
+
+/* ---- plan ---- */
+
+static int plain(const ce_stream *s)
+{
+    const ce_options *o = &s->opt;
+    return s->kind == CE_RTP && s->speaks && s->hears && s->gain_bridge == 1.0f &&
+           o->gain_in == 1.0f && o->gain_out == 1.0f && !o->detect_dtmf && !o->detect_fsk &&
+           !o->n_tones && !s->play && !s->record && !s->n_digits;
+}
+
+void ce_bridge_replan(ce_bridge *b)
+{
+    uint32_t rate = 8000;
+    for (ce_stream *s = b->members; s; s = s->bridge_next)
+        if (s->rate > rate)
+            rate = s->rate;
+    if (rate != b->rate) {
+        b->rate = rate;
+        cp_resampler_init(&b->common_down, 16000, 8000);
+    }
+    ce_stream *a = b->members, *c = a ? a->bridge_next : NULL;
+    int relay = b->n_members == 2 && !b->floor_mode && plain(a) && plain(c) &&
+                a->codec == c->codec && a->wideband == c->wideband &&
+                (!b->pass_digits || (a->te_pt == CE_NO_PT) == (c->te_pt == CE_NO_PT));
+    if (relay == b->relay)
+        return;
+    b->relay = (uint8_t)relay;
+    if (a)
+        a->e->st.n_relays += relay ? 1u : -1u;
+    for (ce_stream *s = b->members; s; s = s->bridge_next) {
+        s->relay_anchored = 0;
+        s->jb.started = 0;
+        s->tx_fill = 0;
+        cp_plc_init(&s->plc, (int32_t)s->rate);
+    }
+}
+
+static void bridge_set_phase(ce_engine *e, ce_bridge *b, int phase)
+{
+    if (b->phase != phase) {
+        if (b->prev)
+            b->prev->next = b->next;
+        else
+            e->bridges[b->phase] = b->next;
+        if (b->next)
+            b->next->prev = b->prev;
+        b->prev = NULL;
+        b->next = e->bridges[phase];
+        if (b->next)
+            b->next->prev = b;
+        e->bridges[phase] = b;
+        b->phase = (uint8_t)phase;
+        ce_lane_give(&e->encoders, &b->common_lane);
+    }
+    for (ce_stream *s = b->members; s; s = s->bridge_next)
+        ce_stream_set_phase(s, phase);
+}
+
+void ce_bridge_join(ce_bridge *b, ce_stream *s)
+{
+    ce_engine *e = s->e;
+    int had_g722 = 0;
+    for (ce_stream *m = b->members; m; m = m->bridge_next)
+        had_g722 |= m->codec == CE_G722;
+    s->bridge = b;
+    s->bridge_prev = NULL;
+    s->bridge_next = b->members;
+    if (b->members)
+        b->members->bridge_prev = s;
+    b->members = s;
+    b->n_members++;
+    /* All members' frames fall due in one tick; G.722 members pull the bridge to a phase whose
+     * vector lanes are partly used already. */
+    bridge_set_phase(e, b, b->n_members == 1 || (s->codec == CE_G722 && !had_g722) ? s->phase
+                                                                                   : b->phase);
+    s->from_common = 0;
+    ce_bridge_replan(b);
+}
+
+void ce_bridge_leave(ce_stream *s)
+{
+    ce_bridge *b = s->bridge;
+    if (b->relay) {
+        b->relay = 0;
+        s->e->st.n_relays--;
+        for (ce_stream *m = b->members; m; m = m->bridge_next)
+            m->jb.started = 0;
+    }
+    if (s->bridge_prev)
+        s->bridge_prev->bridge_next = s->bridge_next;
+    else
+        b->members = s->bridge_next;
+    if (s->bridge_next)
+        s->bridge_next->bridge_prev = s->bridge_prev;
+    s->bridge_prev = s->bridge_next = NULL;
+    s->bridge = NULL;
+    b->n_members--;
+    if (b->floor == s)
+        b->floor = NULL;
+    ce_bridge_replan(b);
+}
+
+static ce_stream *peer_of(const ce_stream *s)
+{
+    if (!s->bridge || s->bridge->n_members != 2)
+        return NULL;
+    return s->bridge_next ? s->bridge_next : s->bridge_prev;
+}
+
+static int may_speak(const ce_stream *s)
+{
+    return s->bridge && s->speaks && (!s->bridge->floor_mode || s->bridge->floor == s);
+}
+
+static int passes_digits(const ce_stream *s, ce_stream **peer)
+{
+    *peer = peer_of(s);
+    return *peer && s->bridge->pass_digits && (*peer)->hears && may_speak(s);
+}
+
+/* A digit ended on `s`: an event, and in a pair bridge the same digit again on the other leg,
+ * unless the relay forwarded the packets or the tone itself went through. */
+void ce_digit_heard(ce_stream *s, char digit, int duration_ms, int inband)
+{
+    ce_stream *peer;
+    ce_post(s->e, CE_EV_DIGIT, s, digit, duration_ms, inband, NULL, 0);
+    if (!passes_digits(s, &peer) || s->bridge->relay)
+        return;
+    if (inband && peer->te_pt == CE_NO_PT && !s->opt.mute_dtmf)
+        return;
+    if (digit == '!' && peer->te_pt == CE_NO_PT)
+        return;
+    int on = duration_ms < 60 ? 60 : duration_ms > 5000 ? 5000 : duration_ms;
+    ce_digits_queue(peer, &digit, 1, on, 60);
+}
+
+void ce_relay_level(ce_stream *s, const uint8_t *payload, int n)
+{
+    if (s->relay_sample++ % RELAY_LEVEL_EVERY || s->codec > CE_PCMA)
+        return;
+    int16_t pcm[CE_MAX_SAMPLES];
+    if (n > CE_MAX_SAMPLES)
+        n = CE_MAX_SAMPLES;
+    (s->codec == CE_PCMU ? cp_ulaw_decode : cp_alaw_decode)(payload, pcm, n);
+    double before = s->c.level_in.sum_squares;
+    cp_level_add(&s->c.level_in, pcm, n);
+    if (s->c.level_in.sum_squares - before < SILENT_MEAN_SQUARE * n)
+        s->c.silent_frames += RELAY_LEVEL_EVERY;
+    else
+        s->c.silent_frames = 0;
+}
+
+/* ---- in ---- */
+
+static void swap16(const uint8_t *in, int16_t *out, int n)
+{
+    for (int i = 0; i < n; i++)
+        out[i] = (int16_t)(in[2 * i] << 8 | in[2 * i + 1]);
+}
+
+static void decode_all(ce_engine *e)
+{
+    for (uint32_t i = 0; i < e->n_due; i++) {
+        ce_stream *s = e->due[i];
+        if (s->in_state != 1)
+            continue;
+        int lane = s->decoder_lane;
+        switch (s->codec) {
+        case CE_PCMU: cp_ulaw_decode(s->payload_in, s->pcm_in, s->n_samples); break;
+        case CE_PCMA: cp_alaw_decode(s->payload_in, s->pcm_in, s->n_samples); break;
+        case CE_L16:
+            if (s->kind == CE_RTP)
+                swap16(s->payload_in, s->pcm_in, s->n_samples);
+            else
+                memcpy(s->pcm_in, s->payload_in, s->frame_bytes);
+            break;
+        case CE_G722:
+            if (lane < 0) {
+                s->in_state = 0;
+                break;
+            }
+            e->dec_src[lane] = s->payload_in;
+            e->dec_out[lane] = s->pcm_in;
+            e->dec_mask[lane / CP_LANES] |= 1u << (lane % CP_LANES);
+            break;
+        default: s->in_state = 0;
+        }
+    }
+    for (uint32_t g = 0; g < e->decoders.n_groups; g++) {
+        if (!e->dec_mask[g])
+            continue;
+        cp_g722_64.decode(e->decoders.group[g], e->dec_src + g * CP_LANES,
+                          e->dec_out + g * CP_LANES, e->dec_mask[g], 320);
+        e->dec_mask[g] = 0;
+    }
+}
+
+static void fsk_octets(ce_stream *s, const uint8_t *p, int n)
+{
+    if (n)
+        s->fsk_idle_ms = 0;
+    else if (s->fsk_fill && (s->fsk_idle_ms = (uint16_t)(s->fsk_idle_ms + CE_FRAME_MS)) > FSK_IDLE_MS)
+        s->fsk_fill = 0;
+    for (int i = 0; i < n; i++) {
+        if (!s->fsk_fill && (p[i] == FSK_PAD || p[i] == 0xff || !p[i]))
+            continue;
+        s->fsk_data[s->fsk_fill++] = p[i];
+        /* Message type, length, that many octets, checksum. */
+        if (s->fsk_fill >= 2 && s->fsk_fill == s->fsk_data[1] + 3) {
+            ce_post(s->e, CE_EV_FSK, s, 0, 0, 0, s->fsk_data, s->fsk_fill);
+            s->fsk_fill = 0;
+        }
+    }
+}
+
+static void detect(ce_stream *s)
+{
+    const int16_t *pcm = s->pcm_in;
+    int16_t narrow[CE_MAX_SAMPLES];
+    if (s->rate == 16000) {
+        cp_resample(&s->to_detect, s->pcm_in, s->n_samples, narrow, CE_MAX_SAMPLES);
+        pcm = narrow;
+    }
+    if (s->opt.detect_dtmf) {
+        cp_dtmf_event ev[4];
+        int n = cp_dtmf_rx_push(&s->dtmf, pcm, 160, ev, 4);
+        for (int i = 0; i < n; i++) {
+            s->muting = !ev[i].is_end;
+            if (ev[i].is_end)
+                ce_digit_heard(s, ev[i].digit, ev[i].n_samples / 8, 1);
+        }
+    }
+    if (s->opt.n_tones) {
+        cp_tone_event ev[4];
+        int n = cp_tone_rx_push(&s->tones, pcm, 160, ev, 4);
+        for (int i = 0; i < n; i++)
+            ce_post(s->e, CE_EV_TONE, s, ev[i].id, 0, 0, NULL, 0);
+    }
+    if (s->opt.detect_fsk) {
+        uint8_t octets[16];
+        fsk_octets(s, octets, cp_fsk_rx_push(&s->fsk, pcm, 160, octets, sizeof octets));
+    }
+}
+
+static void frame_in(ce_stream *s)
+{
+    int n = s->n_samples;
+    if (s->in_state == 1) {
+        cp_plc_good(&s->plc, s->pcm_in, n);
+    } else if (s->in_state == 2) {
+        cp_plc_lost(&s->plc, s->pcm_in, n);
+        s->c.concealed++;
+    } else {
+        memset(s->pcm_in, 0, (size_t)n * sizeof *s->pcm_in);
+    }
+    if (s->opt.gain_in != 1.0f)
+        cp_apply_gain(s->pcm_in, s->pcm_in, n, s->opt.gain_in);
+    double before = s->c.level_in.sum_squares;
+    cp_level_add(&s->c.level_in, s->pcm_in, n);
+    if (s->c.level_in.sum_squares - before < SILENT_MEAN_SQUARE * n)
+        s->c.silent_frames++;
+    else
+        s->c.silent_frames = 0;
+    if (s->opt.detect_dtmf | s->opt.n_tones | s->opt.detect_fsk)
+        detect(s);
+}
+
+/* What the others hear of `s`: detected digits are kept out. The one-frame delay covers the time
+ * the detector needs, so that no burst long enough to count as a digit slips through. */
+static const int16_t *frame_for_bridge(ce_stream *s)
+{
+    ce_stream *peer;
+    size_t bytes = s->n_samples * sizeof *s->pcm_in;
+    const int16_t *pcm = s->pcm_in;
+    int te_peer = passes_digits(s, &peer) && peer->te_pt != CE_NO_PT;
+    int mute_digits = s->opt.detect_dtmf && (s->opt.mute_dtmf || te_peer);
+    if (mute_digits) {
+        if (s->muting) {
+            memset(s->pcm_in, 0, bytes);
+            memset(s->pcm_delay, 0, bytes);
+        }
+        int16_t now[CE_MAX_SAMPLES];
+        memcpy(now, s->pcm_in, bytes);
+        memcpy(s->pcm_in, s->pcm_delay, bytes);
+        memcpy(s->pcm_delay, now, bytes);
+    } else if (s->te_active) {
+        memset(s->pcm_in, 0, bytes);
+    }
+    if (s->rate < s->bridge->rate) {
+        cp_resample(&s->to_bridge, s->pcm_in, s->n_samples, s->pcm_mix, CE_MAX_SAMPLES);
+        pcm = s->pcm_mix;
+    }
+    return pcm;
+}
+
+/* ---- mix ---- */
+
+static void mix(ce_engine *e, ce_bridge *b)
+{
+    int n = (int)(b->rate / 50), k = 0, listeners = 0;
+    for (ce_stream *s = b->members; s; s = s->bridge_next) {
+        s->from_common = 0;
+        if (may_speak(s)) {
+            e->mix_src[k] = frame_for_bridge(s);
+            e->mix_gain[k] = s->gain_bridge;
+            e->mix_out[k] = s->hears ? s->pcm_bus : NULL;
+            k++;
+        } else if (s->hears) {
+            s->from_common = 1;
+            listeners++;
+        }
+    }
+    if (k)
+        cp_mix_minus_one(e->mix_src, e->mix_gain, e->mix_out, k, n);
+    if (listeners) {
+        int wide = b->rate == 16000;
+        if (k)
+            cp_mix_sum(e->mix_src, e->mix_gain, b->common_pcm[wide], k, n);
+        else
+            memset(b->common_pcm[wide], 0, sizeof b->common_pcm[wide]);
+        if (wide)
+            cp_resample(&b->common_down, b->common_pcm[1], n, b->common_pcm[0], CE_MAX_SAMPLES);
+        memset(b->common_done, 0, sizeof b->common_done);
+    }
+}
+
+/* ---- out ---- */
+
+static void encode(ce_stream *s, const int16_t *pcm, uint8_t *out)
+{
+    switch (s->codec) {
+    case CE_PCMU: cp_ulaw_encode(pcm, out, s->n_samples); break;
+    case CE_PCMA: cp_alaw_encode(pcm, out, s->n_samples); break;
+    case CE_L16:
+        if (s->kind == CE_RTP)
+            for (int i = 0; i < s->n_samples; i++) {
+                out[2 * i] = (uint8_t)((uint16_t)pcm[i] >> 8);
+                out[2 * i + 1] = (uint8_t)pcm[i];
+            }
+        else
+            memcpy(out, pcm, s->frame_bytes);
+        break;
+    default: break;
+    }
+}
+
+static void encode_later(ce_engine *e, int lane, const int16_t *pcm, uint8_t *out)
+{
+    e->enc_src[lane] = pcm;
+    e->enc_out[lane] = out;
+    e->enc_mask[lane / CP_LANES] |= 1u << (lane % CP_LANES);
+}
+
+/* Listeners who say nothing share one encoding per codec (a page to many). */
+static const uint8_t *common_payload(ce_stream *s, const int16_t *pcm)
+{
+    ce_bridge *b = s->bridge;
+    int key = s->codec * 2 + s->wideband;
+    if (s->codec == CE_L16 && s->kind != CE_RTP)
+        key = CE_NONE * 2 + s->wideband; /* another byte order */
+    uint8_t *out = b->common_payload[key];
+    if (b->common_done[key])
+        return out;
+    if (s->codec == CE_G722) {
+        if (b->common_lane < 0)
+            b->common_lane = ce_lane_take(&s->e->encoders, b->phase);
+        if (b->common_lane < 0)
+            return NULL;
+        encode_later(s->e, b->common_lane, pcm, out);
+    } else {
+        encode(s, pcm, out);
+    }
+    b->common_done[key] = 1;
+    return out;
+}
+
+static void frame_out(ce_engine *e, ce_stream *s)
+{
+    int n = s->n_samples, sent;
+    ce_bridge *b = s->bridge;
+    const int16_t *pcm = s->pcm_out;
+    int common = 0;
+    s->send_payload = s->payload_out;
+    if ((sent = ce_digit_frame(s, s->pcm_out)) != 0) {
+        if (sent == 2) {
+            s->send_payload = NULL;
+            memset(s->pcm_out, 0, sizeof s->pcm_out);
+        }
+    } else if (ce_play_frame(s, s->pcm_out)) {
+    } else if (b && !b->relay && s->from_common) {
+        pcm = b->common_pcm[s->wideband];
+        common = s->opt.gain_out == 1.0f;
+    } else if (b && !b->relay && s->hears && may_speak(s)) {
+        if (s->rate < b->rate) {
+            cp_resample(&s->from_bridge, s->pcm_bus, (int)(b->rate / 50), s->pcm_out,
+                        CE_MAX_SAMPLES);
+        } else {
+            pcm = s->pcm_bus;
+        }
+    } else {
+        memset(s->pcm_out, 0, sizeof s->pcm_out);
+    }
+    if (s->opt.gain_out != 1.0f) {
+        cp_apply_gain(pcm, s->pcm_out, n, s->opt.gain_out);
+        pcm = s->pcm_out;
+    }
+    cp_level_add(&s->c.level_out, pcm, n);
+    if (s->record)
+        ce_record_frame(s, s->pcm_in, pcm);
+    if (!s->send_payload || s->codec == CE_NONE)
+        return;
+    if (common && (s->send_payload = common_payload(s, pcm)) != NULL)
+        return;
+    s->send_payload = s->payload_out;
+    if (s->codec != CE_G722) {
+        encode(s, pcm, s->payload_out);
+    } else if (s->encoder_lane >= 0) {
+        if (pcm != s->pcm_out && pcm != s->pcm_bus)
+            memcpy(s->pcm_out, pcm, (size_t)n * sizeof *pcm), pcm = s->pcm_out;
+        encode_later(e, s->encoder_lane, pcm, s->payload_out);
+    } else {
+        s->send_payload = NULL;
+    }
+}
+
+static void encode_batches(ce_engine *e)
+{
+    for (uint32_t g = 0; g < e->encoders.n_groups; g++) {
+        if (!e->enc_mask[g])
+            continue;
+        cp_g722_64.encode(e->encoders.group[g], e->enc_src + g * CP_LANES,
+                          e->enc_out + g * CP_LANES, e->enc_mask[g], 320);
+        e->enc_mask[g] = 0;
+    }
+}
+
+/* Relayed legs need a frame of ours only while the other side sends nothing. */
+static int relay_rests(ce_stream *s)
+{
+    ce_stream *from = peer_of(s);
+    if (s->e->tick - from->last_rx_tick <= RELAY_SILENT_MS && from->rx_seen)
+        return 1;
+    from->relay_anchored = 0;
+    return 0;
+}
+
+void ce_frames(ce_engine *e, int phase)
+{
+    e->n_due = 0;
+    for (ce_stream *s = e->bucket[phase]; s; s = s->next) {
+        if (s->kind == CE_RTP)
+            ce_rtp_timers(s);
+        if (s->bridge && s->bridge->relay && relay_rests(s))
+            continue;
+        e->due[e->n_due++] = s;
+    }
+    if (!e->n_due)
+        return;
+    for (uint32_t i = 0; i < e->n_due; i++) {
+        ce_stream *s = e->due[i];
+        s->in_state = 0;
+        if (s->kind == CE_RTP)
+            ce_rtp_fetch(s);
+        else if (s->kind == CE_DEVICE)
+            ce_device_fetch(s);
+    }
+    decode_all(e);
+    for (uint32_t i = 0; i < e->n_due; i++)
+        frame_in(e->due[i]);
+    for (ce_bridge *b = e->bridges[phase]; b; b = b->next)
+        if (!b->relay && b->members)
+            mix(e, b);
+    for (uint32_t i = 0; i < e->n_due; i++)
+        frame_out(e, e->due[i]);
+    encode_batches(e);
+    for (uint32_t i = 0; i < e->n_due; i++) {
+        ce_stream *s = e->due[i];
+        if (s->kind == CE_RTP) {
+            if (s->send_payload)
+                ce_rtp_send_frame(s, s->send_payload);
+        } else if (s->kind == CE_DEVICE && s->send_payload) {
+            ce_device_send(s, s->send_payload);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+/* Descriptor streams: a byte ring each way between the device's clock and the engine's. */
+#include "engine_impl.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+enum {
+    DAHDI_ELAST = 500, /* an event waits; the adapter fetches it, the audio is not over */
+    DEEPEST_FRAMES = 3, /* more than this and a block: drift, one frame is dropped */
+    STARVED_FRAMES = 10,
+};
+
+static void fail(ce_stream *s, int error)
+{
+    if (s->failed)
+        return;
+    s->failed = 1;
+    epoll_ctl(s->e->epfd, EPOLL_CTL_DEL, s->fd, NULL);
+    ce_post(s->e, CE_EV_DEVICE_FAILED, s, error, 0, 0, NULL, 0);
+}
+
+static uint8_t silence_octet(const ce_stream *s)
+{
+    return s->codec == CE_PCMU ? 0xff : s->codec == CE_PCMA ? 0xd5 : 0;
+}
+
+static void ring_put(uint8_t *ring, uint32_t size, uint32_t *head, const uint8_t *p, uint32_t n)
+{
+    uint32_t at = *head % size, k = size - at < n ? size - at : n;
+    memcpy(ring + at, p, k);
+    memcpy(ring, p + k, n - k);
+    *head += n;
+}
+
+static void ring_get(const uint8_t *ring, uint32_t size, uint32_t *tail, uint8_t *p, uint32_t n)
+{
+    uint32_t at = *tail % size, k = size - at < n ? size - at : n;
+    memcpy(p, ring + at, k);
+    memcpy(p + k, ring, n - k);
+    *tail += n;
+}
+
+/* 1 written, 0 would block. */
+static int write_block(ce_stream *s)
+{
+    uint8_t block[CE_TX_BYTES];
+    uint32_t n = s->block_bytes, tail = s->out_tail;
+    if (s->out_head - s->out_tail >= n) {
+        ring_get(s->out_ring, CE_TX_BYTES, &tail, block, n);
+    } else if (s->paced) {
+        memset(block, silence_octet(s), n);
+    } else {
+        return 0;
+    }
+    ssize_t w = write(s->fd, block, n);
+    if (w < 0) {
+        if (errno != EAGAIN && errno != EINTR && errno != DAHDI_ELAST)
+            fail(s, errno);
+        else
+            s->c.dropped_blocks++;
+        return 0;
+    }
+    if (tail != s->out_tail)
+        s->out_tail += (uint32_t)w;
+    s->c.tx_packets++;
+    s->c.tx_octets += (uint64_t)w;
+    return w == (ssize_t)n;
+}
+
+void ce_device_readable(ce_engine *e, ce_stream *s)
+{
+    uint8_t block[CE_TX_BYTES];
+    for (int i = 0; i < 4 && !s->failed; i++) {
+        ssize_t n = read(s->fd, block, s->block_bytes);
+        if (n == 0) {
+            fail(s, 0);
+            return;
+        }
+        if (n < 0) {
+            if (errno != EAGAIN && errno != EINTR && errno != DAHDI_ELAST)
+                fail(s, errno);
+            return;
+        }
+        if (e->flush_rx) {
+            s->c.slips++;
+            continue;
+        }
+        if (!s->rx_seen) {
+            s->rx_seen = 1;
+            ce_post(e, CE_EV_STARTED, s, 0, 0, 0, NULL, 0);
+        }
+        s->last_rx_tick = e->tick;
+        s->c.rx_packets++;
+        s->c.rx_octets += (uint64_t)n;
+        while (s->in_head - s->in_tail + (uint32_t)n > CE_JB_BYTES) {
+            s->in_tail += s->frame_bytes;
+            s->c.slips++;
+        }
+        ring_put(s->jb.data, CE_JB_BYTES, &s->in_head, block, (uint32_t)n);
+        if (s->paced && s->writable) {
+            s->since_write = (uint16_t)(s->since_write + n);
+            while (s->since_write >= s->block_bytes && !s->failed) {
+                s->since_write = (uint16_t)(s->since_write - s->block_bytes);
+                write_block(s);
+            }
+        }
+    }
+}
+
+void ce_device_fetch(ce_stream *s)
+{
+    uint32_t f = s->frame_bytes, fill = s->in_head - s->in_tail;
+    s->in_state = 0;
+    if (!s->in_running) {
+        if (fill < f)
+            return;
+        s->in_running = 1;
+    }
+    if (fill < f) {
+        if (++s->starved > STARVED_FRAMES || s->failed)
+            s->in_running = 0;
+        else
+            s->in_state = 2;
+        return;
+    }
+    s->starved = 0;
+    if (fill > DEEPEST_FRAMES * f + s->block_bytes) {
+        s->in_tail += f;
+        s->c.slips++;
+    }
+    ring_get(s->jb.data, CE_JB_BYTES, &s->in_tail, s->payload_in, f);
+    s->in_state = 1;
+    s->c.buffer_ms = (fill - f) / f * CE_FRAME_MS;
+}
+
+void ce_device_send(ce_stream *s, const uint8_t *payload)
+{
+    if (s->failed || !s->writable)
+        return;
+    uint32_t f = s->frame_bytes;
+    while (s->out_head - s->out_tail + f > DEEPEST_FRAMES * f + s->block_bytes) {
+        s->out_tail += f;
+        s->c.slips++;
+    }
+    ring_put(s->out_ring, CE_TX_BYTES, &s->out_head, payload, f);
+    if (!s->paced)
+        for (int i = 0; i < 8 && write_block(s); i++) {
+        }
+}

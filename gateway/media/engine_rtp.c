@@ -1,0 +1,657 @@
+/* RTP and RTCP (RFC 3550) of one stream: source check, jitter ring, relay, packets out. */
+#include "engine_impl.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+enum {
+    RTCP_MS = 5000,
+    TE_SILENT_MS = 120,     /* RFC 4733 2.5.1.4: an end was lost after a few missing updates */
+    SOURCE_SILENT_MS = 1000, /* before another source may take over in a latch window */
+    SHRINK_FRAMES = 100,    /* the buffer must have been too deep for 2 s before it shrinks */
+    PT_COMFORT_NOISE = 13,  /* RFC 3389 */
+    MAX_PAYLOAD = 1400,     /* fits any path without fragments */
+};
+
+/* ---- addresses ---- */
+
+static int same_ip(const ce_addr *a, const ce_addr *b)
+{
+    if (a->sa.sa_family != b->sa.sa_family)
+        return 0;
+    if (a->sa.sa_family == AF_INET)
+        return a->in4.sin_addr.s_addr == b->in4.sin_addr.s_addr;
+    return !memcmp(&a->in6.sin6_addr, &b->in6.sin6_addr, sizeof a->in6.sin6_addr);
+}
+
+static int same_addr(const ce_addr *a, const ce_addr *b)
+{
+    /* sin_port and sin6_port share their place. */
+    return a->in4.sin_port == b->in4.sin_port && same_ip(a, b);
+}
+
+/* Only the signalled source may send to us. While the latch window is open a NAT's other port
+ * (or, behind NAT, other address) may become the source; then it is locked until the next
+ * signalling. A source that is being heard is never displaced. */
+static int accept_source(ce_stream *s, const ce_addr *from)
+{
+    uint64_t tick = s->e->tick;
+    if (!s->remote_set)
+        return 0;
+    if (same_addr(from, &s->remote)) {
+        s->latched = 1;
+        return 1;
+    }
+    if (!s->symmetric || tick > s->latch_until)
+        return 0;
+    if (!s->anywhere && !same_ip(from, &s->signalled))
+        return 0;
+    if (s->latched && tick - s->last_rx_tick < SOURCE_SILENT_MS)
+        return 0;
+    s->remote = *from;
+    s->latched = 1;
+    return 1;
+}
+
+void ce_rtp_apply(ce_stream *s, const ce_rtp_config *c, int first)
+{
+    ce_engine *e = s->e;
+    uint32_t ts = first ? (uint32_t)ce_engine_random(e) : ce_rtp_now_ts(s);
+    if (first) {
+        s->ssrc_out = (uint32_t)ce_engine_random(e);
+        s->seq_out = (uint16_t)(ce_engine_random(e) & 0x7fff);
+        s->rtcp_due = e->tick + RTCP_MS / 2 + ce_engine_random(e) % RTCP_MS;
+    }
+    if (first || c->codec != s->codec || c->wideband != s->wideband) {
+        ce_stream_set_codec(s, c->codec, c->wideband);
+        s->jb.started = 0;
+    }
+    s->ts_base = ts;
+    s->tick_base = e->tick;
+    s->pt = c->pt;
+    s->te_pt = c->te_pt;
+    s->ptime_ms = c->ptime_ms;
+    if (s->ptime_ms * s->clock_ms * s->bytes_per_tick > MAX_PAYLOAD)
+        s->ptime_ms = CE_FRAME_MS;
+    s->tx_fill = 0;
+    s->rx = c->rx;
+    s->tx = c->tx;
+    s->symmetric = c->symmetric;
+    s->anywhere = c->anywhere;
+    s->timeout_ms = c->timeout_ms;
+    uint32_t deepest = CE_JB_TICKS / s->clock_ms - 3 * CE_FRAME_MS;
+    uint32_t max = c->jitter_max_ms < deepest ? c->jitter_max_ms : deepest;
+    uint32_t min = c->jitter_min_ms < max ? c->jitter_min_ms : max;
+    s->jitter_min = min * s->clock_ms;
+    s->jitter_max = max * s->clock_ms;
+    if (s->target < s->jitter_min || s->target > s->jitter_max)
+        s->target = s->jitter_min;
+    if (!c->remote_set) {
+        s->remote_set = 0;
+        return;
+    }
+    if (!s->remote_set || !same_addr(&c->remote, &s->signalled)) {
+        s->remote = s->signalled = c->remote;
+        s->addr_len = c->remote.sa.sa_family == AF_INET6 ? sizeof c->remote.in6
+                                                         : sizeof c->remote.in4;
+        s->latched = 0;
+        s->rx_seen = 0;
+        s->te_known = s->te_active = 0;
+    }
+    s->remote_set = 1;
+    s->latch_until = e->tick + c->latch_ms;
+    s->last_rx_tick = e->tick;
+    s->timed_out = 0;
+}
+
+/* ---- jitter ring: octets by RTP timestamp, one bit per tick says what has arrived ---- */
+
+static void bits(uint64_t *have, uint32_t at, uint32_t n, int set)
+{
+    while (n) {
+        uint32_t o = at % 64, k = 64 - o < n ? 64 - o : n;
+        uint64_t m = (k == 64 ? ~0ull : ((1ull << k) - 1)) << o;
+        uint64_t *w = &have[at / 64 % (CE_JB_TICKS / 64)];
+        *w = set ? *w | m : *w & ~m;
+        at += k, n -= k;
+    }
+}
+
+static int bits_full(const uint64_t *have, uint32_t at, uint32_t n)
+{
+    while (n) {
+        uint32_t o = at % 64, k = 64 - o < n ? 64 - o : n;
+        uint64_t m = (k == 64 ? ~0ull : ((1ull << k) - 1)) << o;
+        if ((have[at / 64 % (CE_JB_TICKS / 64)] & m) != m)
+            return 0;
+        at += k, n -= k;
+    }
+    return 1;
+}
+
+static void jitter_start(ce_stream *s, uint32_t ts)
+{
+    ce_jitter *j = &s->jb;
+    memset(j->have, 0, sizeof j->have);
+    j->started = 1;
+    j->first = j->end = ts;
+    j->play = ts - (s->target + s->frame_ticks - 1u) / s->frame_ticks * s->frame_ticks;
+    j->window = 0;
+    j->min_depth = UINT32_MAX;
+    j->jump = ts - 1;
+}
+
+static void jitter_put(ce_stream *s, uint32_t ts, const uint8_t *p, int n)
+{
+    ce_jitter *j = &s->jb;
+    uint32_t bpt = s->bytes_per_tick, ticks = (uint32_t)n / bpt;
+    if (!ticks)
+        return;
+    if (!j->started)
+        jitter_start(s, ts);
+    int32_t d = (int32_t)(ts - j->play);
+    if (d + (int32_t)ticks > CE_JB_TICKS || d < -(int32_t)s->jitter_max - 4000) {
+        /* A jump in the timestamps: two packets that follow each other make it the new timeline. */
+        if (j->jump != ts) {
+            j->jump = ts + ticks;
+            s->c.late++;
+            return;
+        }
+        jitter_start(s, ts);
+        d = (int32_t)(ts - j->play);
+    }
+    if (d < 0) {
+        if (d + (int32_t)ticks <= 0)
+            s->c.late++;
+        if (j->end - ts <= s->jitter_max) {
+            /* Later than we waited: wait longer from here on rather than lose the next ones. */
+            j->play = ts;
+            d = 0;
+        } else if (d + (int32_t)ticks > 0) {
+            p += (uint32_t)-d * bpt;
+            ticks -= (uint32_t)-d;
+            ts = j->play;
+        } else {
+            return;
+        }
+    }
+    uint32_t at = ts % CE_JB_TICKS, k = CE_JB_TICKS - at < ticks ? CE_JB_TICKS - at : ticks;
+    memcpy(j->data + at * bpt, p, k * bpt);
+    memcpy(j->data, p + k * bpt, (ticks - k) * bpt);
+    bits(j->have, at, k, 1);
+    bits(j->have, 0, ticks - k, 1);
+    if ((int32_t)(ts + ticks - j->end) > 0)
+        j->end = ts + ticks;
+    if (j->end - j->play > s->jitter_max + 2u * s->frame_ticks) {
+        /* A burst after a stall: what is older than the deepest buffer is given up. */
+        uint32_t drop = (j->end - j->play - s->target) / s->frame_ticks * s->frame_ticks;
+        bits(j->have, j->play % CE_JB_TICKS, drop, 0);
+        j->play += drop;
+        s->c.slips++;
+    }
+}
+
+/* One frame of 20 ms: 1 there, 2 lost, 0 the sender is silent. */
+void ce_rtp_fetch(ce_stream *s)
+{
+    ce_jitter *j = &s->jb;
+    uint32_t f = s->frame_ticks, bpt = s->bytes_per_tick;
+    s->in_state = 0;
+    if (!j->started)
+        return;
+    int32_t depth = (int32_t)(j->end - j->play);
+    if (depth < -(int32_t)s->jitter_max) {
+        j->started = 0; /* nothing for long: the next packet starts afresh */
+        return;
+    }
+    if (depth < (int32_t)f && s->e->tick - s->te_tick < TE_SILENT_MS) {
+        /* Audio gives way to telephone events: nothing is lost. */
+        bits(j->have, j->play % CE_JB_TICKS, f, 0);
+        j->play += f;
+        return;
+    }
+    uint32_t slack = depth > (int32_t)f ? (uint32_t)depth - f : 0;
+    if (slack < j->min_depth)
+        j->min_depth = slack;
+    if (++j->window >= (slack > 3 * f ? SHRINK_FRAMES / 4 : SHRINK_FRAMES)) {
+        uint32_t keep = s->jitter_min > f ? s->jitter_min - f : s->clock_ms * 4u;
+        if (j->min_depth >= f + keep) {
+            bits(j->have, j->play % CE_JB_TICKS, f, 0);
+            j->play += f;
+        }
+        j->window = 0;
+        j->min_depth = UINT32_MAX;
+    }
+    uint32_t at = j->play % CE_JB_TICKS;
+    if (bits_full(j->have, at, f)) {
+        uint32_t k = CE_JB_TICKS - at < f ? CE_JB_TICKS - at : f;
+        memcpy(s->payload_in, j->data + at * bpt, k * bpt);
+        memcpy(s->payload_in + k * bpt, j->data, (f - k) * bpt);
+        s->in_state = 1;
+    } else {
+        s->in_state = (int32_t)(j->play - j->first) < 0 ? 0 : 2;
+    }
+    bits(j->have, at, f, 0);
+    j->play += f;
+    s->c.buffer_ms = depth > 0 ? (uint32_t)depth / s->clock_ms : 0;
+}
+
+/* ---- packets in ---- */
+
+static void te_finish(ce_stream *s)
+{
+    static const char names[] = "0123456789*#ABCD!";
+    s->te_active = 0;
+    ce_digit_heard(s, names[s->te_event], (int)(s->te_duration / s->clock_ms), 0);
+}
+
+/* RFC 4733 2.5: one press is one timestamp; updates and repeated ends carry the same. */
+static void te_receive(ce_stream *s, uint32_t ts, const uint8_t *p, int n)
+{
+    cp_rtp_dtmf ev;
+    if (cp_rtp_dtmf_parse(p, n, &ev) || ev.event > 16) {
+        s->c.refused++;
+        return;
+    }
+    s->te_tick = s->e->tick;
+    if (s->te_known && ts == s->te_ts) {
+        if (!s->te_active)
+            return;
+        if (ev.duration > s->te_duration)
+            s->te_duration = ev.duration;
+    } else if (s->te_active && ev.event == s->te_event && ts == s->te_ts + 0xffff) {
+        s->te_ts = ts; /* 2.5.1.3: a long event goes on in another segment */
+    } else {
+        if (s->te_known && (int32_t)(ts - s->te_ts) < 0)
+            return;
+        if (s->te_active)
+            te_finish(s);
+        s->te_active = s->te_known = 1;
+        s->te_ts = ts;
+        s->te_event = ev.event;
+        s->te_duration = ev.duration;
+    }
+    if (ev.end)
+        te_finish(s);
+}
+
+static void send_packet(ce_stream *s, uint8_t *packet, int n)
+{
+    /* MSG_DONTWAIT: a full socket buffer costs this packet, never the tick. */
+    if (sendto(s->fd, packet, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL, &s->remote.sa,
+               s->addr_len) < 0) {
+        s->e->st.send_errors++;
+        return;
+    }
+    s->c.tx_packets++;
+    s->c.tx_octets += (uint64_t)n - 12;
+    s->e->st.tx_packets++;
+}
+
+/* Forwards in place: the payload stays, the header becomes ours (own SSRC, sequence and time
+ * line; gaps of the sender stay visible as gaps). */
+static void relay(ce_stream *s, ce_stream *to, uint8_t *packet, int offset, int len, uint8_t pt,
+                  uint8_t marker, uint16_t seq, uint32_t ts)
+{
+    if (!to->remote_set || !to->tx || !s->rx)
+        return;
+    if (!s->relay_anchored) {
+        s->relay_ts_off = ce_rtp_now_ts(to) - ts;
+        s->relay_seq_off = (uint16_t)(to->seq_out - seq);
+        s->relay_anchored = 1;
+        marker |= pt != s->te_pt;
+    }
+    uint16_t out = (uint16_t)(seq + s->relay_seq_off);
+    if ((int16_t)(out - to->seq_out) >= 0)
+        to->seq_out = (uint16_t)(out + 1);
+    uint8_t *h = packet + offset - 12;
+    cp_rtp_header(h, pt == s->te_pt ? to->te_pt : to->pt, marker, out, ts + s->relay_ts_off,
+                  to->ssrc_out);
+    to->sent_any = 1;
+    to->last_ts = ts + s->relay_ts_off;
+    send_packet(to, h, len + 12);
+}
+
+static int in_window(ce_stream *s, uint16_t seq)
+{
+    int16_t d = (int16_t)(seq - s->window_seq);
+    if (d > 0) {
+        s->seq_window = d >= 64 ? 0 : s->seq_window << d;
+        s->seq_window |= 1;
+        s->window_seq = seq;
+        return 0;
+    }
+    if (d <= -64) {
+        return 0; /* a jump: cp_rtp_source_update judges it */
+    }
+    uint64_t m = 1ull << -d;
+    int seen = (s->seq_window & m) != 0;
+    s->seq_window |= m;
+    return seen;
+}
+
+static void new_source(ce_stream *s, uint32_t ssrc, uint16_t seq)
+{
+    s->expected_before = s->c.expected;
+    s->lost_before = s->c.lost;
+    cp_rtp_source_init(&s->source, ssrc, seq, s->clock_ms * 1000u, 0);
+    s->window_seq = (uint16_t)(seq - 1);
+    s->seq_window = 0;
+    s->has_probation = 0;
+    s->jb.started = 0;
+    s->te_known = s->te_active = 0;
+    s->relay_anchored = 0;
+}
+
+static void rtcp_receive(ce_stream *s, const uint8_t *p, int n, const ce_addr *from);
+
+static void receive(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
+{
+    ce_engine *e = s->e;
+    cp_rtp h;
+    e->st.rx_packets++;
+    if (n >= 12 && p[0] == 0x80) { /* the usual header: nothing optional */
+        h.marker = p[1] >> 7;
+        h.payload_type = p[1] & 0x7f;
+        h.seq = (uint16_t)(p[2] << 8 | p[3]);
+        h.timestamp = (uint32_t)p[4] << 24 | (uint32_t)p[5] << 16 | (uint32_t)p[6] << 8 | p[7];
+        h.ssrc = (uint32_t)p[8] << 24 | (uint32_t)p[9] << 16 | (uint32_t)p[10] << 8 | p[11];
+        h.payload_offset = 12;
+        h.payload_len = n - 12;
+        if (h.payload_type >= 72 && h.payload_type <= 76) {
+            rtcp_receive(s, p, n, from);
+            return;
+        }
+    } else {
+        int r = cp_rtp_parse(p, n, &h);
+        if (r == CP_RTP_IS_RTCP) {
+            rtcp_receive(s, p, n, from);
+            return;
+        }
+        if (r) {
+            s->c.refused++;
+            return;
+        }
+    }
+    int is_te = h.payload_type == s->te_pt;
+    if ((h.payload_type != s->pt && !is_te && h.payload_type != PT_COMFORT_NOISE) ||
+        h.payload_len < 1 || !accept_source(s, from)) {
+        s->c.refused++;
+        return;
+    }
+    if (!s->rx_seen || h.ssrc != s->source.ssrc) {
+        /* A new SSRC must show two packets in sequence before it takes over. */
+        if (s->rx_seen && !(s->has_probation && s->probation_ssrc == h.ssrc &&
+                            (uint16_t)(s->probation_seq + 1) == h.seq)) {
+            s->has_probation = 1;
+            s->probation_ssrc = h.ssrc;
+            s->probation_seq = h.seq;
+            s->c.refused++;
+            return;
+        }
+        new_source(s, h.ssrc, h.seq);
+        if (!s->rx_seen) {
+            s->rx_seen = 1;
+            s->c.source = *from;
+            ce_post(e, CE_EV_STARTED, s, 0, 0, 0, from, sizeof *from);
+        }
+    }
+    if (in_window(s, h.seq)) {
+        s->c.duplicate++;
+        return;
+    }
+    if (!cp_rtp_source_update(&s->source, h.seq, h.timestamp, e->now_ns)) {
+        s->c.refused++;
+        return;
+    }
+    s->has_probation = 0;
+    s->last_rx_tick = e->tick;
+    s->timed_out = 0;
+    s->c.source = *from;
+    s->c.rx_packets++;
+    s->c.rx_octets += (uint64_t)h.payload_len;
+    if (h.payload_type == PT_COMFORT_NOISE && s->pt != PT_COMFORT_NOISE && !is_te)
+        return;
+    if (is_te) {
+        te_receive(s, h.timestamp, p + h.payload_offset, h.payload_len);
+        if (!s->bridge || !s->bridge->relay || !s->bridge->pass_digits)
+            return;
+    }
+    if (s->bridge && s->bridge->relay) {
+        ce_stream *to = s->bridge_next ? s->bridge_next : s->bridge_prev;
+        if (!is_te)
+            ce_relay_level(s, p + h.payload_offset, h.payload_len);
+        relay(s, to, p, h.payload_offset, h.payload_len, h.payload_type, h.marker, h.seq,
+              h.timestamp);
+    } else if (s->rx) {
+        jitter_put(s, h.timestamp, p + h.payload_offset,
+                   h.payload_len < CE_MAX_PAYLOAD * 3 ? h.payload_len : CE_MAX_PAYLOAD * 3);
+    }
+}
+
+void ce_rtp_readable(ce_engine *e, ce_stream *s)
+{
+    int rounds = s->ready_tick + 2 >= e->tick || e->flush_rx ? 4 : 1;
+    s->ready_tick = e->tick;
+    if (rounds == 1) {
+        ce_addr from;
+        socklen_t len = sizeof from;
+        ssize_t n = recvfrom(s->fd, e->rx_buf[0], CE_RX_BYTES, MSG_DONTWAIT, &from.sa, &len);
+        if (n >= 0)
+            receive(s, e->rx_buf[0], (int)n, &from);
+        return;
+    }
+    /* Ready again at once: a burst or a flood, taken in batches; what a tick does not take stays
+     * in the socket buffer, which bounds it. */
+    struct mmsghdr m[CE_RX_BURST];
+    struct iovec v[CE_RX_BURST];
+    ce_addr from[CE_RX_BURST];
+    memset(m, 0, sizeof m);
+    for (int i = 0; i < CE_RX_BURST; i++) {
+        v[i] = (struct iovec){e->rx_buf[i], CE_RX_BYTES};
+        m[i].msg_hdr.msg_iov = &v[i];
+        m[i].msg_hdr.msg_iovlen = 1;
+        m[i].msg_hdr.msg_name = &from[i];
+    }
+    if (e->flush_rx)
+        rounds = 64;
+    while (rounds--) {
+        for (int i = 0; i < CE_RX_BURST; i++)
+            m[i].msg_hdr.msg_namelen = sizeof from[i];
+        int n = recvmmsg(s->fd, m, CE_RX_BURST, MSG_DONTWAIT, NULL);
+        if (n <= 0)
+            return;
+        for (int i = 0; i < n; i++) {
+            if (e->flush_rx)
+                s->c.late++;
+            else
+                receive(s, e->rx_buf[i], (int)m[i].msg_len, &from[i]);
+        }
+        if (n < CE_RX_BURST)
+            return;
+    }
+}
+
+/* ---- packets out ---- */
+
+uint32_t ce_rtp_now_ts(const ce_stream *s)
+{
+    return s->ts_base + (uint32_t)(s->e->tick - s->tick_base) * s->clock_ms;
+}
+
+static void send_media(ce_stream *s, const uint8_t *payload, int n, uint32_t ts)
+{
+    uint8_t packet[12 + CE_MAX_PAYLOAD * 4];
+    cp_rtp_header(packet, s->pt, s->gap || !s->sent_any, s->seq_out++, ts, s->ssrc_out);
+    memcpy(packet + 12, payload, (size_t)n);
+    s->gap = 0;
+    s->sent_any = 1;
+    s->last_ts = ts;
+    send_packet(s, packet, n + 12);
+}
+
+void ce_rtp_skip_frame(ce_stream *s)
+{
+    s->gap = 1;
+    s->tx_fill = 0;
+}
+
+void ce_rtp_send_frame(ce_stream *s, const uint8_t *payload)
+{
+    if (!s->remote_set || !s->tx) {
+        ce_rtp_skip_frame(s);
+        return;
+    }
+    uint32_t ts = ce_rtp_now_ts(s);
+    if (s->ptime_ms == CE_FRAME_MS) {
+        send_media(s, payload, s->frame_bytes, ts);
+        return;
+    }
+    uint32_t n = (uint32_t)s->ptime_ms * s->clock_ms * s->bytes_per_tick, at = 0;
+    if (!s->tx_fill)
+        s->tx_pack_ts = ts;
+    if (s->tx_fill + s->frame_bytes > (int)sizeof s->tx_pack)
+        s->tx_fill = 0;
+    memcpy(s->tx_pack + s->tx_fill, payload, s->frame_bytes);
+    s->tx_fill = (uint16_t)(s->tx_fill + s->frame_bytes);
+    while (s->tx_fill - at >= n) {
+        send_media(s, s->tx_pack + at, (int)n, s->tx_pack_ts);
+        s->tx_pack_ts += (uint32_t)s->ptime_ms * s->clock_ms;
+        at += n;
+    }
+    if (at) {
+        s->tx_fill = (uint16_t)(s->tx_fill - at);
+        memmove(s->tx_pack, s->tx_pack + at, s->tx_fill);
+    }
+}
+
+void ce_rtp_send_event(ce_stream *s, int event, int end, uint32_t duration, uint32_t ts, int marker)
+{
+    if (!s->remote_set || !s->tx || s->te_pt == CE_NO_PT)
+        return;
+    uint8_t packet[16];
+    cp_rtp_dtmf ev = {.event = (uint8_t)event, .end = (uint8_t)end, .volume = 10,
+                      .duration = (uint16_t)(duration > 0xffff ? 0xffff : duration)};
+    cp_rtp_header(packet, s->te_pt, (uint8_t)marker, s->seq_out++, ts, s->ssrc_out);
+    cp_rtp_dtmf_build(packet + 12, &ev);
+    s->sent_any = 1;
+    s->gap = 1; /* the next audio packet starts a talkspurt */
+    send_packet(s, packet, sizeof packet);
+}
+
+/* ---- RTCP ---- */
+
+static uint64_t ntp_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return ((uint64_t)t.tv_sec + 2208988800ull) << 32 | ((uint64_t)t.tv_nsec << 32) / 1000000000ull;
+}
+
+static void rtcp_send(ce_stream *s, int bye)
+{
+    ce_engine *e = s->e;
+    if (s->fd_rtcp < 0 || !s->remote_set || (!s->sent_any && !s->rx_seen))
+        return;
+    uint8_t p[256];
+    cp_report_block block;
+    cp_rtcp_packet sr = {0};
+    uint64_t ntp = ntp_now();
+    sr.ntp_sec = (uint32_t)(ntp >> 32);
+    sr.ntp_frac = (uint32_t)ntp;
+    sr.rtp_timestamp = ce_rtp_now_ts(s);
+    sr.n_packets = (uint32_t)s->c.tx_packets;
+    sr.n_octets = (uint32_t)s->c.tx_octets;
+    if (s->rx_seen)
+        cp_rtp_source_report(&s->source, &block, e->now_ns);
+    int n = cp_rtcp_build_report(p, sizeof p, s->ssrc_out, s->sent_any ? &sr : NULL, &block,
+                                 s->rx_seen);
+    int k = cp_rtcp_build_sdes(p + n, (int)sizeof p - n, s->ssrc_out, (const uint8_t *)e->cname,
+                               (int)strlen(e->cname));
+    n += k > 0 ? k : 0;
+    if (bye) {
+        k = cp_rtcp_build_bye(p + n, (int)sizeof p - n, s->ssrc_out, NULL, 0);
+        n += k > 0 ? k : 0;
+    }
+    ce_addr to = s->remote;
+    to.in4.sin_port = htons((uint16_t)(ntohs(to.in4.sin_port) + 1));
+    if (sendto(s->fd_rtcp, p, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL, &to.sa, s->addr_len) < 0)
+        e->st.send_errors++;
+}
+
+void ce_rtp_bye(ce_stream *s)
+{
+    rtcp_send(s, 1);
+}
+
+static void rtcp_receive(ce_stream *s, const uint8_t *p, int n, const ce_addr *from)
+{
+    if (!s->remote_set || !same_ip(from, &s->remote) || cp_rtcp_check(p, n) < 0) {
+        s->c.refused++;
+        return;
+    }
+    int32_t at = 0;
+    cp_rtcp_packet k;
+    int r;
+    while ((r = cp_rtcp_next(p, n, &at, &k)) != 0) {
+        if (r < 0)
+            continue;
+        if (k.type == CP_RTCP_SR && s->rx_seen && k.ssrc == s->source.ssrc)
+            cp_rtp_source_sr(&s->source, k.ntp_sec, k.ntp_frac, s->e->now_ns);
+        if (k.type == CP_RTCP_SR || k.type == CP_RTCP_RR) {
+            cp_report_block b;
+            for (int i = 0; i < k.n_reports; i++) {
+                if (cp_rtcp_report(p, &k, i, &b) || b.ssrc != s->ssrc_out)
+                    continue;
+                s->c.remote_fraction_lost = b.fraction_lost;
+                s->c.have_remote = 1;
+                if (b.last_sr) {
+                    uint32_t rtt = (uint32_t)(ntp_now() >> 16) - b.last_sr - b.delay_since_sr;
+                    if (rtt < 0x80000000u) {
+                        s->c.rtt_us = (uint32_t)((uint64_t)rtt * 1000000u >> 16);
+                        s->c.have_rtt = 1;
+                    }
+                }
+            }
+        }
+        if (k.type == CP_RTCP_BYE && !s->bye_seen && s->rx_seen && k.ssrc == s->source.ssrc) {
+            s->bye_seen = 1;
+            ce_post(s->e, CE_EV_BYE, s, 0, 0, 0, NULL, 0);
+        }
+    }
+}
+
+void ce_rtcp_readable(ce_engine *e, ce_stream *s)
+{
+    for (int i = 0; i < 4; i++) {
+        ce_addr from;
+        socklen_t len = sizeof from;
+        ssize_t n = recvfrom(s->fd_rtcp, e->rx_buf[0], CE_RX_BYTES, MSG_DONTWAIT, &from.sa, &len);
+        if (n < 0)
+            return;
+        rtcp_receive(s, e->rx_buf[0], (int)n, &from);
+    }
+}
+
+/* Once a frame. */
+void ce_rtp_timers(ce_stream *s)
+{
+    uint64_t tick = s->e->tick;
+    if (s->te_active && tick - s->te_tick > TE_SILENT_MS)
+        te_finish(s);
+    if (s->timeout_ms && s->rx && s->remote_set && !s->timed_out &&
+        tick - s->last_rx_tick > s->timeout_ms) {
+        s->timed_out = 1;
+        ce_post(s->e, CE_EV_TIMEOUT, s, 0, 0, 0, NULL, 0);
+    }
+    if (s->rx_seen) {
+        s->c.expected = s->expected_before + cp_rtp_source_expected(&s->source);
+        s->c.lost = s->lost_before + cp_rtp_source_lost(&s->source);
+        s->c.jitter = s->source.jitter;
+    }
+    if (tick >= s->rtcp_due) {
+        rtcp_send(s, 0);
+        s->rtcp_due = tick + RTCP_MS;
+    }
+}

@@ -1,0 +1,177 @@
+"""WAV files in and out: load for playing, write while recording."""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections.abc import Callable
+from typing import BinaryIO, Protocol
+
+from gateway.errors import DeviceError
+from gateway.media import _engine
+
+_PCM, _ALAW, _ULAW, _EXTENSIBLE = 1, 6, 7, 0xFFFE
+_MOST_BYTES = 256 << 20
+_RATES = (8000, 16000, 48000)
+
+
+def load(path: str, rate: int) -> bytes:
+    """Signed 16-bit mono samples of a WAV file at `rate` Hz (8000 or 16000).
+
+    Takes 8, 16 or 48 kHz, 16-bit PCM, A-law or mu-law, any number of channels (averaged).
+    Raises `DeviceError` when the file is missing, broken or something else.
+    """
+    try:
+        if os.path.getsize(path) > _MOST_BYTES:
+            raise DeviceError(f"{path}: larger than {_MOST_BYTES >> 20} MiB; play a shorter file")
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise DeviceError(f"{path}: {error.strerror}") from error
+    form, channels, file_rate, bits, audio = _parse(path, data)
+    if file_rate not in _RATES:
+        raise DeviceError(f"{path}: {file_rate} Hz; convert it to 8000, 16000 or 48000 Hz")
+    if form in (_ALAW, _ULAW) and bits == 8:
+        audio = _engine.decode_g711(audio, form == _ALAW)
+    elif form != _PCM or bits != 16:
+        raise DeviceError(f"{path}: format {form} with {bits} bits; use 16-bit PCM or G.711")
+    audio = audio[: len(audio) // (2 * channels) * 2 * channels]
+    if channels > 1:
+        audio = _engine.to_mono(audio, channels)
+    return audio if file_rate == rate else _engine.resample(audio, file_rate, rate)
+
+
+def _parse(path: str, data: bytes) -> tuple[int, int, int, int, bytes]:
+    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+        raise DeviceError(f"{path}: not a WAV file")
+    at = 12
+    found: tuple[int, int, int, int] | None = None
+    while at + 8 <= len(data):
+        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        body = data[at + 8 : at + 8 + size]
+        if name == b"fmt " and len(body) >= 16:
+            form, channels, rate = struct.unpack_from("<HHI", body)
+            bits = int.from_bytes(body[14:16], "little")
+            if form == _EXTENSIBLE and len(body) >= 26:
+                form = int.from_bytes(body[24:26], "little")
+            found = (form, channels, rate, bits)
+        elif name == b"data":
+            if found is None or not 0 < found[1] <= 8:
+                break
+            return (*found, body)
+        at += 8 + size + size % 2
+    raise DeviceError(f"{path}: no audio in this WAV file")
+
+
+class _Source(Protocol):
+    channels: int
+    rate: int
+    dropped: int
+
+    def read(self) -> bytes: ...
+    def is_done(self) -> bool: ...
+
+
+class _Job:
+    def __init__(
+        self, path: str, source: _Source, ended: Callable[[str, float, float, str], None]
+    ) -> None:
+        self.path, self.source, self.ended = path, source, ended
+        self.n_bytes = 0
+        self.file: BinaryIO = open(path, "wb")  # noqa: SIM115 (closed by the writer thread)
+        self.write_header()
+
+    def write_header(self) -> None:
+        channels, rate = self.source.channels, self.source.rate
+        self.file.seek(0)
+        self.file.write(
+            struct.pack(
+                "<4sI4s4sIHHIIHH4sI",
+                b"RIFF", 36 + self.n_bytes, b"WAVE",
+                b"fmt ", 16, _PCM, channels, rate, rate * channels * 2, channels * 2, 16,
+                b"data", self.n_bytes,
+            )
+        )  # fmt: skip
+        self.file.seek(0, os.SEEK_END)
+        self.file.flush()
+
+
+class Writer:
+    """The thread that empties recording rings into files, ten times a second.
+
+    The header is brought up to date at every write, so a file is readable whenever the process
+    dies. A failing disk ends its recording only, and says so.
+    """
+
+    _PERIOD_S = 0.1
+    _MOST_FILE_BYTES = 0xFFFFFFFF - 4096
+
+    def __init__(self) -> None:
+        self._jobs: list[_Job] = []
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._quit = False
+        self._thread: threading.Thread | None = None
+
+    def add(
+        self, path: str, source: _Source, ended: Callable[[str, float, float, str], None]
+    ) -> None:
+        """Start writing; `ended(path, seconds, lost_seconds, error)` is called on the thread.
+
+        Raises `DeviceError` when the file cannot be made.
+        """
+        try:
+            job = _Job(path, source, ended)
+        except OSError as error:
+            raise DeviceError(f"{path}: {error.strerror}") from error
+        with self._lock:
+            self._jobs.append(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+                self._thread.start()
+
+    def stop(self) -> None:
+        """Write what there is, close every file, end the thread."""
+        self._quit = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self._quit = False
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait(self._PERIOD_S)
+            leaving = self._quit
+            with self._lock:
+                jobs = list(self._jobs)
+            for job in jobs:
+                self._step(job, leaving)
+            if leaving:
+                return
+
+    def _step(self, job: _Job, leaving: bool) -> None:
+        over = job.source.is_done() or leaving
+        error = ""
+        data = job.source.read()
+        try:
+            if data:
+                job.file.write(data)
+                job.n_bytes += len(data)
+                job.write_header()
+            if job.n_bytes > self._MOST_FILE_BYTES:
+                error = "the WAV format's size limit"
+            if over or error:
+                job.file.close()
+        except OSError as failure:
+            error = failure.strerror or str(failure)
+            try:
+                job.file.close()
+            except OSError:
+                pass
+        if over or error:
+            with self._lock:
+                self._jobs.remove(job)
+            per_s = job.source.rate * job.source.channels * 2
+            job.ended(job.path, job.n_bytes / per_s, job.source.dropped / job.source.rate, error)

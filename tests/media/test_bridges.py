@@ -1,0 +1,173 @@
+"""Who hears whom: every participant has a frequency of its own (numpy's FFT listens)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from peers import level_at, listen, pace, rms_dbm0, sine, talk
+
+from gateway.errors import UsageError
+
+
+def steady(peer) -> np.ndarray:
+    """The last second that was heard."""
+    rate = 8000 if peer.pt in (0, 8) else 16000
+    pcm = peer.pcm()
+    assert len(pcm) >= rate, f"only {len(pcm)} samples heard"
+    return pcm[-rate - rate // 50 : -rate // 50]
+
+
+def rate_of(peer) -> int:
+    return 8000 if peer.pt in (0, 8) else 16000
+
+
+async def test_a_pair_with_one_codec_is_relayed_untouched(engine, peer, leg):
+    a, b = peer(), peer()
+    sa, sb = leg(a), leg(b)
+    engine.open_bridge("pair")
+    engine.join("pair", sa)
+    engine.join("pair", sb)
+    signal = sine(1004, 1.0)
+    await pace(1.5, talk(a, sa.local, signal), listen(b))
+    assert engine.stats().relays == 1
+    sent = a.encode(signal)
+    heard = [p for p in b.audio() if p.payload != b"\xff" * 160]
+    assert len(heard) >= 70
+    assert [p.payload for p in heard[:50]] == [sent[i * 160 : i * 160 + 160] for i in range(50)]
+    assert len({p.ssrc for p in b.packets}) == 1
+    assert a.ssrc != b.packets[0].ssrc
+    for before, after in zip(heard, heard[1:], strict=False):
+        assert (after.seq - before.seq) & 0xFFFF == 1
+        assert (after.ts - before.ts) & 0xFFFFFFFF == 160
+
+
+@pytest.mark.parametrize(("left", "right"), [(0, 8), (8, 9), (9, 0), (96, 0), (9, 96)])
+async def test_a_pair_with_two_codecs_is_transcoded_both_ways(engine, peer, leg, left, right):
+    a, b = peer(left), peer(right)
+    sa, sb = leg(a), leg(b)
+    engine.open_bridge("pair")
+    engine.join("pair", sa)
+    engine.join("pair", sb)
+    await pace(
+        2.0,
+        talk(a, sa.local, sine(607, 1.0, rate_of(a))),
+        talk(b, sb.local, sine(1009, 1.0, rate_of(b))),
+    )
+    at_a, at_b = steady(a), steady(b)
+    assert level_at(at_b, 607, rate_of(b)) == pytest.approx(-13, abs=0.7)
+    assert level_at(at_a, 1009, rate_of(a)) == pytest.approx(-13, abs=0.7)
+    assert level_at(at_b, 1009, rate_of(b)) < -60
+    assert level_at(at_a, 607, rate_of(a)) < -60
+    assert rms_dbm0(at_b) == pytest.approx(-13, abs=0.7)
+    assert sa.stats().frames_concealed <= 2
+    assert sb.stats().frames_concealed <= 2
+
+
+async def test_a_conference_of_twelve_hears_all_others_and_not_itself(engine, peer, leg):
+    peers = [peer(pt) for pt in (0, 8, 9, 0, 8, 9, 0, 8, 0, 96, 0, 8)]
+    tones = [(401, 601, 809, 1009, 1201, 1409, 1601, 1801, 2003, 2203, 2411, 2609)[i] for i in range(12)]
+    engine.open_bridge("room")
+    legs = [leg(p) for p in peers]
+    for stream in legs:
+        engine.join("room", stream)
+    await pace(2.2, *(
+        talk(p, s.local, sine(hz, 1.0, rate_of(p), -25.0))
+        for p, s, hz in zip(peers, legs, tones, strict=True)
+    ))  # fmt: skip
+    for i, p in enumerate(peers):
+        heard = steady(p)
+        for k, hz in enumerate(tones):
+            level = level_at(heard, hz, rate_of(p))
+            if i == k:
+                assert level < -25 - 25, f"{i} hears itself"  # G.711 noise of 11 tones is -55
+            else:
+                assert level == pytest.approx(-25, abs=1.0), f"{i} hears {k}"
+
+
+async def test_calls_do_not_leak_into_each_other(engine, peer, leg):
+    legs = []
+    for call in range(4):
+        a, b = peer(0), peer(9 if call % 2 else 8)
+        sa, sb = leg(a), leg(b)
+        engine.open_bridge(f"call {call}")
+        engine.join(f"call {call}", sa)
+        engine.join(f"call {call}", sb)
+        legs.append((a, b, sa, sb, (503, 797, 1103, 1409)[call]))
+    await pace(2.0, *(talk(a, sa.local, sine(hz, 1.0)) for a, b, sa, sb, hz in legs),
+               *(listen(b) for a, b, sa, sb, hz in legs))  # fmt: skip
+    for _, b, _, _, hz in legs:
+        heard = steady(b)
+        for other in (leg[4] for leg in legs):
+            level = level_at(heard, other, rate_of(b))
+            assert level > -14 if other == hz else level < -13 - 50
+
+
+async def test_a_page_is_heard_by_all_and_nobody_answers(engine, peer, leg):
+    speaker, zones = peer(0), [peer(pt) for pt in (0, 8, 9, 0, 9)]
+    engine.open_bridge("page")
+    mouth = leg(speaker)
+    engine.join("page", mouth, hears=False)
+    ears = [leg(z) for z in zones]
+    for ear in ears:
+        engine.join("page", ear, speaks=False)
+    await pace(2.0, talk(speaker, mouth.local, sine(811, 1.0)),
+               *(talk(z, s.local, sine(1511, 1.0, rate_of(z))) for z, s in zip(zones, ears, strict=True)))  # fmt: skip
+    for zone in zones:
+        assert level_at(steady(zone), 811, rate_of(zone)) == pytest.approx(-13, abs=0.7)
+        assert level_at(steady(zone), 1511, rate_of(zone)) < -63
+    assert rms_dbm0(steady(speaker)) < -60
+
+
+async def test_only_the_floor_holder_is_heard(engine, peer, leg):
+    a, b, c = peer(0), peer(0), peer(8)
+    legs = [leg(p) for p in (a, b, c)]
+    engine.open_bridge("floor")
+    for stream in legs:
+        engine.join("floor", stream)
+    engine.set_floor("floor", legs[0])
+    jobs = [talk(p, s.local, sine(hz, 1.0)) for p, s, hz in zip((a, b, c), legs, (503, 907, 1301), strict=True)]  # fmt: skip
+    await pace(1.6, *jobs)
+    assert level_at(steady(c), 503) == pytest.approx(-13, abs=0.7)
+    assert level_at(steady(c), 907) < -63
+    assert rms_dbm0(steady(a)) < -60
+    engine.set_floor("floor", legs[1])
+    await pace(1.6, *jobs)
+    assert level_at(steady(c), 907) == pytest.approx(-13, abs=0.7)
+    assert level_at(steady(c), 503) < -63
+    engine.set_floor("floor", None)
+    await pace(1.6, *jobs)
+    assert all(rms_dbm0(steady(p)) < -60 for p in (a, b, c))
+
+
+async def test_a_leg_that_left_hears_silence_but_its_rtp_goes_on(engine, peer, leg):
+    a, b = peer(), peer()
+    sa, sb = leg(a), leg(b)
+    engine.open_bridge("pair")
+    engine.join("pair", sa)
+    engine.join("pair", sb)
+    await pace(0.6, talk(a, sa.local, sine(700, 1.0)), listen(b))
+    engine.leave("pair", sa)
+    await pace(1.5, talk(a, sa.local, sine(700, 1.0)), listen(b))
+    assert rms_dbm0(steady(b)) < -60
+    base = b.packets[0]
+    for p in b.packets:  # one time line, whoever produced the packet
+        assert abs(((p.ts - base.ts) & 0xFFFFFFFF) / 8000 - (p.at - base.at)) < 0.06
+    seqs = [p.seq for p in b.audio()]
+    assert len(set(seqs)) == len(seqs)
+
+
+async def test_gains(engine, peer, leg):
+    a, b = peer(0), peer(8)
+    sa, sb = leg(a), leg(b)
+    engine.open_bridge("pair")
+    engine.join("pair", sa, gain_db=-6.0)
+    engine.join("pair", sb)
+    await pace(1.6, talk(a, sa.local, sine(700, 1.0)), listen(b))
+    assert level_at(steady(b), 700) == pytest.approx(-19, abs=0.5)
+    stats = sb.stats()
+    assert stats.level_out_dbm0 == pytest.approx(-19, abs=2.5)
+
+
+def test_misuse_names_what_is_wrong(engine):
+    with pytest.raises(UsageError, match="no bridge 'x'"):
+        engine.set_floor("x", None)

@@ -1,0 +1,359 @@
+"""RTP and RTCP at the socket: sources, loss, order, time, addresses, garbage."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+
+import numpy as np
+import pytest
+from peers import level_at, listen, pace, rms_dbm0, sine, talk
+
+from gateway.media.streams import (
+    ByeReceived,
+    Codec,
+    Direction,
+    MediaStarted,
+    MediaTimeout,
+    RtpSpec,
+)
+
+
+def pair(engine, peer, leg, *, right=8, **fields):
+    a, b = peer(0), peer(right)
+    sa, sb = leg(a, **fields), leg(b)
+    engine.open_bridge("pair")
+    engine.join("pair", sa)
+    engine.join("pair", sb)
+    return a, b, sa, sb
+
+
+async def test_nothing_is_sent_before_the_remote_is_known_then_silence_flows(engine, peer, leg):
+    a = peer()
+    stream = leg(a, remote_ip=None, remote_port=0)
+    await pace(0.3, talk(a, stream.local, sine(700, 1.0)))
+    assert a.packets == []
+    assert stream.stats().packets_refused >= 14
+    assert stream.stats().packets_received == 0
+    stream.update(
+        RtpSpec(local_ip="127.0.0.1", remote_ip="127.0.0.1", remote_port=a.port, payload_type=0)
+    )
+    await pace(1.0, listen(a))
+    assert 45 <= len(a.packets) <= 52
+    assert rms_dbm0(a.pcm()) < -70
+    assert a.packets[0].marker == 1
+    assert all(p.marker == 0 for p in a.packets[1:])
+    assert {(y.ts - x.ts) & 0xFFFFFFFF for x, y in zip(a.packets, a.packets[1:], strict=False)} == {160}
+
+
+@pytest.mark.parametrize("ptime", [10, 20, 30, 40, 60])
+async def test_ptime_in_and_out(engine, peer, leg, ptime):
+    a, b = peer(0), peer(8)
+    sa, sb = leg(a), leg(b, ptime_ms=ptime)
+    engine.open_bridge("pair")
+    engine.join("pair", sa)
+    engine.join("pair", sb)
+    await pace(1.8, talk(a, sa.local, sine(705, 1.2), ptime_ms=ptime), listen(b))
+    assert {len(p.payload) for p in b.packets} == {8 * ptime}
+    assert {(y.ts - x.ts) & 0xFFFFFFFF for x, y in zip(b.packets, b.packets[1:], strict=False)} == {8 * ptime}  # fmt: skip
+    heard = b.pcm()[-6000:]
+    assert level_at(heard, 705) == pytest.approx(-13, abs=0.7)
+    assert rms_dbm0(heard) == pytest.approx(-13, abs=0.7)
+    assert sa.stats().frames_concealed <= 3
+
+
+async def test_strangers_are_neither_heard_nor_answered(engine, peer, leg):
+    a, b, sa, sb = pair(engine, peer, leg)
+    stranger = peer()
+    stranger.ssrc = a.ssrc
+    await pace(0.4, talk(a, sa.local, sine(701, 1.0)), listen(b))
+    before = len(b.packets)
+    await pace(1.4, talk(a, sa.local, sine(701, 1.0)), listen(b),
+               talk(stranger, sa.local, sine(1303, 1.0)))  # fmt: skip
+    assert stranger.packets == []
+    heard = b.pcm()[before * 160 + 1600 :]
+    assert level_at(heard, 1303) < -63
+    assert level_at(heard, 701) == pytest.approx(-13, abs=0.7)
+    assert sa.stats().packets_refused == stranger.sent
+
+
+async def test_symmetric_learns_the_port_once(engine, peer, leg):
+    a, b, other = peer(0), peer(8), peer(0)
+    stream = leg(a, remote_port=a.port ^ 2, symmetric=True)  # the NAT shows another port
+    await pace(0.6, talk(a, stream.local, sine(701, 1.0)), listen(b))
+    assert a.packets
+    assert stream.stats().remote == f"127.0.0.1:{a.port}"
+    await pace(0.4, talk(a, stream.local, sine(701, 1.0)), talk(other, stream.local, sine(907, 1.0)))
+    assert other.packets == []
+    # The phone's NAT rebinds: only the next signalling lets the new port in, after a silence.
+    await pace(1.2, talk(other, stream.local, sine(907, 1.0)))
+    assert other.packets
+    assert any(isinstance(e, MediaStarted) for e in stream.events)
+
+
+async def test_the_latch_window_closes(engine, peer, leg):
+    a = peer(0)
+    stream = leg(a, remote_port=a.port ^ 2, latch_ms=200)
+    await pace(0.3)
+    await pace(0.3, talk(a, stream.local, sine(701, 1.0)))
+    assert a.packets == []
+    stream.update(RtpSpec(local_ip="127.0.0.1", remote_ip="127.0.0.1", remote_port=a.port ^ 2,
+                          latch_ms=200))  # fmt: skip
+    await pace(0.3, talk(a, stream.local, sine(701, 1.0)))
+    assert a.packets
+
+
+async def test_not_symmetric_never_learns(engine, peer, leg):
+    a = peer(0)
+    stream = leg(a, remote_port=a.port ^ 2, symmetric=False)
+    await pace(0.4, talk(a, stream.local, sine(701, 1.0)))
+    assert a.packets == []
+    assert stream.stats().packets_refused == 20
+
+
+async def test_other_addresses_only_behind_nat(engine, peer, leg):
+    a = peer(0, "127.0.0.2")
+    closed = leg(a, local_ip="127.0.0.1", remote_ip="127.0.0.3")
+    opened = leg(a, local_ip="127.0.0.1", remote_ip="127.0.0.3", latch_anywhere=True)
+    await pace(0.3, talk(a, closed.local, sine(701, 1.0)))
+    assert a.packets == []
+    await pace(0.3, talk(a, opened.local, sine(701, 1.0)))
+    assert a.packets
+
+
+async def test_ssrc_change_needs_two_packets_in_sequence(engine, peer, leg):
+    a, b, sa, sb = pair(engine, peer, leg)
+    await pace(0.5, talk(a, sa.local, sine(701, 1.0)), listen(b))
+    refused = sa.stats().packets_refused
+    keep, a.ssrc = a.ssrc, 1
+    a.send(b"\x00" * 160, sa.local)
+    a.ssrc = keep
+    await pace(0.2, talk(a, sa.local, sine(701, 1.0)))
+    assert sa.stats().packets_refused == refused + 1
+    a.ssrc, a.seq, a.ts = 99, 500, 12345
+    await pace(1.5, talk(a, sa.local, sine(701, 1.0)), listen(b))
+    assert sa.stats().packets_refused == refused + 2
+    assert level_at(b.pcm()[-8000:], 701) == pytest.approx(-13, abs=0.7)
+
+
+async def test_loss_duplicates_and_reordering_are_counted_and_survived(engine, peer, leg):
+    a, b, sa, sb = pair(engine, peer, leg)
+    lost = {20, 41, 42, 77}
+    octets = a.encode(sine(701, 2.0))
+    base_seq, base_ts = a.seq, a.ts
+
+    def job(i):
+        order = [i]
+        if i == 50:
+            order = []
+        if i == 51:
+            order = [51, 50]  # swapped on the way
+        for n in order:
+            if n in lost:
+                continue
+            a.seq, a.ts = base_seq + n, base_ts + 160 * n
+            a.send(octets[n * 160 : n * 160 + 160], sa.local)
+            if n == 30:
+                a.seq, a.ts = base_seq + n, base_ts + 160 * n
+                a.send(octets[n * 160 : n * 160 + 160], sa.local)
+
+    await pace(2.0, job, listen(b))
+    stats = sa.stats()
+    assert stats.packets_received == 96
+    assert stats.packets_lost == 4
+    assert stats.packets_duplicate == 1
+    assert 4 <= stats.frames_concealed <= 8
+    heard = b.pcm()[-2600:]
+    assert level_at(heard, 701) == pytest.approx(-13, abs=0.7)
+
+
+async def test_jitter_makes_the_buffer_deeper_not_the_speech_gappy(engine, peer, leg):
+    a, b, sa, sb = pair(engine, peer, leg)
+    rng = random.Random(7)
+    octets = a.encode(sine(701, 1.0))
+    queue: list[tuple[float, int]] = []
+
+    def job(i):
+        queue.append((i + rng.random() * 3.0, i))  # up to 60 ms late
+        queue.sort()
+        while queue and queue[0][0] <= i:
+            n = queue.pop(0)[1]
+            a.seq, a.ts = 1000 + n, 160 * n
+            a.send(octets[n % 50 * 160 : n % 50 * 160 + 160], sa.local)
+
+    await pace(5.0, job, listen(b))
+    stats = sa.stats()
+    assert stats.packets_lost <= 3
+    assert stats.jitter_ms > 5
+    assert stats.buffer_ms <= 120
+    before = stats.frames_concealed
+    await pace(2.0, lambda i: job(i + 250), listen(b))
+    assert sa.stats().frames_concealed - before <= 4
+
+
+async def test_media_timeout_once_and_again_after_recovery(engine, peer, leg):
+    a = peer()
+    stream = leg(a, media_timeout_s=0.3)
+    await pace(0.3, talk(a, stream.local, sine(701, 1.0)))
+    await pace(0.7, listen(a))
+    assert stream.events.count(MediaTimeout()) == 1
+    await pace(0.2, talk(a, stream.local, sine(701, 1.0)))
+    await pace(0.6, listen(a))
+    assert stream.events.count(MediaTimeout()) == 2
+
+
+@pytest.mark.parametrize("direction", [Direction.SENDONLY, Direction.RECVONLY, Direction.INACTIVE])
+async def test_direction(engine, peer, leg, direction):
+    a, b, sa, sb = pair(engine, peer, leg, direction=direction)
+    await pace(1.4, talk(a, sa.local, sine(701, 1.0)), talk(b, sb.local, sine(907, 1.0)))
+    heard_at_b = level_at(b.pcm()[-8000:], 701)
+    assert (heard_at_b > -14) == (direction is Direction.RECVONLY)
+    if direction is Direction.SENDONLY:
+        assert level_at(a.pcm()[-8000:], 907) > -14
+    else:
+        assert a.packets == []
+
+
+async def test_update_changes_codec_and_port_stays(engine, peer, leg):
+    a, b, sa, sb = pair(engine, peer, leg)
+    await pace(0.4, talk(a, sa.local, sine(701, 1.0)), talk(b, sb.local, sine(907, 1.0)))
+    port, n = sa.local, len(a.packets)
+    a.pt = 9
+    sa.update(RtpSpec(local_ip="127.0.0.1", remote_ip="127.0.0.1", remote_port=a.port,
+                      codec=Codec.G722, payload_type=9, rate=16000))  # fmt: skip
+    await pace(1.5, talk(a, sa.local, sine(701, 1.0, 16000)), talk(b, sb.local, sine(907, 1.0)))
+    assert sa.local == port
+    assert level_at(a.pcm()[-16000:], 907, 16000) == pytest.approx(-13, abs=0.7)
+    assert level_at(b.pcm()[-8000:], 701) == pytest.approx(-13, abs=0.7)
+    assert a.packets[-1].ssrc == a.packets[0].ssrc
+    assert (a.packets[-1].seq - a.packets[0].seq) & 0xFFFF == len(a.packets) - 1
+    assert n > 10
+
+
+async def test_ipv6(engine, peer, leg):
+    a, b = peer(0, "::1"), peer(8)
+    sa, sb = leg(a), leg(b)
+    engine.open_bridge("pair")
+    engine.join("pair", sa)
+    engine.join("pair", sb)
+    await pace(1.4, talk(a, sa.local, sine(701, 1.0)), talk(b, sb.local, sine(907, 1.0)))
+    assert level_at(b.pcm()[-8000:], 701) == pytest.approx(-13, abs=0.7)
+    assert level_at(a.pcm()[-8000:], 907) == pytest.approx(-13, abs=0.7)
+    assert MediaStarted(source=f"[::1]:{a.port}") in sa.events
+
+
+def _rtcp(data: bytes):
+    """Packets of a compound: (type, body)."""
+    at, out = 0, []
+    while at < len(data):
+        kind, words = data[at + 1], struct.unpack("!H", data[at + 2 : at + 4])[0]
+        out.append((kind, data[at + 4 : at + 4 + 4 * words]))
+        at += 4 + 4 * words
+    assert at == len(data)
+    return out
+
+
+async def test_rtcp_reports_round_trip_and_bye(engine, peer, leg):
+    a = peer()
+    stream = leg(a)
+    await pace(8.0, talk(a, stream.local, sine(701, 1.0), drop=range(50, 400, 10)))
+    kinds = [_rtcp(r) for r in a.reports]
+    assert 1 <= len(kinds) <= 2
+    (sr, body), (sdes, text) = kinds[0][:2]
+    assert (sr, sdes) == (200, 202)
+    assert b"gateway@" in text
+    (ssrc,) = struct.unpack("!I", body[:4])
+    assert ssrc == a.packets[0].ssrc
+    their, fraction = struct.unpack("!IB", body[24:29])
+    assert their == a.ssrc
+    assert 10 <= fraction <= 40  # one in ten is 25 of 256; the first second lost nothing
+    # Our receiver report: loss 12.5 %; we pretend to have answered their last SR at once.
+    last = kinds[-1][0][1]
+    hi, lo = struct.unpack("!II", last[4:12])
+    lsr = (hi & 0xFFFF) << 16 | lo >> 16
+    rr = struct.pack("!BBHIIBBHIIII", 0x81, 201, 7, a.ssrc, ssrc, 32, 0, 0, 0, 0, lsr, 0)
+    a.rtcp.sendto(rr, (stream.local[0], stream.local[1] + 1))
+    bye = struct.pack("!BBHI", 0x80, 201, 1, a.ssrc) + struct.pack("!BBHI", 0x81, 203, 1, a.ssrc)
+    a.rtcp.sendto(bye, (stream.local[0], stream.local[1] + 1))
+    await pace(0.1)
+    stats = stream.stats()
+    assert stats.remote_loss_percent == pytest.approx(12.5)
+    assert stats.round_trip_ms is not None
+    assert 0 <= stats.round_trip_ms < 8000
+    assert stream.events.count(ByeReceived()) == 1
+    a.collect()
+    a.reports.clear()
+    stream.close()
+    await pace(0.1)
+    a.collect()
+    assert [k for k, _ in _rtcp(a.reports[-1])] == [200, 202, 203]
+
+
+async def test_garbage_floods_do_no_harm(engine, peer, leg):
+    a, b, sa, sb = pair(engine, peer, leg)
+    rng = random.Random(1)
+    stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    def flood(i):
+        for _ in range(60):
+            data = rng.randbytes(rng.choice((0, 1, 11, 12, 13, 40, 172, 1400)))
+            stranger.sendto(data, sa.local)
+            stranger.sendto(data, (sb.local[0], sb.local[1] + 1))
+        for _ in range(10):  # from the right source, nearly right
+            packet = bytearray(struct.pack("!BBHII", 0x80, 0, 1, 1, a.ssrc) + bytes(20))
+            packet[rng.randrange(2)] = rng.randrange(256)
+            if bytes(packet[:2]) != b"\x80\x00" and packet[1] & 0x7F != 0 and packet[1] & 0x7F != 13:
+                a.sock.sendto(bytes(packet[: rng.randrange(len(packet))]), sa.local)
+            a.rtcp.sendto(rng.randbytes(rng.randrange(80)), (sa.local[0], sa.local[1] + 1))
+
+    await pace(2.0, flood, talk(a, sa.local, sine(701, 1.0)), listen(b))
+    stranger.close()
+    heard = b.pcm()[-8160:-160]
+    assert level_at(heard, 701) == pytest.approx(-13, abs=0.7)
+    assert rms_dbm0(heard) == pytest.approx(-13, abs=0.7)
+    stats = sa.stats()
+    assert stats.packets_refused > 5000
+    assert stats.packets_received == a.sent
+    assert stats.packets_lost == 0
+
+
+async def test_mutated_packets_from_the_right_source(engine, peer, leg):
+    a, b, sa, sb = pair(engine, peer, leg)
+    a.te_pt = 101
+    rng = random.Random(2)
+
+    def mutate(i):
+        for _ in range(40):
+            n = rng.randrange(1, 4)
+            packet = bytearray(
+                struct.pack("!BBHII", 0x80, rng.choice((0, 101, 72, 200)), rng.randrange(65536),
+                            rng.randrange(2**32), rng.choice((a.ssrc, 5)))
+                + rng.randbytes(rng.randrange(1500))
+            )  # fmt: skip
+            for _ in range(n):
+                packet[rng.randrange(min(len(packet), 20))] = rng.randrange(256)
+            a.sock.sendto(bytes(packet), sa.local)
+
+    await pace(1.0, mutate, listen(b))
+    await pace(2.0, talk(a, sa.local, sine(701, 1.0)), listen(b))  # and it still works
+    heard = b.pcm()[-8160:-160]
+    assert level_at(heard, 701) == pytest.approx(-13, abs=0.7)
+
+
+async def test_clock_drift_is_absorbed(engine, peer, leg):
+    """A fast sender would fill the buffer for ever: it gives frames up instead."""
+    a, b, sa, sb = pair(engine, peer, leg)
+    octets = a.encode(sine(701, 1.0))
+    state = {"due": 0.0, "n": 0}
+
+    def job(i):
+        while state["due"] <= i:
+            n = state["n"]
+            a.send(octets[n % 50 * 160 : n % 50 * 160 + 160], sa.local)
+            state["n"] += 1
+            state["due"] += 0.97  # 3 % fast, so that a short test shows it
+
+    await pace(8.0, job, listen(b))
+    assert sa.stats().buffer_ms <= 120
+    assert np.abs(b.pcm()[-4000:]).max() > 1000
