@@ -16,7 +16,7 @@ def extensions() -> list[Extension]:
     if not sources:
         sys.exit("setup.py: no gateway/**/*.pyx found: the source tree or sdist is incomplete")
     sanitize = os.environ.get("CROSSPOINT_SANITIZE", "")
-    flags = ["-O2", "-fno-strict-aliasing", "-Wall", "-Wno-unused-function"]
+    flags = ["-O3", "-fno-strict-aliasing", "-Wall", "-Wno-unused-function"]
     if sanitize:
         flags = ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={sanitize}"]
     found = []

@@ -45,10 +45,11 @@ static inline int cp_codec_frame_ok(const cp_codec *codec, int32_t n_samples)
            n_samples / codec->samples_per_ms <= CP_MAX_FRAME_MS;
 }
 
-/* Run-time choice among vector units: only where the loader has ifunc (glibc on x86-64). */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
+/* Run-time choice among vector units: only where the loader has ifunc (glibc on x86-64) and the
+ * compiler asks for features rather than for Intel's model numbers (GCC 12). */
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12 && \
     !defined(__SANITIZE_ADDRESS__)
-#define CP_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
+#define CP_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
 #define CP_CLONES
 #endif

@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from _typeshed import ReadableBuffer
 
@@ -10,7 +10,7 @@ class DtmfEvent(NamedTuple):
     level_dbm0: float
 
 class DtmfReceiver:
-    def __init__(self) -> None: ...
+    def __new__(cls) -> Self: ...
     def push(self, pcm: ReadableBuffer) -> list[DtmfEvent]: ...
 
 def generate_dtmf(

@@ -41,7 +41,7 @@ cdef tuple _frames(object frames, bint is_pcm):
 
 
 def select_unit(int32_t unit=-1) -> int:
-    """Choose the vector unit: 0 portable, 1 AVX2, 2 AVX-512, -1 the best here; tells which."""
+    """Choose the vector unit: 0 baseline (SSE2, NEON), 1 AVX2, 2 AVX-512, -1 the best here; tells which."""
     return cp_g722_select(unit)
 
 

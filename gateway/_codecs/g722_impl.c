@@ -2,8 +2,8 @@
 
 #include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define HAVE_X86_UNITS 1
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(CP_G722_PLAIN)
+#define HAVE_X86_UNITS 1 /* -DCP_G722_PLAIN leaves them out, to test what other machines get */
 #include <immintrin.h>
 #endif
 
@@ -52,40 +52,14 @@ TABLE(high_shift_table, 32) = {4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096
 static const int16_t qmf_table[12] = {3, -11, 12, 32, -210, 951, 3876, -805, 362, -156, 53, -11};
 static const int16_t qmf_reversed[12] = {-11, 53, -156, 362, -805, 3876, 951, -210, 32, 12, -11, 3};
 
-/* ---- portable: 8 lanes; the compiler picks SSE2, NEON or plain code ---- */
-
-/* Wide vectors only ever pass between functions that are inlined. */
-#pragma GCC diagnostic ignored "-Wpsabi"
+/* ---- baseline: 8 lanes; SSE2 on x86-64, NEON or plain code by the compiler elsewhere ---- */
 
 typedef int16_t v8 __attribute__((vector_size(16), may_alias));
 typedef uint16_t u8v __attribute__((vector_size(16), may_alias));
-typedef int32_t w8 __attribute__((vector_size(32), aligned(16)));
-typedef uint32_t uw8 __attribute__((vector_size(32)));
-typedef struct p8 {
-    v8 a, b;
-} p8;
 
-#define WIDE(v) __builtin_convertvector(v, w8)
+#define FORCE static inline __attribute__((always_inline))
 
-static inline __attribute__((always_inline)) v8 select8(v8 mask, v8 yes, v8 no)
-{
-    return (mask & yes) | (~mask & no);
-}
-
-static inline __attribute__((always_inline)) v8 narrow8(w8 w)
-{
-    w8 high = w > 32767, low = w < -32768;
-    w = (high & 32767) | (low & -32768) | (~(high | low) & w);
-    return __builtin_convertvector(w, v8);
-}
-
-static inline __attribute__((always_inline)) v8 mulhiu8(v8 a, v8 b)
-{
-    uw8 p = __builtin_convertvector((u8v)a, uw8) * __builtin_convertvector((u8v)b, uw8);
-    return (v8)__builtin_convertvector(p >> 16, u8v);
-}
-
-static inline __attribute__((always_inline)) v8 lookup_v8(const int16_t *table, v8 index)
+FORCE v8 lookup_v8(const int16_t *table, v8 index)
 {
     v8 r;
     for (int32_t i = 0; i < 8; i++)
@@ -93,28 +67,113 @@ static inline __attribute__((always_inline)) v8 lookup_v8(const int16_t *table, 
     return r;
 }
 
-#define FN(name) name##_portable
+#define FN(name) name##_baseline
 #define LANES 8
 #define V v8
 #define U u8v
-#define A w8
-#define P p8
-#define ADDS(x, y) narrow8(WIDE(x) + WIDE(y))
-#define SUBS(x, y) narrow8(WIDE(x) - WIDE(y))
-#define MIN(x, y) select8((x) < (y), x, y)
-#define MAX(x, y) select8((x) > (y), x, y)
-#define MULHI(x, y) __builtin_convertvector((WIDE(x) * WIDE(y)) >> 16, v8)
-#define MULHIU(x, y) mulhiu8(x, y)
-#define MULLO(x, y) ((v8)((u8v)(x) * (u8v)(y)))
 #define LOOKUP8(table, i) lookup_v8(table, i)
 #define LOOKUP16(table, i) lookup_v8(table, i)
 #define LOOKUP32(table, i) lookup_v8(table, i)
+#define MULLO(x, y) ((v8)((u8v)(x) * (u8v)(y)))
+
+#ifdef HAVE_X86_UNITS
+
+typedef struct p8 {
+    __m128i low, high;
+} p8;
+
+FORCE p8 madd8(p8 acc, p8 x, int16_t c0, int16_t c1)
+{
+    __m128i c = _mm_set1_epi32((int32_t)((uint32_t)(uint16_t)c1 << 16 | (uint16_t)c0));
+    return (p8){_mm_add_epi32(acc.low, _mm_madd_epi16(x.low, c)),
+                _mm_add_epi32(acc.high, _mm_madd_epi16(x.high, c))};
+}
+
+#define A p8
+#define P p8
+#define ADDS(x, y) ((v8)_mm_adds_epi16((__m128i)(x), (__m128i)(y)))
+#define SUBS(x, y) ((v8)_mm_subs_epi16((__m128i)(x), (__m128i)(y)))
+#define MIN(x, y) ((v8)_mm_min_epi16((__m128i)(x), (__m128i)(y)))
+#define MAX(x, y) ((v8)_mm_max_epi16((__m128i)(x), (__m128i)(y)))
+#define MULHI(x, y) ((v8)_mm_mulhi_epi16((__m128i)(x), (__m128i)(y)))
+#define MULHIU(x, y) ((v8)_mm_mulhi_epu16((__m128i)(x), (__m128i)(y)))
+#define PAIR(x, y)                                                                               \
+    ((p8){_mm_unpacklo_epi16((__m128i)(x), (__m128i)(y)),                                        \
+          _mm_unpackhi_epi16((__m128i)(x), (__m128i)(y))})
+#define AZERO ((p8){_mm_setzero_si128(), _mm_setzero_si128()})
+#define MADD(acc, p, c0, c1) madd8(acc, p, c0, c1)
+#define ASUM(x, y) ((p8){_mm_add_epi32((x).low, (y).low), _mm_add_epi32((x).high, (y).high)})
+#define ADIFF(x, y) ((p8){_mm_sub_epi32((x).low, (y).low), _mm_sub_epi32((x).high, (y).high)})
+#define NARROW(acc, shift)                                                                       \
+    ((v8)_mm_packs_epi32(_mm_srai_epi32((acc).low, shift), _mm_srai_epi32((acc).high, shift)))
+
+#else
+
+/* Wide vectors only ever pass between functions that are inlined. */
+#pragma GCC diagnostic ignored "-Wpsabi"
+
+typedef int32_t w8 __attribute__((vector_size(32), aligned(16)));
+typedef uint32_t uw8 __attribute__((vector_size(32), aligned(16)));
+typedef struct p8 {
+    v8 a, b;
+} p8;
+
+#define WIDE(v) __builtin_convertvector(v, w8)
+
+/* Wrapped sum, replaced where both signs differ from its own. */
+FORCE v8 adds8(v8 x, v8 y)
+{
+    v8 sum = (v8)((u8v)x + (u8v)y), wrapped = (~(x ^ y) & (x ^ sum)) >> 15;
+    return (wrapped & ((x >> 15) ^ 32767)) | (~wrapped & sum);
+}
+
+FORCE v8 subs8(v8 x, v8 y)
+{
+    v8 sum = (v8)((u8v)x - (u8v)y), wrapped = ((x ^ y) & (x ^ sum)) >> 15;
+    return (wrapped & ((x >> 15) ^ 32767)) | (~wrapped & sum);
+}
+
+FORCE v8 min8(v8 x, v8 y)
+{
+    v8 less = x < y;
+    return (less & x) | (~less & y);
+}
+
+FORCE v8 max8(v8 x, v8 y)
+{
+    v8 more = x > y;
+    return (more & x) | (~more & y);
+}
+
+FORCE v8 mulhiu8(v8 x, v8 y)
+{
+    uw8 p = __builtin_convertvector((u8v)x, uw8) * __builtin_convertvector((u8v)y, uw8);
+    return (v8)__builtin_convertvector(p >> 16, u8v);
+}
+
+FORCE v8 narrow8(w8 w)
+{
+    w8 high = w > 32767, low = w < -32768;
+    w = (high & 32767) | (low & -32768) | (~(high | low) & w);
+    return __builtin_convertvector(w, v8);
+}
+
+#define A w8
+#define P p8
+#define ADDS(x, y) adds8(x, y)
+#define SUBS(x, y) subs8(x, y)
+#define MIN(x, y) min8(x, y)
+#define MAX(x, y) max8(x, y)
+#define MULHI(x, y) __builtin_convertvector((WIDE(x) * WIDE(y)) >> 16, v8)
+#define MULHIU(x, y) mulhiu8(x, y)
 #define PAIR(x, y) ((p8){x, y})
 #define AZERO ((w8){0})
 #define MADD(acc, p, c0, c1) ((acc) + WIDE((p).a) * (int32_t)(c0) + WIDE((p).b) * (int32_t)(c1))
 #define ASUM(x, y) ((x) + (y))
 #define ADIFF(x, y) ((x) - (y))
 #define NARROW(acc, shift) narrow8((acc) >> (shift))
+
+#endif
 #include "g722_lanes.h"
 
 #ifdef HAVE_X86_UNITS
@@ -129,7 +188,6 @@ typedef struct p16 {
     __m256i low, high;
 } p16;
 
-#define FORCE static inline __attribute__((always_inline))
 #define TABLE128(p) _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)(p)))
 
 /* Octet positions of int16 entry i inside a 16-octet table; vpshufb ignores the bits above. */
@@ -272,7 +330,7 @@ static const struct unit {
     encode_fn *encode;
     decode_fn *decode;
 } units[] = {
-    {8, encode_portable, decode_portable},
+    {8, encode_baseline, decode_baseline},
 #ifdef HAVE_X86_UNITS
     {16, encode_avx2, decode_avx2},
     {32, encode_avx512, decode_avx512},

@@ -26,6 +26,6 @@ int32_t cp_g722_encode_bands(void *group, const int16_t *const *src, uint8_t *co
 int32_t cp_g722_decode_bands(void *group, const uint8_t *const *src, int16_t *const *out,
                              uint32_t mask, int32_t n_samples, int32_t mode);
 
-/* Vector unit: -1 the best this CPU has, 0 portable, 1 AVX2, 2 AVX-512. Returns the one in use. */
+/* Vector unit: -1 the best this CPU has, 0 baseline (SSE2, NEON), 1 AVX2, 2 AVX-512. Returns the one in use. */
 int32_t cp_g722_select(int32_t unit);
 #endif

@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from _typeshed import ReadableBuffer
 
@@ -44,15 +44,15 @@ class JitterStats(NamedTuple):
 def size_of(n_slots: int = 64, slot_bytes: int = 960) -> int: ...
 
 class JitterBuffer:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         clock_rate: int = 8000,
         min_ms: int = 20,
         max_ms: int = 200,
         n_slots: int = 64,
         slot_bytes: int = 960,
-    ) -> None: ...
+    ) -> Self: ...
     def reset(self) -> None: ...
     def put(
         self,

@@ -1,5 +1,5 @@
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from _typeshed import ReadableBuffer
 
@@ -22,16 +22,16 @@ class ToneEvent(NamedTuple):
     level_dbm0: float
 
 class ToneGenerator:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         steps: Iterable[ToneStep],
         repeat_from: int | None = 0,
         sample_rate: int = 8000,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def is_over(self) -> bool: ...
     def read(self, n_samples: int) -> bytes: ...
 
 class ToneDetector:
-    def __init__(self, patterns: Iterable[TonePattern], min_dbm0: float = -40.0) -> None: ...
+    def __new__(cls, patterns: Iterable[TonePattern], min_dbm0: float = -40.0) -> Self: ...
     def push(self, pcm: ReadableBuffer) -> list[ToneEvent]: ...

@@ -18,7 +18,7 @@ from gateway.errors import UsageError
 
 _DUAL_DBM0 = -13.0
 _SINGLE_DBM0 = -10.0
-_HOWLER_DBM0 = -9.0
+_HOWLER_DBM0 = -10.0
 
 
 class ToneStep(msgspec.Struct, frozen=True):

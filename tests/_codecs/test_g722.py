@@ -1,5 +1,7 @@
 """G.722: the ITU's vectors, and libg722 (PyPI G722) as oracle on every lane and vector unit."""
 
+import ctypes
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from gateway.errors import UsageError
 UNITS = sorted({g722.select_unit(u) for u in (0, 1, 2)})
 
 
-@pytest.fixture(params=UNITS, ids=lambda u: ("portable", "avx2", "avx512")[u])
+@pytest.fixture(params=UNITS, ids=lambda u: ("baseline", "avx2", "avx512")[u])
 def unit(request) -> Iterator[int]:
     assert g722.select_unit(request.param) == request.param
     yield request.param
@@ -158,6 +160,41 @@ def test_itu_digital_sequences_decode(unit, corpus, source, n, kbit) -> None:
     for band, name in ((0, f"bt3l{n}.rc{mode}"), (1, f"bt3h{n}.rc0")):
         expected = band_words(folder / name)[live].astype(np.int16) >> 1
         assert np.array_equal(bands[band::2], expected)
+
+
+class Codec(ctypes.Structure):
+    """cp_codec of codec.h."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("numbers", ctypes.c_int32 * 6),
+        ("decoder_bytes", ctypes.c_size_t),
+        ("encoder_bytes", ctypes.c_size_t),
+        *((name, ctypes.c_void_p) for name in ("init_decoder", "init_encoder", "decode", "encode")),
+    )
+
+
+def test_plain_code_of_other_machines(program, tmp_path: Path) -> None:
+    """The source without any of this machine's vector instructions, as another one compiles it."""
+    folder = Path(__file__).parents[2] / "gateway" / "_codecs"
+    library = tmp_path / "plain.so"
+    flags = ["-O2", "-fno-strict-aliasing", "-shared", "-fPIC", "-DCP_G722_PLAIN", "-o", library]
+    subprocess.run([program("gcc"), *flags, folder / "g722_impl.c"], check=True)
+    codec = Codec.in_dll(ctypes.CDLL(str(library)), "cp_g722_64")
+    pointer, mask, count = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int32
+    start = ctypes.CFUNCTYPE(None, pointer, mask)(codec.init_encoder)
+    run_type = ctypes.CFUNCTYPE(count, pointer, pointer, pointer, mask, count)
+    pcm = np.stack([signal(lane, 1920) for lane in range(32)])
+    code, heard = np.zeros((32, 960), np.uint8), np.zeros((32, 1920), np.int16)
+    for coder, source, target in ((codec.encode, pcm, code), (codec.decode, code, heard)):
+        memory = np.zeros(codec.encoder_bytes + 64, np.uint8)
+        group = memory.ctypes.data + -memory.ctypes.data % 64
+        start(group, 0xFFFFFFFF)
+        rows = [(ctypes.c_void_p * 32)(*(row.ctypes.data for row in x)) for x in (source, target)]
+        assert run_type(coder)(group, rows[0], rows[1], 0xFFFFFFFF, 1920) in (960, 1920)
+    for lane in range(32):
+        assert code[lane].tobytes() == oracle_encode(pcm[lane])
+        assert heard[lane].tobytes() == oracle_decode(code[lane].tobytes())
 
 
 def test_bad_batches_are_refused() -> None:

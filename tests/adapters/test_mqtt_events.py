@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from gateway.adapters.mqtt import Mqtt
+from gateway.adapters.mqtt.link import pause_s
 from gateway.adapters.mqtt.spool import Message, Spool
 from gateway.core.envelope import Envelope
 from gateway.core.events import (
@@ -412,6 +413,14 @@ async def test_password_and_access_rules(
     assert "wrong" not in str(host.logged.lines)
     serving.cancel()
     await asyncio.wait({serving})
+
+
+def test_pauses_grow_with_the_trouble() -> None:
+    chance = random.Random(1)
+    for trouble_s, longest in ((0.0, 2.0), (30.0, 3.75), (200.0, 25.0), (86400.0, 60.0)):
+        pauses = [pause_s(trouble_s, chance) for _ in range(500)]
+        assert 1.0 <= min(pauses) < 1.0 + 0.1 * longest
+        assert 0.9 * longest < max(pauses) <= longest
 
 
 # Hostile brokers

@@ -106,7 +106,7 @@ int main(void)
     BENCH("g711-decode", 32, cp_pcmu.decode(NULL, octets_in, pcm_out, ~0u, 160));
     cp_g722_64.init_encoder(&encoder, ~0u);
     cp_g722_64.init_decoder(&decoder, ~0u);
-    static const char *const units[] = {"portable", "avx2", "avx512"};
+    static const char *const units[] = {"baseline", "avx2", "avx512"};
     for (int u = 0; u < 3; u++) {
         char name[40];
         if (cp_g722_select(u) != u)

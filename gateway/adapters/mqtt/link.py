@@ -34,6 +34,7 @@ from gateway.adapters.mqtt.spool import Message, Spool
 
 BACKOFF_MIN_S = 1.0
 BACKOFF_MAX_S = 60.0
+HELD_S = 30.0
 GOODBYE_S = 1.5
 INBOX_MAXIMUM = 10_000
 OUTBOX_MAXIMUM = 1_000
@@ -92,6 +93,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Settings({self.host}:{self.port})"
+
+
+def pause_s(trouble_s: float, chance: random.Random) -> float:
+    """How long to wait before the next try, in seconds, after so many seconds of trouble.
+
+    At most an eighth of the trouble, so that after a short outage we are soon back; between
+    `BACKOFF_MIN_S` and `BACKOFF_MAX_S`, and never the same for two boxes.
+    """
+    longest = min(max(trouble_s / 8, 2 * BACKOFF_MIN_S), BACKOFF_MAX_S)
+    return chance.uniform(BACKOFF_MIN_S, longest)
 
 
 class _Client(paho.Client):
@@ -211,7 +222,7 @@ class Link:
             self._post(self._ended)
 
     def _serve(self) -> None:
-        wait = BACKOFF_MIN_S
+        since = time.monotonic()
         while not self._stop.is_set():
             self._session += 1
             began = time.monotonic()
@@ -220,13 +231,12 @@ class Link:
             if self._stop.is_set():
                 break
             self.count("mqtt.disconnects")
-            # Only a connection that held ends the growth: a broker that takes us and throws us
+            now = time.monotonic()
+            # Only a connection that held ends the trouble: a broker that takes us and throws us
             # out at once must not be called every second by every box of a site.
-            if time.monotonic() - began > 30.0:
-                wait = BACKOFF_MIN_S
-            pause = self._random.uniform(BACKOFF_MIN_S, max(wait, 2 * BACKOFF_MIN_S))
-            wait = min(wait * 2, BACKOFF_MAX_S)
-            self._stop.wait(pause)
+            if now - began > HELD_S:
+                since = now
+            self._stop.wait(pause_s(now - since, self._random))
 
     def _ended(self) -> None:
         self._flush()

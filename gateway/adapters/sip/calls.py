@@ -1,0 +1,531 @@
+"""Calls: legs between the bus and the sessions of the agent.
+
+A leg is over as soon as one side says so; the agent finishes the rest of the signalling (CANCEL,
+BYE, their answers) by itself. A phone with several contacts rings at all of them, the first to
+answer has the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from gateway.adapters.base import Host
+from gateway.adapters.sip.audio import Audio
+from gateway.adapters.sip.config import DtmfMode, SipSection
+from gateway.adapters.sip.identity import (
+    AUTO_ANSWER,
+    Caller,
+    asserted,
+    called_of,
+    caller_of,
+    from_value,
+    number_of,
+    reason,
+    session_id,
+    session_id_of,
+    urgency,
+    wants_auto_answer,
+)
+from gateway.adapters.sip.legs import SILENT, Leg
+from gateway.adapters.sip.phones import Phones
+from gateway.adapters.sip.trunks import Trunks
+from gateway.adapters.sip.wires import Wires
+from gateway.core.actions import Dial
+from gateway.core.causes import Cause, to_sip
+from gateway.core.events import (
+    DigitPressed,
+    LegAnswered,
+    LegEnded,
+    LegFlashed,
+    LegHeld,
+    LegOffered,
+    LegProgressed,
+    LegRetrieved,
+    LegRinging,
+    TransferRequested,
+)
+from gateway.errors import DeviceError, PeerError, UsageError
+from gateway.protocols.sip import events as sip
+from gateway.protocols.sip.agent import SipAgent
+from gateway.protocols.sip.message import Header
+
+RETRY_AFTER_S: Final = 30
+"""When a caller that is refused for lack of something may try again."""
+_PHONE_SILENT_S: Final = 8.0
+# A transfer that led nowhere leaves its leg as it is, which is how we know.
+_REFER_S: Final = 2.0
+
+
+class Calls:
+    """The legs of one adapter. Driven by the bus's actions and the agent's events; the caller
+    pumps the agent afterwards."""
+
+    def __init__(
+        self,
+        name: str,
+        config: SipSection,
+        host: Host,
+        phones: Phones,
+        trunks: Trunks,
+        wires: Wires,
+    ) -> None:
+        self._name, self._config, self._host = name, config, host
+        self._phones, self._trunks, self._wires = phones, trunks, wires
+        self._agent: SipAgent | None = None
+        self._legs: dict[str, Leg] = {}
+        self._by_session: dict[int, Leg] = {}
+
+    def open(self, agent: SipAgent) -> None:
+        """Serve with an agent."""
+        self._agent = agent
+
+    def close(self) -> None:
+        """End every leg; the agent says goodbye to the far ends."""
+        for leg in list(self._legs.values()):
+            self._release(leg, Cause.SHUTDOWN, "the gateway stops")
+        self._by_session.clear()
+
+    @property
+    def agent(self) -> SipAgent:
+        """Raises `DeviceError` while the adapter is not open."""
+        if self._agent is None:
+            raise DeviceError("SIP is not open")
+        return self._agent
+
+    def of_session(self, session: int) -> Leg | None:
+        """The leg that a session of the agent belongs to."""
+        return self._by_session.get(session)
+
+    # From outside
+
+    def _audio(self, leg: str, peer: str) -> Audio:
+        return Audio(
+            self._host,
+            leg,
+            self._wires.bind_towards(peer),
+            shown_ip=self._wires.source_towards(peer),
+            codecs=self._config.codecs,
+            media_timeout_s=self._config.media_timeout_s,
+            country=self._config.country,
+        )
+
+    def invited(self, event: sip.Invited) -> None:
+        """Somebody calls."""
+        now, request, name = self._host.now(), event.request, event.identity
+        phone, trunk = self._config.phones.get(name), self._config.trunks.get(name)
+        if phone is None and trunk is None:
+            self.agent.reject(event.session, 403, now)
+            return
+        endpoint = f"{self._name}/{name}"
+        trace, leg_id = self._host.new_trace(), self._host.new_leg(endpoint)
+        leg = Leg(
+            id=leg_id,
+            endpoint=endpoint,
+            audio=self._audio(leg_id, event.flow.host),
+            inbound=True,
+            trace=trace,
+            hops=event.max_forwards,
+            sessions=[event.session],
+            offer=event.offer,
+            dtmf=phone.dtmf if phone else trunk.dtmf if trunk else DtmfMode.AUTO,
+        )
+        self._legs[leg_id] = leg
+        self._by_session[event.session] = leg
+        caller = caller_of(request, trusted=trunk is not None)
+        self._host.emit(
+            LegOffered(
+                leg=leg_id,
+                endpoint=endpoint,
+                called=called_of(request, trunk.user if trunk else ""),
+                calling=(phone.number if phone else "") or caller.number,
+                display=caller.display,
+                trace=trace,
+                demanded_at=now,
+                auto_answer=wants_auto_answer(request),
+            )
+        )
+        if event.session not in self.agent.core.sessions:
+            return  # cancelled in the same breath
+        remote = session_id_of(request)
+        self.agent.keep_headers(event.session, [session_id(trace, remote)])
+        if event.offer is None:
+            return
+        # Look at the offer before anybody's telephone rings for a call that cannot be heard.
+        try:
+            leg.answer = leg.audio.answer(event.offer) or b""
+        except PeerError as error:
+            self._refuse(leg, 400, Cause.PROTOCOL_ERROR, f"SDP: {error}")
+        except DeviceError as error:
+            self._refuse(leg, 503, Cause.RESOURCE_UNAVAILABLE, str(error))
+        else:
+            if not leg.answer:
+                self._refuse(leg, 488, Cause.NOT_ACCEPTABLE, "no codec in common")
+
+    def _refuse(self, leg: Leg, status: int, cause: Cause, detail: str) -> None:
+        leg.cause, leg.detail = cause, detail
+        self._hang_up(leg.sessions[0], status, [reason(cause)])
+        self._end(leg)
+
+    def ring(self, leg_id: str) -> None:
+        """Tell the caller that the called side alerts."""
+        leg = self._legs.get(leg_id)
+        if leg and leg.inbound and not leg.connected and not leg.early:
+            self.agent.ring(leg.sessions[0], self._host.now())
+
+    def progress(self, leg_id: str) -> None:
+        """Open the caller's audio path. A caller who left the offer to us only hears of ringing:
+        its audio begins with the answer."""
+        leg = self._legs.get(leg_id)
+        if leg is None or not leg.inbound or leg.connected:
+            return
+        if leg.answer:
+            leg.early = True
+            self.agent.ring(leg.sessions[0], self._host.now(), 183, leg.answer)
+        else:
+            self.agent.ring(leg.sessions[0], self._host.now())
+
+    def answer(self, leg_id: str) -> None:
+        """Answer the caller."""
+        leg = self._legs.get(leg_id)
+        if leg is None or not leg.inbound or leg.connected:
+            return
+        try:
+            body = leg.answer or leg.audio.offer()
+        except DeviceError as error:
+            self._refuse(leg, 503, Cause.RESOURCE_UNAVAILABLE, str(error))
+            return
+        self.agent.answer(leg.sessions[0], body, self._host.now())
+        leg.connected = True
+        self._host.emit(LegAnswered(leg=leg_id))
+        self._note_hold(leg)
+
+    # To outside
+
+    def dial(self, action: Dial) -> None:
+        """Call a phone or a trunk. Raises `DeviceError` when it cannot be reached at all."""
+        user = action.endpoint.partition("/")[2]
+        hops = self._hops_left(action.trace)
+        if hops < 1:
+            raise DeviceError("the call came here too often (Max-Forwards): a loop of routes")
+        if user in self._config.trunks:
+            self._dial_trunk(user, action, hops)
+        elif user in self._config.phones:
+            self._dial_phone(user, action, hops)
+        else:
+            raise DeviceError(f"there is no phone or trunk {user!r}")
+
+    def _hops_left(self, trace: str) -> int:
+        """Hops for the call that goes on from one that came in (RFC 7332): without this count a
+        loop between two exchanges would never end."""
+        for leg in self._legs.values():
+            if leg.inbound and leg.trace == trace and leg.hops:
+                return leg.hops - 1
+        return 70
+
+    def _begin(self, action: Dial, peer: str, dtmf: DtmfMode) -> tuple[Leg, bytes]:
+        leg = Leg(
+            id=action.leg,
+            endpoint=action.endpoint,
+            audio=self._audio(action.leg, peer),
+            inbound=False,
+            trace=action.trace,
+            dtmf=dtmf,
+        )
+        offer = leg.audio.offer()
+        self._legs[leg.id] = leg
+        return leg, offer
+
+    def _begun(self, leg: Leg, session: int) -> None:
+        leg.sessions.append(session)
+        self._by_session[session] = leg
+        self.agent.keep_headers(session, [session_id(leg.trace)])
+
+    def _dial_phone(self, user: str, action: Dial, hops: int) -> None:
+        phone, now = self._config.phones[user], self._host.now()
+        bindings = self._phones.reachable(user, now)
+        if not bindings:
+            detail = "not registered"
+            self._host.emit(LegEnded(leg=action.leg, cause=Cause.ABSENT, detail=detail))
+            return
+        leg, offer = self._begin(action, bindings[0].flow.host, phone.dtmf)
+        headers = [session_id(action.trace), *urgency(action.priority)]
+        if action.auto_answer and phone.auto_answer:
+            headers += AUTO_ANSWER
+        caller = Caller(action.calling, action.display)
+        failed = ""
+        for binding in bindings:
+            # The connection it registered over may be gone since: then its contact says where.
+            flow = binding.flow
+            alive = not flow.reliable or flow.connection in self.agent.core.connections
+            try:
+                session = self.agent.invite(
+                    binding.contact,
+                    offer,
+                    now,
+                    from_=from_value(self._wires.source_towards(flow.host), caller),
+                    flow=flow if alive else None,
+                    routes=binding.path,
+                    headers=headers,
+                    timeout=_PHONE_SILENT_S,
+                    max_forwards=hops,
+                )
+            except UsageError as error:
+                failed = str(error)
+            else:
+                self._begun(leg, session)
+        if not leg.sessions:
+            leg.cause, leg.detail = Cause.OUT_OF_ORDER, failed
+            self._end(leg)
+
+    def _dial_trunk(self, name: str, action: Dial, hops: int) -> None:
+        trunk = self._config.trunks[name]
+        peer = self._trunks.address(name)
+        if not peer:
+            raise DeviceError(f"{trunk.peer} cannot be resolved")
+        leg, offer = self._begin(action, peer, trunk.dtmf)
+        # With an account the address is the peer's, else ours.
+        host = self._trunks.host(name) if trunk.user else self._wires.source_towards(peer)
+        shown = Caller(trunk.number or action.calling, action.display)
+        account = Caller(trunk.user, action.display) if trunk.register and shown.number else shown
+        headers = [session_id(action.trace), *asserted(host, shown), *urgency(action.priority)]
+        try:
+            session = self.agent.invite(
+                self._trunks.target(name, action.number),
+                offer,
+                self._host.now(),
+                from_=from_value(host, shown if trunk.number else account),
+                headers=headers,
+                credentials=self._trunks.credentials(name),
+                timeout=trunk.no_response_s,
+                max_forwards=hops,
+            )
+        except UsageError as error:
+            leg.cause, leg.detail = Cause.OUT_OF_ORDER, str(error)
+            self._end(leg)
+        else:
+            self._begun(leg, session)
+
+    # What the agent tells
+
+    def moved(self, event: sip.Event) -> None:
+        """News about a session."""
+        leg = self._by_session.get(getattr(event, "session", 0) or 0)
+        if leg is None or leg.over:
+            return
+        match event:
+            case sip.Progress():
+                self._progressed(leg, event)
+            case sip.Answered():
+                self._answered(leg, event)
+            case sip.Acked(body=body):
+                if leg.audio.choice is None and not (body and self._accept(leg, body)):
+                    self._release(leg, Cause.NOT_ACCEPTABLE, "the ACK brought no audio")
+            case sip.ReofferReceived():
+                self._reoffered(leg, event)
+            case sip.ReofferAnswered(body=body, session=session, answer_needed=needed):
+                if body and needed:
+                    self._answer_offer(leg, session, body)
+                elif body and self._accept(leg, body):
+                    self._note_hold(leg)
+            case sip.DtmfReceived(digit="!"):
+                self._host.emit(LegFlashed(leg=leg.id))
+            case sip.DtmfReceived(digit=digit, duration_ms=duration):
+                self._host.emit(
+                    DigitPressed(leg=leg.id, digit=digit, duration_ms=duration, via="info")
+                )
+            case sip.Ended():
+                self._ended(leg, event)
+            case _:
+                pass
+
+    def _progressed(self, leg: Leg, event: sip.Progress) -> None:
+        if event.body and len(leg.sessions) == 1:
+            if event.answer_needed:
+                self._answer_offer(leg, event.session, event.body)
+            elif self._accept(leg, event.body) and not leg.early:
+                leg.early = True
+                self._host.emit(LegProgressed(leg=leg.id))
+        if event.status == 180 and not leg.rung:
+            leg.rung = True
+            self._host.emit(LegRinging(leg=leg.id))
+
+    def _answered(self, leg: Leg, event: sip.Answered) -> None:
+        others = [session for session in leg.sessions if session != event.session]
+        leg.sessions = [event.session]
+        for other in others:
+            self._by_session.pop(other, None)
+            self._hang_up(other, 480, [reason(Cause.ANSWERED_ELSEWHERE)])
+        remote = session_id_of(event.response)
+        if remote:
+            self.agent.keep_headers(event.session, [session_id(leg.trace, remote)])
+        if event.answer_needed:
+            self._answer_offer(leg, event.session, event.body or b"")
+        elif event.body:
+            self._accept(leg, event.body)
+        if leg.over:
+            return
+        if leg.audio.choice is None:
+            self._release(leg, Cause.NOT_ACCEPTABLE, "the answer took no audio")
+            return
+        leg.connected = True
+        self._host.emit(LegAnswered(leg=leg.id))
+        self._note_hold(leg)
+
+    def _accept(self, leg: Leg, body: bytes) -> bool:
+        try:
+            return leg.audio.accept(body)
+        except PeerError as error:
+            self._host.count("sdp_refused")
+            self._host.log.info("answer not understood", leg=leg.id, error=str(error))
+            return False
+
+    def _answer_offer(self, leg: Leg, session: int, offer: bytes) -> None:
+        try:
+            body = leg.audio.answer(offer)
+        except (PeerError, DeviceError) as error:
+            self._host.count("sdp_refused")
+            self._host.log.info("offer not understood", leg=leg.id, error=str(error))
+            body = None
+        if body is None:
+            self._release(leg, Cause.NOT_ACCEPTABLE, "no codec in common")
+            return
+        self.agent.answer_offer(session, body, self._host.now())
+
+    def _reoffered(self, leg: Leg, event: sip.ReofferReceived) -> None:
+        now = self._host.now()
+        try:
+            body = leg.audio.answer(event.offer) if event.offer else leg.audio.offer()
+        except PeerError:
+            self._host.count("sdp_refused")
+            self.agent.reject_offer(event.session, 400, now)
+            return
+        except DeviceError:
+            self.agent.reject_offer(event.session, 500, now)
+            return
+        if body is None:
+            self.agent.reject_offer(event.session, 488, now)
+            return
+        self.agent.answer_offer(event.session, body, now)
+        self._note_hold(leg)
+
+    def _note_hold(self, leg: Leg) -> None:
+        if leg.connected and leg.audio.remote_hold != leg.held:
+            leg.held = not leg.held
+            self._host.emit(LegHeld(leg=leg.id) if leg.held else LegRetrieved(leg=leg.id))
+
+    # During a call
+
+    def hold(self, leg_id: str, *, held: bool) -> None:
+        """Put the far end on hold, or take it off."""
+        leg = self._legs.get(leg_id)
+        if leg and leg.connected:
+            self.agent.reoffer(leg.sessions[0], leg.audio.hold(held), self._host.now())
+
+    def send_digits(self, leg_id: str, digits: str) -> None:
+        """Send DTMF the way that the peer's configuration says."""
+        leg = self._legs.get(leg_id)
+        if leg is None or not leg.connected:
+            return
+        if leg.dtmf is DtmfMode.INFO:
+            for digit in digits:
+                self.agent.dtmf(leg.sessions[0], digit, self._host.now())
+        elif leg.audio.stream:
+            leg.audio.stream.send_digits(digits)
+
+    # Transfer
+
+    def referred(self, event: sip.Referred) -> None:
+        """A far end wants its partner to be connected to somebody else."""
+        now = self._host.now()
+        leg = self._by_session.get(event.session or 0)
+        if leg is None or not leg.connected or leg.refer is not None:
+            # Only somebody who is in a call of ours may ask for another.
+            self.agent.respond(event.request, 403, now)
+            return
+        replaced = self._leg_replaced(event.replaces) if event.replaces else None
+        if event.replaces and replaced is None:
+            self.agent.respond(event.request, 481, now)
+            return
+        leg.refer = self.agent.accept_refer(event.request, now)
+        self._host.emit(
+            TransferRequested(
+                leg=leg.id,
+                target=number_of(event.target.uri),
+                replaces=replaced.id if replaced else "",
+            )
+        )
+        if leg.refer is not None:
+            asyncio.get_running_loop().call_later(_REFER_S, self._refer_failed, leg, leg.refer)
+
+    def _refer_failed(self, leg: Leg, refer: int) -> None:
+        """The switchboard left the leg where it was: there is nobody of that number."""
+        if not leg.over and leg.refer == refer and self._agent:
+            leg.refer = None
+            try:
+                self._agent.notify_refer(refer, 404, self._host.now())
+            except UsageError:
+                self._host.count("too_late")
+
+    def _leg_replaced(self, replaces: str) -> Leg | None:
+        call_id, *params = replaces.split(";")
+        tags = {param.partition("=")[2] for param in params if "-tag" in param}
+        for key, user in self.agent.core.dialogs.items():
+            if call_id.strip() == key[0] and tags <= set(key[1:]):
+                return self._by_session.get(getattr(user, "id", 0))
+        return None
+
+    # The end
+
+    def hangup(self, leg_id: str, cause: Cause, detail: str) -> None:
+        """End a leg in whatever state."""
+        leg = self._legs.get(leg_id)
+        if leg is not None:
+            self._release(leg, cause, detail)
+
+    def _release(self, leg: Leg, cause: Cause, detail: str) -> None:
+        """End all sessions of a leg."""
+        now = self._host.now()
+        leg.cause, leg.detail = cause, detail
+        if leg.refer is not None:
+            refer, leg.refer = leg.refer, None
+            try:
+                self.agent.notify_refer(refer, 200, now)
+            except UsageError:
+                self._host.count("too_late")
+        status, headers = to_sip(cause), [reason(cause)]
+        if status == 503 and leg.inbound and not leg.connected:
+            headers.append(("Retry-After", str(RETRY_AFTER_S)))
+        for session in leg.sessions:
+            self._hang_up(session, status, headers)
+        self._end(leg)
+
+    def _hang_up(self, session: int, status: int, headers: list[Header]) -> None:
+        """End a session; one that has ended by itself meanwhile is left alone."""
+        if session in self.agent.core.sessions:
+            self.agent.hangup(session, self._host.now(), status, headers=headers)
+
+    def _ended(self, leg: Leg, event: sip.Ended) -> None:
+        self._by_session.pop(event.session, None)
+        if event.session in leg.sessions:
+            leg.sessions.remove(event.session)
+        leg.note_end(event)
+        if event.how in SILENT and not leg.connected:
+            self._trunks.silent(leg.user)
+        if event.how is sip.How.REJECTED and event.status >= 600:
+            # The person declined: the other telephones need not ring on (RFC 3261 section 16.7).
+            for session in leg.sessions:
+                self._hang_up(session, 480, [reason(leg.cause)])
+            self._end(leg)
+        elif not leg.sessions:
+            self._end(leg)
+
+    def _end(self, leg: Leg) -> None:
+        """Exactly once for each leg."""
+        if leg.over:
+            return
+        leg.over = True
+        for session in leg.sessions:
+            self._by_session.pop(session, None)
+        self._legs.pop(leg.id, None)
+        self._host.emit(LegEnded(leg=leg.id, cause=leg.cause, detail=leg.detail))

@@ -1,0 +1,145 @@
+"""Streams over descriptors: socket pairs stand for line cards and sound cards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+
+import numpy as np
+import pytest
+from peers import g711_decode, g711_encode, level_at, listen, pace, sine, talk
+
+from gateway.errors import DeviceError, UsageError
+from gateway.media.streams import Codec, DeviceFailed, DeviceSpec, MediaStarted
+
+
+class Card:
+    """The far side of a descriptor: gives a block, takes a block."""
+
+    def __init__(self, codec_pt: int = 0, block: int = 160) -> None:
+        self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.ours.setblocking(False)
+        self.pt, self.block, self.heard, self.n = codec_pt, block, [], 0
+        self.counts: list[int] = []
+
+    def job(self, pcm: np.ndarray, every: float = 1.0):
+        """A `pace` job: the card's clock is `every` times 20 ms per block."""
+        octets = g711_encode(pcm, self.pt)
+        state = {"due": 0.0}
+
+        def run(i: int) -> None:
+            while state["due"] <= i:
+                at = self.n * self.block % (len(octets) - self.block + 1)
+                self.ours.send(octets[at : at + self.block])
+                self.n += 1
+                state["due"] += every * self.block / 160
+            self.take()
+
+        return run
+
+    def take(self) -> None:
+        before = len(self.heard)
+        while True:
+            try:
+                self.heard.append(self.ours.recv(4096))
+            except BlockingIOError:
+                break
+        self.counts.append(len(self.heard) - before)
+
+    def pcm(self) -> np.ndarray:
+        return g711_decode(b"".join(self.heard), self.pt)
+
+    def close(self) -> None:
+        self.ours.close()
+        self.theirs.close()
+
+
+@pytest.fixture
+def card():
+    made = []
+
+    def make(*args):
+        made.append(Card(*args))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.mark.parametrize("block", [80, 160, 320])
+async def test_a_line_card_talks_with_rtp(engine, peer, leg, card, block):
+    line, a = card(0, block), peer(8)
+    events = []
+    stream = engine.open(DeviceSpec(fd=line.theirs.fileno(), block_bytes=block), on_event=events.append)
+    sa = leg(a)
+    engine.open_bridge("x")
+    engine.join("x", stream)
+    engine.join("x", sa)
+    await pace(2.4, line.job(sine(1009, 1.0)), talk(a, sa.local, sine(701, 1.0)))
+    assert level_at(a.pcm()[-8000:], 1009) == pytest.approx(-13, abs=0.7)
+    assert level_at(line.pcm()[-8000:], 701) == pytest.approx(-13, abs=0.7)
+    assert abs(len(line.heard) - line.n) <= 1, "one block written for each block read"
+    assert all(len(b) == block for b in line.heard)
+    assert MediaStarted(source="") in events
+    assert stream.stats().frames_concealed <= 3
+
+
+@pytest.mark.parametrize("every", [0.98, 1.02])
+async def test_a_drifting_card_slips_and_does_not_pile_up(engine, peer, leg, card, every):
+    line, a = card(), peer(0)
+    stream = engine.open(DeviceSpec(fd=line.theirs.fileno()))
+    sa = leg(a)
+    engine.open_bridge("x")
+    engine.join("x", stream)
+    engine.join("x", sa)
+    await pace(6.0, line.job(sine(1009, 1.0), every), talk(a, sa.local, sine(701, 1.0)))
+    stats = stream.stats()
+    assert stats.buffer_ms <= 100
+    assert abs(len(line.heard) - line.n) <= 1
+    assert stats.frames_concealed <= 12
+    assert level_at(a.pcm()[-1600:], 1009) > -17
+    assert level_at(line.pcm()[-1600:], 701) > -17
+
+
+async def test_a_pipe_is_written_by_our_clock(engine):
+    read, write = os.pipe()
+    stream = engine.open(
+        DeviceSpec(fd=write, codec=Codec.L16, rate=16000, block_bytes=640, paced_by_device=False)
+    )
+    os.close(write)
+    stream.play_samples(sine(1009, 2.0, 16000).tobytes(), rate=16000)
+    await asyncio.sleep(1.0)
+    os.set_blocking(read, False)
+    pcm = np.frombuffer(os.read(read, 65536), np.int16)
+    os.close(read)
+    assert 14000 <= len(pcm) <= 17000
+    assert level_at(pcm[2000:12000], 1009, 16000) == pytest.approx(-13, abs=0.3)
+    await asyncio.sleep(0.1)
+    assert stream.stats().packets_sent > 40
+
+
+async def test_end_of_file_is_an_event_and_the_bridge_goes_on(engine, peer, leg, card):
+    line, a = card(), peer(0)
+    events = []
+    stream = engine.open(DeviceSpec(fd=line.theirs.fileno()), on_event=events.append)
+    line.theirs.close()
+    sa = leg(a)
+    engine.open_bridge("x")
+    engine.join("x", stream)
+    engine.join("x", sa)
+    await pace(0.4, line.job(sine(1009, 1.0)), listen(a))
+    line.ours.close()
+    await pace(0.4, listen(a))
+    assert [type(e) for e in events] == [MediaStarted, DeviceFailed]
+    before = len(a.packets)
+    await pace(0.4, listen(a))
+    assert len(a.packets) > before + 15
+
+
+async def test_a_descriptor_that_is_not_there(engine):
+    with pytest.raises(DeviceError, match="descriptor 9999"):
+        engine.open(DeviceSpec(fd=9999))
+    with pytest.raises(UsageError, match="44100 Hz"):
+        engine.open(DeviceSpec(fd=0, codec=Codec.L16, rate=44100))

@@ -1,0 +1,154 @@
+"""The engine as a whole: limits, leaks, pacing, what it states of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import resource
+import socket
+import threading
+import time
+
+import pytest
+from peers import pace, sine, talk
+
+from gateway.errors import DeviceError, UsageError
+from gateway.media.engine import Engine
+from gateway.media.streams import NullSpec, RtpSpec, StreamOptions
+
+HERE = RtpSpec(local_ip="127.0.0.1")
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def resident_kib() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() // 1024
+
+
+async def test_nothing_is_open_before_start_and_after_stop():
+    before = descriptors(), threading.active_count()
+    engine = Engine()
+    assert (descriptors(), threading.active_count()) == before
+    assert not engine.stats().running
+    with pytest.raises(UsageError, match="start"):
+        engine.open(HERE)
+    await engine.start()
+    stream = engine.open(HERE)
+    engine.open_bridge("b")
+    engine.join("b", stream)
+    assert engine.stats().running
+    await engine.stop()
+    assert stream.closed
+    assert descriptors() == before[0]
+    stream.close()
+    await engine.stop()
+
+
+async def test_streams_are_limited_and_the_limit_is_named():
+    engine = Engine(max_streams=3)
+    await engine.start()
+    streams = [engine.open(NullSpec()) for _ in range(3)]
+    with pytest.raises(DeviceError, match="all 3 media streams"):
+        engine.open(NullSpec())
+    streams[0].close()
+    engine.open(NullSpec()).close()
+    await engine.stop()
+
+
+async def test_ports_are_even_in_range_and_can_run_out():
+    base = random.randrange(20000, 30000, 2)
+    engine = Engine(ports=(base, base + 9))
+    await engine.start()
+    taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    taken.bind(("127.0.0.1", base + 3))  # an RTCP port in somebody else's hands
+    streams = [engine.open(HERE) for _ in range(4)]
+    assert {s.local[1] for s in streams} == {base, base + 4, base + 6, base + 8}
+    with pytest.raises(DeviceError, match=f"no free RTP port pair in {base} to {base + 9}"):
+        engine.open(HERE)
+    streams[0].close()
+    await asyncio.sleep(0.1)
+    engine.open(HERE)
+    taken.close()
+    await engine.stop()
+
+
+async def test_an_address_that_is_not_ours():
+    engine = Engine()
+    await engine.start()
+    with pytest.raises(DeviceError, match=r"192\.0\.2\.1"):
+        engine.open(RtpSpec(local_ip="192.0.2.1"))
+    with pytest.raises(UsageError, match="local_ip is empty"):
+        engine.open(RtpSpec(local_ip=""))
+    with pytest.raises(UsageError, match="not an IP address"):
+        engine.open(RtpSpec(local_ip="127.0.0.1", remote_ip="example.org", remote_port=4000))
+    with pytest.raises(UsageError, match="ptime_ms 25"):
+        engine.open(RtpSpec(local_ip="127.0.0.1", ptime_ms=25))
+    await engine.stop()
+
+
+async def test_ten_thousand_opens_leave_nothing_behind():
+    engine = Engine(max_streams=64)
+    await engine.start()
+
+    async def churn(n: int) -> None:
+        for i in range(n):
+            stream = engine.open(
+                RtpSpec(local_ip="127.0.0.1", remote_ip="127.0.0.1", remote_port=9),
+                StreamOptions(detect_dtmf=i % 3 == 0),
+            )
+            if i % 4 == 0:
+                engine.open_bridge(str(i))
+                engine.join(str(i), stream)
+                stream.play_tone("busy")
+                engine.close_bridge(str(i))
+            stream.close()
+            if i % 32 == 31:
+                await asyncio.sleep(0.003)
+        await asyncio.sleep(0.2)
+
+    await churn(1500)
+    fds, memory = descriptors(), resident_kib()
+    await churn(10000)
+    assert descriptors() == fds
+    assert resident_kib() - memory < 4096
+    assert engine.stats().streams == 0
+    await engine.stop()
+
+
+async def test_pacing_holds_beside_a_busy_python_thread(engine, peer, leg):
+    a, b = peer(0), peer(8)
+    sa, sb = leg(a), leg(b)
+    engine.open_bridge("x")
+    engine.join("x", sa)
+    engine.join("x", sb)
+    until = time.monotonic() + 1.5
+
+    def spin():
+        while time.monotonic() < until:
+            sum(range(1000))
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    await pace(1.5, talk(a, sa.local, sine(701, 1.0)))
+    thread.join()
+    b.collect()
+    stats = engine.stats()
+    assert stats.ticks >= 1400
+    assert 70 <= sb.stats().packets_sent <= 80
+    assert stats.skipped_ticks == 0
+
+
+async def test_it_sleeps_when_nothing_is_open(engine):
+    before = engine.stats()
+    await asyncio.sleep(0.5)
+    after = engine.stats()
+    assert after.ticks == before.ticks
+    assert after.cpu_s - before.cpu_s < 0.002
+
+
+async def test_it_states_its_memory(engine):
+    assert 10_000 < engine.stats().bytes_per_stream < 100_000
