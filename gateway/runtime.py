@@ -201,7 +201,7 @@ class Gateway:
     def accept(self, event: Event, host: AdapterHost | None) -> None:
         """Queue an event for the switchboard."""
         name = host.name if host else ""
-        if self._held and (behind := self._held.get(getattr(event, "endpoint", ""))) is not None:
+        if self._held and (behind := self._held.get(_place(event))) is not None:
             behind.append((event, name))
         elif type(event) is AlarmRaised:
             self._hold(event, name)
@@ -614,3 +614,9 @@ def _storage(name: str) -> Endpoint:
         alarm=True,
         condition=Condition.UP,
     )
+
+
+def _place(event: Event) -> str:
+    """The endpoint an event speaks of; empty when it speaks of none."""
+    place: object = getattr(event, "endpoint", "")
+    return place.id if isinstance(place, Endpoint) else str(place)

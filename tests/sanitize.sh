@@ -11,7 +11,7 @@ mkdir -p "$work/gateway/_codecs" "$work/tests"
 cp "$root/setup.py" "$root/pyproject.toml" "$work/"
 cp "$root/gateway/__init__.py" "$root/gateway/errors.py" "$work/gateway/"
 for file in "$root"/gateway/_codecs/*; do
-    case $file in *.py | *.pyx | *.pxd | *.c | *.h) cp "$file" "$work/gateway/_codecs/" ;; esac
+    case $file in *.py | *.pyx | *.pxd | *.pyi | *.c | *.h) cp "$file" "$work/gateway/_codecs/" ;; esac
 done
 rm -f "$work"/gateway/_codecs/*.cpython-*
 cp -r "$root/tests/_codecs" "$root/tests/__init__.py" "$work/tests/"

@@ -2,11 +2,9 @@ from typing import Literal, Self
 
 from _typeshed import ReadableBuffer
 
-Standard = Literal["bell202", "v23"]
-
 def modulate(
     message: ReadableBuffer,
-    standard: Standard = "bell202",
+    standard: Literal["bell202", "v23"] = "bell202",
     *,
     sample_rate: int = 8000,
     level_dbm0: float = -13.5,
@@ -16,7 +14,9 @@ def modulate(
 ) -> bytes: ...
 
 class FskReceiver:
-    def __new__(cls, standard: Standard = "bell202", sample_rate: int = 8000) -> Self: ...
+    def __new__(
+        cls, standard: Literal["bell202", "v23"] = "bell202", sample_rate: int = 8000
+    ) -> Self: ...
     def push(self, pcm: ReadableBuffer) -> bytes: ...
     @property
     def has_carrier(self) -> bool: ...

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import click
 
-from gateway.cli.client import EXIT_FAILED, EXIT_UNREACHABLE, Client, CommandError, find_socket
+from gateway.client import EXIT_FAILED, EXIT_UNREACHABLE, Client, CommandError, find_socket
 
 _COMMANDS: Final = {
     "status": "look",

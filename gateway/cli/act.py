@@ -7,13 +7,13 @@ import time
 import click
 
 from gateway.cli import Settings, show
-from gateway.cli.client import EXIT_UNREACHABLE, CommandError
 from gateway.cli.options import (
     complete_adapter,
     complete_call_or_leg,
     complete_endpoint,
     json_option,
 )
+from gateway.client import EXIT_UNREACHABLE, CommandError
 
 
 @click.command()

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from gateway.cli import Settings
-from gateway.cli.client import EXIT_CONFIG, CommandError, find_config
+from gateway.client import EXIT_CONFIG, CommandError, find_config
 
 
 @click.command()

@@ -12,9 +12,9 @@ from typing import Any, Final
 import click
 
 from gateway.cli import Settings, show
-from gateway.cli.client import EXIT_CONFIG, EXIT_UNREACHABLE, CommandError, find_config
 from gateway.cli.options import complete_adapter, complete_endpoint, json_option, when
 from gateway.cli.show import Column
+from gateway.client import EXIT_CONFIG, EXIT_UNREACHABLE, CommandError, find_config
 
 _DAY: Final = 86_400.0
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")

@@ -8,7 +8,7 @@ import signal
 
 import click
 
-from gateway.cli.client import CommandError
+from gateway.client import CommandError
 from gateway.errors import DeviceError
 
 
@@ -65,29 +65,26 @@ def run(no_tour: bool, leave: bool) -> None:
 
 
 async def _run(*, tour: bool, stay: bool) -> int:
-    from rich.console import Console
-
     from gateway.lab.stand import Stand
     from gateway.lab.tour import Failed, Tour
     from gateway.lab.verbs import Verbs
 
-    console = Console()
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     stand = Stand()
     try:
-        with console.status("starting the line card, the broker, the gateway and the softphone"):
-            await stand.__aenter__()
+        click.echo("Starting the line card, the broker, the gateway and the softphone ...")
+        await stand.__aenter__()
     except DeviceError as error:
         raise CommandError(str(error)) from None
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_exit(stand)
         await stack.enter_async_context(Verbs(stand))
-        console.print("[bold]Crosspoint lab[/] is up.")
+        click.secho("The lab is up.", bold=True)
         if tour:
-            work = asyncio.create_task(Tour(stand, console).play())
+            work = asyncio.create_task(Tour(stand).play())
             ending = asyncio.create_task(stopped.wait())
             await asyncio.wait({work, ending}, return_when=asyncio.FIRST_COMPLETED)
             ending.cancel()
@@ -97,21 +94,19 @@ async def _run(*, tour: bool, stay: bool) -> int:
             try:
                 work.result()
             except Failed as error:
-                console.print(f"\n[red]The tour failed:[/] {error}")
-                log = stand.directory / "gateway.log"
-                console.print(f"The gateway's log is {log}.", highlight=False)
+                click.secho(f"\nThe tour failed: {error}", fg="red")
+                click.echo(f"The gateway's log is {stand.directory / 'gateway.log'}.")
                 return 1
         if stay:
-            console.print()
+            click.echo()
             for name, address in stand.addresses.items():
-                console.print(f"  {name:14} {address}", highlight=False)
-            console.print(
+                click.echo(f"  {name:14} {address}")
+            click.echo(
                 "\nTry, in another terminal (after `. .venv/bin/activate`):\n"
                 "  gateway lab dial 2 11     telephone 2 calls telephone 1\n"
                 "  gateway calls             who is talking to whom\n"
                 "  gateway stats             what the last calls were like\n"
-                "\nCtrl-C ends the lab.",
-                highlight=False,
+                "\nCtrl-C ends the lab."
             )
             await stopped.wait()
     return 0

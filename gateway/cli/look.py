@@ -11,7 +11,6 @@ from urllib.parse import quote
 import click
 
 from gateway.cli import Settings, show
-from gateway.cli.client import CommandError
 from gateway.cli.options import (
     complete_alarm,
     complete_call_or_leg,
@@ -19,6 +18,7 @@ from gateway.cli.options import (
     json_option,
 )
 from gateway.cli.show import Column
+from gateway.client import CommandError
 
 _CALLS: Final = (
     Column("CALL"), Column("FROM"), Column("TO"), Column("NUMBER"), Column("STATE"),

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from gateway.cli import Settings
-from gateway.cli.client import CommandError
+from gateway.client import CommandError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

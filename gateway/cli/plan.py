@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli import Settings, show
-from gateway.cli.client import EXIT_CONFIG, EXIT_UNREACHABLE, CommandError, find_config
 from gateway.cli.options import complete_endpoint, json_option, when
+from gateway.client import EXIT_CONFIG, EXIT_UNREACHABLE, CommandError, find_config
 
 if TYPE_CHECKING:
     from gateway.config import Configuration

@@ -11,7 +11,7 @@ from gateway.errors import DeviceError
 
 Address = tuple[str, int]
 
-# What may wait in one connection's send buffer before the peer counts as stalled.
+# What may wait in one socket's send buffer before the peer counts as stalled.
 MAX_UNSENT: Final = 1 << 20
 
 
@@ -64,15 +64,17 @@ class UdpSocket(asyncio.DatagramProtocol):
         self.errors += 1
 
     def send(self, data: bytes, destination: Address) -> bool:
-        """Send one datagram; False when the kernel refuses it."""
-        if self._transport is None:
+        """Send one datagram; False when the kernel refuses it or takes no more for now."""
+        transport = self._transport
+        if transport is None or transport.get_write_buffer_size() > MAX_UNSENT:
             return False
+        before = self.errors
         try:
-            self._transport.sendto(data, destination)
-        except OSError:
+            transport.sendto(data, destination)
+        except (OSError, ValueError):
             self.errors += 1
-            return False
-        return True
+        # asyncio reports what the kernel refused through `error_received`, at once.
+        return self.errors == before
 
     def close(self) -> None:
         """Close the socket; harmless twice."""

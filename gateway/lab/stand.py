@@ -20,7 +20,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, Final
 
-from gateway.cli.client import Client, CommandError
+from gateway.client import Client, CommandError
 from gateway.errors import DeviceError
 from gateway.lab.broker import Panel, broker
 from gateway.lab.linecard import Exchange, LineCard, Telephone

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import click
 
 from gateway.errors import DeviceError
 from gateway.lab.stand import SOFTPHONE_HZ, Stand
 from gateway.testing.audio import level_at, read_wav
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from rich.console import Console
 
 _HEARD_DBM0: Final = -30.0
 _TELEPHONE_HZ: Final = 440.0
@@ -28,10 +26,10 @@ class Failed(Exception):
 
 
 class Tour:
-    """Plays the tour on a stand and tells it on a console."""
+    """Plays the tour on a stand and tells it on the terminal."""
 
-    def __init__(self, stand: Stand, console: Console) -> None:
-        self.stand, self.console = stand, console
+    def __init__(self, stand: Stand) -> None:
+        self.stand = stand
 
     async def play(self) -> None:
         """All steps. Raises `Failed` naming the first that went wrong."""
@@ -44,17 +42,18 @@ class Tour:
 
     @contextlib.asynccontextmanager
     async def _step(self, title: str) -> AsyncIterator[None]:
-        self.console.print(f"\n[bold]{title}[/]")
+        click.secho(f"\n{title}", bold=True)
         try:
             yield
         except (TimeoutError, DeviceError) as error:
             raise Failed(f"{title}: {error or 'it took too long'}") from error
 
     def _say(self, text: str) -> None:
-        self.console.print(f"  {text}", highlight=False)
+        click.echo(f"  {text}")
 
     def _check(self, text: str, ok: bool, measured: str) -> None:
-        self._say(f"{'[green]✓[/]' if ok else '[red]✗[/]'} {text} [dim]({measured})[/]")
+        mark = click.style("ok" if ok else "FAILED", fg="green" if ok else "red")
+        self._say(f"{mark}  {text} ({measured})")
         if not ok:
             raise Failed(f"{text}: {measured}")
 

@@ -15,7 +15,7 @@ from .conftest import read_wav, write_wav
 
 # MDMF: 21 November 19:38, number 5551234567, name GATEWAY TEST.
 MESSAGE = bytes.fromhex(
-    "802401083131323131393338020A35353531323334353637070C4741544557415920544553541D"
+    "8024 0108 3131323131393338 020A 35353531323334353637 070C 474154455741592054455354 1D"
 )
 TONES = {"bell202": ("1200", "2200"), "v23": ("1300", "2100")}
 SILENCE = b"\0\0" * 4000
@@ -73,28 +73,9 @@ def test_multimon_ng_reads_our_caller_id(standard, program, tmp_path: Path) -> N
 def test_we_read_minimodem(standard, rate, program, tmp_path: Path) -> None:
     mark, space = TONES[standard]
     wav = tmp_path / "x.wav"
-    subprocess.run(
-        [
-            program("minimodem"),
-            "--tx",
-            "1200",
-            "-M",
-            mark,
-            "-S",
-            space,
-            "-R",
-            str(rate),
-            "-f",
-            wav,
-            "--tx-carrier",
-            "--startbits",
-            "1",
-            "--stopbits",
-            "1.0",
-        ],
-        input=MESSAGE,
-        check=True,
-    )
+    options = ["-M", mark, "-S", space, "-R", str(rate), "--startbits", "1", "--stopbits", "1.0"]
+    command = [program("minimodem"), "--tx", "1200", "--tx-carrier", *options, "-f", wav]
+    subprocess.run(command, input=MESSAGE, check=True)
     # minimodem leads in with a few bits of mark only: a real sender's mark comes first.
     lead = modulate(b"", standard, sample_rate=rate, seizure_bits=0, mark_bits=80, tail_bits=0)
     assert receive(lead + read_wav(wav) + SILENCE, standard, rate)[: len(MESSAGE)] == MESSAGE

@@ -89,7 +89,7 @@ class Sip(Adapter):
                 self._wires.advertise,
             )
             self._agent = self._wires.agent = agent
-            self._calls.open(agent)
+            self._calls.use(agent)
             now = self.host.now()
             self._phones.load(now)
             self._phones.announce_all(now)
@@ -115,16 +115,17 @@ class Sip(Adapter):
         agent = self._agent
         try:
             if agent is not None:
-                self._calls.close()
+                self._calls.end_all()
                 self._trunks.stop(agent, self.host.now())
                 self._pump()
                 await self._farewell(agent)
+                self._phones.save(self.host.now())
         finally:
             if self._timer:
                 self._timer.cancel()
                 self._timer = None
-            self._phones.save(self.host.now())
             self._agent = self._wires.agent = None
+            self._calls.use(None)
             self._wires.close()
 
     async def _farewell(self, agent: SipAgent) -> None:

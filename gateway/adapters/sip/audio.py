@@ -124,7 +124,8 @@ class Audio:
         # An address of zeros is the old way to say hold (RFC 2543); nothing may be sent there.
         silent = choice.address in ("0.0.0.0", "::")
         direction = Direction.INACTIVE if silent else Direction(choice.direction.value)
-        receiving = direction in (Direction.SENDRECV, Direction.RECVONLY)
+        # Nobody has to send during a hold, whoever asked for it.
+        timeout_s = self._media_timeout_s if direction is Direction.SENDRECV else 0.0
         stream.update(
             RtpSpec(
                 local_ip=self._local_ip,
@@ -136,7 +137,7 @@ class Audio:
                 rate=_RATES[codec],
                 ptime_ms=min(max(choice.ptime_ms or 20, 10), choice.maxptime_ms or 60, 60),
                 direction=direction,
-                media_timeout_s=self._media_timeout_s if receiving else 0.0,
+                media_timeout_s=timeout_s,
             )
         )
         # Digits come in the audio only where no telephone-event was negotiated: never twice.

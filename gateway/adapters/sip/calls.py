@@ -53,6 +53,7 @@ from gateway.protocols.sip.message import Header
 RETRY_AFTER_S: Final = 30
 """When a caller that is refused for lack of something may try again."""
 _PHONE_SILENT_S: Final = 8.0
+_HOPS: Final = 70
 # A transfer that led nowhere leaves its leg as it is, which is how we know.
 _REFER_S: Final = 2.0
 
@@ -75,12 +76,14 @@ class Calls:
         self._agent: SipAgent | None = None
         self._legs: dict[str, Leg] = {}
         self._by_session: dict[int, Leg] = {}
+        self._by_trace: dict[str, Leg] = {}
+        """Legs that came in, for the hops of those that go on from them."""
 
-    def open(self, agent: SipAgent) -> None:
-        """Serve with an agent."""
+    def use(self, agent: SipAgent | None) -> None:
+        """Serve with an agent; None: not at all."""
         self._agent = agent
 
-    def close(self) -> None:
+    def end_all(self) -> None:
         """End every leg; the agent says goodbye to the far ends."""
         for leg in list(self._legs.values()):
             self._release(leg, Cause.SHUTDOWN, "the gateway stops")
@@ -130,7 +133,7 @@ class Calls:
             offer=event.offer,
             dtmf=phone.dtmf if phone else trunk.dtmf if trunk else DtmfMode.AUTO,
         )
-        self._legs[leg_id] = leg
+        self._legs[leg_id] = self._by_trace[trace] = leg
         self._by_session[event.session] = leg
         caller = caller_of(request, trusted=trunk is not None)
         self._host.emit(
@@ -205,23 +208,18 @@ class Calls:
     def dial(self, action: Dial) -> None:
         """Call a phone or a trunk. Raises `DeviceError` when it cannot be reached at all."""
         user = action.endpoint.partition("/")[2]
-        hops = self._hops_left(action.trace)
+        # Without counting on, a loop between two exchanges would never end (RFC 7332).
+        came_in = self._by_trace.get(action.trace)
+        hops = came_in.hops - 1 if came_in else _HOPS
         if hops < 1:
-            raise DeviceError("the call came here too often (Max-Forwards): a loop of routes")
-        if user in self._config.trunks:
+            cause, detail = Cause.EXCHANGE_ROUTING_ERROR, "no hops left: a loop of routes"
+            self._host.emit(LegEnded(leg=action.leg, cause=cause, detail=detail))
+        elif user in self._config.trunks:
             self._dial_trunk(user, action, hops)
         elif user in self._config.phones:
             self._dial_phone(user, action, hops)
         else:
             raise DeviceError(f"there is no phone or trunk {user!r}")
-
-    def _hops_left(self, trace: str) -> int:
-        """Hops for the call that goes on from one that came in (RFC 7332): without this count a
-        loop between two exchanges would never end."""
-        for leg in self._legs.values():
-            if leg.inbound and leg.trace == trace and leg.hops:
-                return leg.hops - 1
-        return 70
 
     def _begin(self, action: Dial, peer: str, dtmf: DtmfMode) -> tuple[Leg, bytes]:
         leg = Leg(
@@ -528,4 +526,6 @@ class Calls:
         for session in leg.sessions:
             self._by_session.pop(session, None)
         self._legs.pop(leg.id, None)
+        if leg.inbound:
+            self._by_trace.pop(leg.trace, None)
         self._host.emit(LegEnded(leg=leg.id, cause=leg.cause, detail=leg.detail))

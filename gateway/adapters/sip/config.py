@@ -52,12 +52,11 @@ class Trunk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     allow: tuple[str, ...] = ()
     """Addresses or networks calls may come from, besides the peer's own."""
     number: str = ""
-    """Caller number to show when the caller's own may not be: empty: the caller's."""
+    """Caller number to show, if the caller's own may not be shown; empty: the caller's."""
     label: str = ""
     calls: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 30
     keepalive_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 30.0
     """OPTIONS this often to see that it is there; 0: never."""
-    ring_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 180.0
     no_response_s: Annotated[float, msgspec.Meta(gt=0, le=32)] = 8.0
     """Give up on a peer that answers nothing at all."""
     dtmf: DtmfMode = DtmfMode.AUTO
@@ -70,6 +69,11 @@ class SipSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """``udp:`` or ``tcp:``, address and port; port 0 takes a free one."""
     public_ip: str = ""
     """Address to show in SIP and SDP when peers see another one than ours (behind NAT)."""
+    inside: tuple[str, ...] = (
+        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8",
+        "169.254.0.0/16", "fc00::/7", "fe80::/10",
+    )  # fmt: skip
+    """Networks on our side of the NAT: peers there are shown our own address."""
     realm: str = "crosspoint"
     codecs: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("G722", "PCMA", "PCMU")
     """In order of preference: ``G722``, ``PCMA``, ``PCMU``."""
@@ -82,6 +86,9 @@ class SipSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Session timer (RFC 4028); 0: off."""
     media_timeout_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 60.0
     """End a call that gets no audio for so long (not while held); 0: never."""
+    keepalive_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 30.0
+    """OPTIONS to each registered phone this often: to see that it is there, and to keep its way
+    through a NAT open; 0: never."""
     lockout_failures: Annotated[int, msgspec.Meta(ge=1)] = 10
     """Wrong passwords from one address before it is ignored."""
     lockout_s: Annotated[float, msgspec.Meta(ge=1)] = 300.0
@@ -101,6 +108,10 @@ class SipSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         for name in self.digest:
             if name not in ("SHA-512-256", "SHA-256", "MD5"):
                 raise ValueError(f"digest {name!r} is none of SHA-512-256, SHA-256, MD5")
+        if self.public_ip:
+            ipaddress.ip_address(self.public_ip)
+        for network in self.inside:
+            ipaddress.ip_network(network, strict=False)
         both = self.phones.keys() & self.trunks.keys()
         if both:
             raise ValueError(f"{sorted(both)[0]!r} is both a phone and a trunk")

@@ -17,6 +17,7 @@ from gateway.adapters.sip.config import SipSection
 from gateway.protocols.sip.auth import Authenticated, DigestServer, ha1
 from gateway.protocols.sip.gate import Admit, Drop, Refuse, Verdict
 from gateway.protocols.sip.message import Request
+from gateway.protocols.sip.names import REGISTER
 from gateway.protocols.sip.transaction import Flow
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -71,6 +72,10 @@ class Door:
 
     def __call__(self, request: Request, flow: Flow, now: float) -> Verdict:
         """Judge a request from outside."""
+        trunk = self.trunk_at(flow.host) if request.method != REGISTER else None
+        if trunk is not None:
+            # Before the lockout: a phone at a trunk's address must not be able to shut it out.
+            return Admit(trunk)
         failures, until = self._failures.get(flow.host, (0, 0.0))
         if failures >= self._config.lockout_failures:
             if now < until:
@@ -79,9 +84,6 @@ class Door:
             del self._failures[flow.host]
         if request.method in _METHODS_OF_ALL:
             return Admit()
-        trunk = self.trunk_at(flow.host)
-        if trunk is not None and request.method != "REGISTER":
-            return Admit(trunk)
         verdict = self._digest.check(request, now)
         if isinstance(verdict, Authenticated):
             if not self._is_own(request, verdict.username):
@@ -96,7 +98,7 @@ class Door:
             self._failures.move_to_end(flow.host)
             if len(self._failures) > _REMEMBERED:
                 self._failures.popitem(last=False)
-        elif request.method == "REGISTER" and "authorization" not in request.headers:
+        elif request.method == REGISTER and "authorization" not in request.headers:
             self._notice_deaf(flow.host)
         return Refuse(verdict.status, verdict.headers)
 
@@ -115,7 +117,7 @@ class Door:
 
     def _is_own(self, request: Request, username: str) -> bool:
         """A phone registers and calls only as itself."""
-        claimed = request.to if request.method == "REGISTER" else request.from_
+        claimed = request.to if request.method == REGISTER else request.from_
         phone = self._config.phones[username]
         return claimed.uri.user in (username, phone.number or username)
 

@@ -1,18 +1,47 @@
-"""Phones: who is registered where. Bindings survive a restart."""
+"""Phones: who is registered where, and whether they still answer. Bindings survive a restart."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from gateway.adapters.base import Host
 from gateway.adapters.sip.config import SipSection
+from gateway.adapters.sip.identity import clean
 from gateway.core.endpoints import Condition, Endpoint
+from gateway.protocols.sip.agent import SipAgent
+from gateway.protocols.sip.events import ResponseReceived
 from gateway.protocols.sip.message import Header, Request
+from gateway.protocols.sip.names import OPTIONS
 from gateway.protocols.sip.registrar import Binding, Registrar, address_of_record
 from gateway.protocols.sip.transaction import Flow
+
+_PROBE_S: Final = 8.0
+_ANNOUNCE_S: Final = 5.0
+
+
+@dataclass(slots=True)
+class Probe:
+    """What OPTIONS tell about a contact."""
+
+    token: int = 0
+    sent_at: float = 0.0
+    heard: bool = False
+    """It has answered once: only then silence means anything, for some phones never do."""
+    lost: bool = False
+    rtt_ms: float = 0.0
+
+    def answered(self, now: float) -> None:
+        """Note an answer; the round trip that is shown follows only changes that matter."""
+        self.heard, self.lost = True, False
+        took = (now - self.sent_at) * 1000
+        if not self.rtt_ms / 2 < took < self.rtt_ms * 2:
+            self.rtt_ms = max(0.1, round(took, 1))
 
 
 class Phones:
@@ -23,25 +52,40 @@ class Phones:
         self._registrar = Registrar()
         self._aors: dict[str, set[str]] = {}
         """Addresses of record that a user registered, one for each domain it knows us by."""
+        self._probes: dict[tuple[str, str], Probe] = {}
+        """By user and contact."""
+        self._turns: deque[tuple[float, str, str]] = deque()
+        """When which contact is probed next, soonest first."""
+        self._by_token: dict[int, tuple[str, str]] = {}
+        self._unsaved = False
+        self._announce_at = 0.0
 
     def endpoint(self, user: str, now: float | None = None) -> Endpoint:
-        """A phone as an endpoint, up while it has a binding."""
+        """A phone as an endpoint, up while it has a binding that answers."""
         phone = self._config.phones[user]
         bindings = self.bindings(user, now) if now is not None else []
+        reason = "" if bindings else "not registered"
         detail = {}
         if bindings:
-            flow = bindings[0].flow
+            first = next((b for b in bindings if not self._lost(user, b)), None)
+            if first is None:
+                first, reason = bindings[0], "registered, but does not answer"
+            flow, probe = first.flow, self._probes.get((user, first.contact))
             detail = {"address": f"{flow.transport}:{flow.host}:{flow.port}"}
-            if bindings[0].user_agent:
-                detail["agent"] = bindings[0].user_agent
+            if first.user_agent:
+                detail["agent"] = clean(first.user_agent, 80)
+            if probe and probe.rtt_ms:
+                detail["rtt_ms"] = f"{probe.rtt_ms:g}"
+            if len(bindings) > 1:
+                detail["contacts"] = str(len(bindings))
         return Endpoint(
             id=f"{self._name}/{user}",
             label=phone.label,
             location=phone.location,
             number=phone.number,
             capacity=phone.calls,
-            condition=Condition.UP if bindings else Condition.DOWN,
-            reason="" if bindings else "not registered",
+            condition=Condition.DOWN if reason else Condition.UP,
+            reason=reason,
             detail=detail,
         )
 
@@ -52,6 +96,15 @@ class Phones:
             found += self._registrar.lookup(aor, now)
         return found
 
+    def reachable(self, user: str, now: float) -> list[Binding]:
+        """Where to call it: contacts that answer; if none does, all of them."""
+        bindings = self.bindings(user, now)
+        return [b for b in bindings if not self._lost(user, b)] or bindings
+
+    def _lost(self, user: str, binding: Binding) -> bool:
+        probe = self._probes.get((user, binding.contact))
+        return probe is not None and probe.lost
+
     def register(
         self, user: str, request: Request, flow: Flow, now: float
     ) -> tuple[int, list[Header]]:
@@ -60,9 +113,70 @@ class Phones:
         if status == 200:
             aor = address_of_record(request.to.uri)
             self._aors.setdefault(user, set()).add(aor)
-            self._save(now)
+            self._unsaved = True
+            self._follow(user, now)
             self.announce(user, now)
         return status, headers
+
+    # Whether they are there
+
+    def _follow(self, user: str, now: float) -> None:
+        """Probe what is new; what registers again is there."""
+        if not self._config.keepalive_s:
+            return
+        for binding in self.bindings(user, now):
+            key = (user, binding.contact)
+            probe = self._probes.get(key)
+            if probe is None:
+                self._probes[key] = Probe()
+                # At the front: the line is in order of time, and this is due now.
+                self._turns.appendleft((now, *key))
+            else:
+                probe.lost = False
+
+    def beat(self, agent: SipAgent, now: float) -> None:
+        """About once a second: probe who is due, forget who ran out, save."""
+        turns = self._turns
+        while turns and turns[0][0] <= now:
+            _, user, contact = turns.popleft()
+            probe = self._probes.get((user, contact))
+            binding = next((b for b in self.bindings(user, now) if b.contact == contact), None)
+            if probe is None or binding is None:
+                self._probes.pop((user, contact), None)
+                continue
+            turns.append((now + self._config.keepalive_s, user, contact))
+            if probe.token:
+                continue
+            probe.sent_at = now
+            probe.token = agent.request(
+                OPTIONS,
+                binding.contact,
+                now,
+                flow=binding.flow,
+                routes=binding.path,
+                timeout=_PROBE_S,
+                contact=True,
+            )
+            self._by_token[probe.token] = (user, contact)
+        if now >= self._announce_at:
+            self._announce_at = now + _ANNOUNCE_S
+            self.announce_all(now)
+        if self._unsaved:
+            self.save(now)
+
+    def took(self, event: ResponseReceived, now: float) -> bool:
+        """News about a probe; False when it is none of ours."""
+        key = self._by_token.pop(event.token, None)
+        probe = self._probes.get(key) if key else None
+        if key is None or probe is None:
+            return key is not None
+        probe.token = 0
+        if not event.response.synthetic:
+            probe.answered(now)
+        elif probe.heard:
+            probe.lost = True
+        self.announce(key[0], now)
+        return True
 
     def announce(self, user: str, now: float) -> None:
         """Tell the bus how the phone stands."""
@@ -70,7 +184,8 @@ class Phones:
 
     def announce_all(self, now: float) -> None:
         """Tell the bus how all phones stand; forget bindings that ran out."""
-        self._registrar.expire(now)
+        if self._registrar.expire(now):
+            self._unsaved = True
         for user in self._config.phones:
             self.announce(user, now)
 
@@ -80,7 +195,9 @@ class Phones:
     def _file(self) -> Path:
         return self._host.data_dir / "bindings.json"
 
-    def _save(self, now: float) -> None:
+    def save(self, now: float) -> None:
+        """Write the bindings to disk."""
+        self._unsaved = False
         shift = time.time() - now
         dump = {
             aor: [msgspec.structs.replace(b, expires_at=b.expires_at + shift) for b in bindings]
@@ -95,7 +212,12 @@ class Phones:
             self._host.log.warning("bindings were not saved", error=str(error))
 
     def load(self, now: float) -> None:
-        """Read the bindings of an earlier run; a damaged file is put aside, not trusted."""
+        """Read the bindings of an earlier run; a damaged file is not trusted: phones register
+        again by themselves."""
+        self._probes.clear()
+        self._turns.clear()
+        self._by_token.clear()
+        self._announce_at = now
         try:
             document = msgspec.json.decode(self._file.read_bytes(), type=_Saved)
         except FileNotFoundError:
@@ -118,6 +240,13 @@ class Phones:
         self._aors = {
             user: set(aors) for user, aors in document.users.items() if user in self._config.phones
         }
+        keys = [(user, b.contact) for user in self._aors for b in self.bindings(user, now)]
+        if self._config.keepalive_s:
+            # One after the other: after a restart not all phones at once.
+            step = self._config.keepalive_s / max(1, len(keys))
+            for n, key in enumerate(keys):
+                self._probes[key] = Probe()
+                self._turns.append((now + n * step, *key))
 
 
 class _Saved(msgspec.Struct):

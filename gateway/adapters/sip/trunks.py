@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from gateway.adapters.base import Host
 from gateway.adapters.sip.config import SipSection, Trunk
 from gateway.adapters.sip.door import Door
+from gateway.adapters.sip.identity import clean
+from gateway.adapters.sip.phones import Probe
 from gateway.adapters.sip.wires import resolve
 from gateway.core.endpoints import Condition, Endpoint
 from gateway.protocols.sip.agent import SipAgent
@@ -16,15 +19,20 @@ from gateway.protocols.sip.auth import Credentials
 from gateway.protocols.sip.events import Registered, RegistrationFailed, ResponseReceived
 from gateway.protocols.sip.uri import Uri, make_uri, parse_uri
 
-# A peer's name may move: look it up again this often.
-_RESOLVE_S = 60.0
+_RESOLVE_S: Final = 60.0
+"""A peer's name may move: look it up again this often."""
+_DOWN_S: Final = 5.0
+"""Probe a peer that is down this often, if `keepalive_s` is longer."""
 
 
 @dataclass(slots=True)
 class _State:
+    probe: Probe
     registration: int | None = None
     registered: bool = False
-    probe: int | None = None
+    refused: bool = False
+    """The registrar does not want us: asking more often would not help."""
+    probe_at: float = 0.0
     condition: Condition = Condition.UNKNOWN
     reason: str = "not heard from yet"
     agent: str = ""
@@ -35,8 +43,9 @@ class Trunks:
 
     def __init__(self, name: str, config: SipSection, host: Host, door: Door) -> None:
         self._name, self._config, self._host, self._door = name, config, host, door
-        self._states = {trunk: _State() for trunk in config.trunks}
+        self._states = {trunk: _State(Probe()) for trunk in config.trunks}
         self._by_token: dict[int, str] = {}
+        self._agent: SipAgent | None = None
 
     def endpoint(self, name: str) -> Endpoint:
         """A trunk as an endpoint."""
@@ -46,6 +55,8 @@ class Trunks:
             detail["registered"] = "yes" if state.registered else "no"
         if state.agent:
             detail["agent"] = state.agent
+        if state.probe.rtt_ms:
+            detail["rtt_ms"] = f"{state.probe.rtt_ms:g}"
         return Endpoint(
             id=f"{self._name}/{name}",
             label=trunk.label,
@@ -69,6 +80,14 @@ class Trunks:
             return None
         return Credentials(trunk.user, trunk.password.reveal(), trunk.realm)
 
+    def host(self, name: str) -> str:
+        """The peer's host as it is configured: the domain of its addresses."""
+        return self._peer(name).host
+
+    def address(self, name: str) -> str:
+        """An address of the peer; empty while its name is not resolved."""
+        return min(self._door.peers.get(name, ()), default="")
+
     def _peer(self, name: str) -> Uri:
         return parse_uri(self._config.trunks[name].peer)
 
@@ -78,28 +97,39 @@ class Trunks:
 
     async def watch(self, name: str, agent: SipAgent, pump: Callable[[], None]) -> None:
         """Resolve, register and probe one trunk until cancelled."""
+        self._agent = agent
         trunk, state = self._config.trunks[name], self._states[name]
         peer = self._peer(name)
         if not trunk.register and not trunk.keepalive_s:
             # Nobody tells us how it stands: it counts as there, a failed call says otherwise.
             self._set(name, Condition.UP, "")
         self.announce(name)
-        wait = min(trunk.keepalive_s or _RESOLVE_S, _RESOLVE_S)
+        resolve_at = 0.0
+        state.probe_at = 0.0
         while True:
-            addresses = await resolve(peer.host)
-            if addresses:
-                self._door.peers[name] = frozenset(addresses)
-            elif name not in self._door.peers:
-                self._set(name, Condition.DOWN, f"{peer.host} cannot be resolved")
-            if addresses and trunk.register and state.registration is None:
-                self._register(name, trunk, agent)
-            if addresses and trunk.keepalive_s and state.probe is None:
-                state.probe = agent.options(
-                    self.target(name, ""), self._host.now(), timeout=trunk.no_response_s
-                )
-                self._by_token[state.probe] = name
+            now = self._host.now()
+            if now >= resolve_at:
+                addresses = await resolve(peer.host)
+                resolve_at = now + (_RESOLVE_S if addresses else _DOWN_S)
+                if addresses:
+                    self._door.peers[name] = frozenset(addresses)
+                elif name not in self._door.peers:
+                    self._set(name, Condition.DOWN, f"{peer.host} cannot be resolved")
+            if name in self._door.peers:
+                if trunk.register and state.registration is None:
+                    self._register(name, trunk, agent)
+                if trunk.keepalive_s and not state.probe.token and now >= state.probe_at:
+                    self._probe(name, trunk, agent)
             pump()
-            await asyncio.sleep(wait)
+            await asyncio.sleep(min(1.0, trunk.keepalive_s or 1.0))
+
+    def _probe(self, name: str, trunk: Trunk, agent: SipAgent) -> None:
+        state, now = self._states[name], self._host.now()
+        up = state.condition is Condition.UP
+        state.probe_at = now + (trunk.keepalive_s if up else min(trunk.keepalive_s, _DOWN_S))
+        state.probe.sent_at = now
+        state.probe.token = agent.options(self.target(name, ""), now, timeout=trunk.no_response_s)
+        self._by_token[state.probe.token] = name
 
     def _register(self, name: str, trunk: Trunk, agent: SipAgent) -> None:
         state, peer = self._states[name], self._peer(name)
@@ -118,36 +148,64 @@ class Trunks:
         for state in self._states.values():
             if state.registration is not None and state.registered:
                 agent.unregister(state.registration, now)
-            state.registration = state.probe = None
-            state.registered = False
+            state.registration = None
+            state.registered = state.refused = False
+            state.probe = Probe()
             state.condition, state.reason = Condition.UNKNOWN, "not heard from yet"
         self._by_token.clear()
+        self._agent = None
+
+    def silent(self, name: str) -> None:
+        """A call got no answer at all: down, until the next probe says otherwise."""
+        state = self._states.get(name)
+        if state is not None and self._config.trunks[name].keepalive_s:
+            self._set(name, Condition.DOWN, "no answer to a call")
+            state.probe_at = self._host.now() + min(1.0, self._config.trunks[name].keepalive_s)
 
     def took(self, event: Registered | RegistrationFailed | ResponseReceived) -> bool:
         """News about a registration or probe; False when it is none of ours."""
         name = self._by_token.get(event.token)
         if name is None:
             return False
-        state, trunk = self._states[name], self._config.trunks[name]
         match event:
             case Registered():
-                state.registered = True
+                self._states[name].registered = True
+                self._states[name].refused = False
                 self._set(name, Condition.UP, "")
-            case RegistrationFailed(status=status, response=response):
-                state.registered = False
-                self._set(name, Condition.DOWN, f"registration refused: {status} {response.reason}")
-            case ResponseReceived(response=response):
-                del self._by_token[event.token]
-                state.probe = None
-                state.agent = (response.get("server") or response.get("user-agent") or "")[:80]
-                # Any answer, even a refusal, says that it is there; 408 and 503 made by our own
-                # agent, or a 503 of its own, say that it is not.
-                there = response.status not in (408, 503)
-                if not there:
-                    self._set(name, Condition.DOWN, f"no answer to OPTIONS ({response.status})")
-                elif not trunk.register or state.registered:
-                    self._set(name, Condition.UP, "")
+            case RegistrationFailed():
+                self._not_registered(name, event)
+            case ResponseReceived():
+                self._answered(name, event)
         return True
+
+    def _not_registered(self, name: str, event: RegistrationFailed) -> None:
+        state, status, words = self._states[name], event.status, event.response.reason
+        state.registered = False
+        if event.response.synthetic:
+            state.refused = False
+            self._set(name, Condition.DOWN, "no answer to REGISTER")
+        else:
+            state.refused = status not in (408, 500, 503, 504)
+            self._set(name, Condition.DOWN, f"registration refused: {status} {words}")
+
+    def _answered(self, name: str, event: ResponseReceived) -> None:
+        """An OPTIONS is over. Any answer, even a refusal, says that the peer is there; only a 503
+        says that it cannot work."""
+        state, trunk, response = self._states[name], self._config.trunks[name], event.response
+        del self._by_token[event.token]
+        state.probe.token = 0
+        if response.synthetic or response.status == 503:
+            status = "" if response.synthetic else f" but {response.status} {response.reason}"
+            self._set(name, Condition.DOWN, f"no answer to OPTIONS{status}")
+            return
+        state.probe.answered(self._host.now())
+        state.agent = clean(response.get("server") or response.get("user-agent") or "", 80)
+        if not trunk.register or state.registered:
+            self._set(name, Condition.UP, "")
+        elif state.registration is not None and self._agent and not state.refused:
+            # It is back: do not let the registration wait out its pause of up to half an hour.
+            self._agent.refresh(state.registration, self._host.now())
+            self.announce(name)
 
     def _set(self, name: str, condition: Condition, reason: str) -> None:
         state = self._states[name]

@@ -7,6 +7,7 @@ on while that is open, else over any to the same address, else over a new one.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from gateway.protocols.sip.transaction import Flow
 _CONNECT_S: Final = 5.0
 # What may wait for one connection that is being opened.
 _MAX_WAITING: Final = 64
+# A connection on which nothing at all is said for so long is cut: it only takes up room.
+_SILENT_S: Final = 30.0
 
 
 class Wires(StreamOwner):
@@ -46,6 +49,8 @@ class Wires(StreamOwner):
         self._opening: dict[tuple[str, int], list[Send]] = {}
         self._serial = 0
         self._sources: dict[str, str] = {}
+        self._silent: dict[int, asyncio.TimerHandle] = {}
+        self._inside = [ipaddress.ip_network(text, strict=False) for text in config.inside]
         self.ports: dict[str, int] = {}
         """Listening port by transport."""
 
@@ -75,9 +80,16 @@ class Wires(StreamOwner):
 
     def source_towards(self, host: str) -> str:
         """Our own address as a peer sees it."""
-        if self._config.public_ip:
+        if self._config.public_ip and not self._is_inside(host):
             return self._config.public_ip
         return self.bind_towards(host)
+
+    def _is_inside(self, host: str) -> bool:
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        return any(address in network for network in self._inside)
 
     def bind_towards(self, host: str) -> str:
         """Our own address to bind towards a peer."""
@@ -118,13 +130,24 @@ class Wires(StreamOwner):
         self._connections[connection.number] = connection
         self._by_peer[connection.peer] = connection
         self._per_address[host] += 1
+        self._silent[connection.number] = asyncio.get_running_loop().call_later(
+            _SILENT_S, self._cut, connection.number
+        )
         if self.agent:
             self.agent.connection_made(
                 connection.number, connection.peer, connection.local, "tcp", self._host.now()
             )
             self._pump()
 
+    def _cut(self, number: int) -> None:
+        self._silent.pop(number, None)
+        self._host.count("connections_silent")
+        self.hang_up(number)
+
     def received(self, connection: StreamConnection, data: bytes) -> None:
+        silent = self._silent.pop(connection.number, None)
+        if silent:
+            silent.cancel()
         if self.agent and connection.number:
             self.agent.receive_stream(connection.number, data, self._host.now())
             self._pump()
@@ -132,6 +155,9 @@ class Wires(StreamOwner):
     def lost(self, connection: StreamConnection) -> None:
         if self._connections.pop(connection.number, None) is None:
             return
+        silent = self._silent.pop(connection.number, None)
+        if silent:
+            silent.cancel()
         if self._by_peer.get(connection.peer) is connection:
             del self._by_peer[connection.peer]
         self._per_address[connection.peer[0]] -= 1

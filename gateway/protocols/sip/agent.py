@@ -406,6 +406,13 @@ class SipAgent(Receiver):
             raise UsageError(f"no registration {token}")
         registration.stop(now)
 
+    def refresh(self, token: int, now: float) -> None:
+        """Send a registration again now instead of when its wait is over."""
+        registration = self.registrations.get(token)
+        if registration is None:
+            raise UsageError(f"no registration {token}")
+        registration.refresh(now)
+
     # -- subscriptions --
 
     def subscribe(

@@ -86,6 +86,12 @@ class Registration:
         )
         request.send(now)
 
+    def refresh(self, now: float) -> None:
+        """Send now what is due later; nothing if a request is on its way."""
+        if self._timer is not None:
+            self._timer.stop()
+            self.send(now)
+
     def stop(self, now: float) -> None:
         """Remove the binding."""
         self._stopping = True
