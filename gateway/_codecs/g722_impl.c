@@ -59,6 +59,33 @@ typedef uint16_t u8v __attribute__((vector_size(16), may_alias));
 
 #define FORCE static inline __attribute__((always_inline))
 
+#define ZIP_LOW16(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define ZIP_HIGH16(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#define ZIP_LOW32(a, b) __builtin_shufflevector(a, b, 0, 1, 8, 9, 2, 3, 10, 11)
+#define ZIP_HIGH32(a, b) __builtin_shufflevector(a, b, 4, 5, 12, 13, 6, 7, 14, 15)
+#define ZIP_LOW64(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11)
+#define ZIP_HIGH64(a, b) __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
+
+/* Eight rows of eight become columns: samples by lane to lanes by sample, and back. */
+FORCE void transpose8(v8 r[8])
+{
+    v8 s[8], t[8];
+    for (int32_t i = 0; i < 4; i++) {
+        s[2 * i] = ZIP_LOW16(r[2 * i], r[2 * i + 1]);
+        s[2 * i + 1] = ZIP_HIGH16(r[2 * i], r[2 * i + 1]);
+    }
+    for (int32_t i = 0; i < 8; i += 4) {
+        t[i] = ZIP_LOW32(s[i], s[i + 2]);
+        t[i + 1] = ZIP_HIGH32(s[i], s[i + 2]);
+        t[i + 2] = ZIP_LOW32(s[i + 1], s[i + 3]);
+        t[i + 3] = ZIP_HIGH32(s[i + 1], s[i + 3]);
+    }
+    for (int32_t i = 0; i < 4; i++) {
+        r[2 * i] = ZIP_LOW64(t[i], t[i + 4]);
+        r[2 * i + 1] = ZIP_HIGH64(t[i], t[i + 4]);
+    }
+}
+
 FORCE v8 lookup_v8(const int16_t *table, v8 index)
 {
     v8 r;

@@ -206,38 +206,78 @@ INLINE A FN(fir)(const P *p, const int16_t *c)
     return acc;
 }
 
-/* Samples of all lanes, lanes without a frame as silence; even and odd ones apart. */
+/* Samples of all lanes, lanes without a frame as silence; even and odd ones apart. A frame is whole
+ * milliseconds, so n is a multiple of 8. */
 INLINE void FN(gather)(V *even, V *odd, const int16_t *const *src, uint32_t mask, int32_t done,
                        int32_t n)
 {
-    int16_t *to[2] = {(int16_t *)even, (int16_t *)odd};
-    for (int32_t l = 0; l < LANES; l++) {
-        if (mask >> l & 1) {
-            const int16_t *from = src[l] + 2 * done;
-            for (int32_t i = 0; i < n; i++) {
-                to[0][i * LANES + l] = from[2 * i];
-                to[1][i * LANES + l] = from[2 * i + 1];
+    for (int32_t l = 0; l < LANES; l += 8)
+        for (int32_t i = 0; i < n; i += 4) {
+            v8 r[8] = {{0}};
+            for (int32_t k = 0; k < 8; k++)
+                if (mask >> (l + k) & 1)
+                    memcpy(&r[k], src[l + k] + 2 * (done + i), sizeof r[k]);
+            transpose8(r);
+            for (int32_t k = 0; k < 4; k++) {
+                *(v8 *)((int16_t *)(even + i + k) + l) = r[2 * k];
+                *(v8 *)((int16_t *)(odd + i + k) + l) = r[2 * k + 1];
             }
-        } else {
-            for (int32_t i = 0; i < n; i++)
-                to[0][i * LANES + l] = to[1][i * LANES + l] = 0;
         }
-    }
 }
 
 INLINE void FN(scatter)(int16_t *const *out, uint32_t mask, const V *even, const V *odd,
                         int32_t done, int32_t n)
 {
-    const int16_t *from[2] = {(const int16_t *)even, (const int16_t *)odd};
-    for (int32_t l = 0; l < LANES; l++) {
-        if (!(mask >> l & 1))
-            continue;
-        int16_t *to = out[l] + 2 * done;
-        for (int32_t i = 0; i < n; i++) {
-            to[2 * i] = from[0][i * LANES + l];
-            to[2 * i + 1] = from[1][i * LANES + l];
+    for (int32_t l = 0; l < LANES; l += 8)
+        for (int32_t i = 0; (mask >> l & 0xff) && i < n; i += 4) {
+            v8 r[8];
+            for (int32_t k = 0; k < 4; k++) {
+                r[2 * k] = *(const v8 *)((const int16_t *)(even + i + k) + l);
+                r[2 * k + 1] = *(const v8 *)((const int16_t *)(odd + i + k) + l);
+            }
+            transpose8(r);
+            for (int32_t k = 0; k < 8; k++)
+                if (mask >> (l + k) & 1)
+                    memcpy(out[l + k] + 2 * (done + i), &r[k], sizeof r[k]);
         }
-    }
+}
+
+typedef uint8_t FN(octets8) __attribute__((vector_size(8)));
+
+/* The same for the octets of the payloads. */
+INLINE void FN(gather_octets)(V *code, const uint8_t *const *src, uint32_t mask, int32_t done,
+                              int32_t n)
+{
+    for (int32_t l = 0; l < LANES; l += 8)
+        for (int32_t i = 0; i < n; i += 8) {
+            v8 r[8];
+            for (int32_t k = 0; k < 8; k++) {
+                FN(octets8) octets = {0};
+                if (mask >> (l + k) & 1)
+                    memcpy(&octets, src[l + k] + done + i, sizeof octets);
+                r[k] = __builtin_convertvector(octets, v8);
+            }
+            transpose8(r);
+            for (int32_t k = 0; k < 8; k++)
+                *(v8 *)((int16_t *)(code + i + k) + l) = r[k];
+        }
+}
+
+INLINE void FN(scatter_octets)(uint8_t *const *out, uint32_t mask, const V *code, int32_t done,
+                               int32_t n)
+{
+    for (int32_t l = 0; l < LANES; l += 8)
+        for (int32_t i = 0; (mask >> l & 0xff) && i < n; i += 8) {
+            v8 r[8];
+            for (int32_t k = 0; k < 8; k++)
+                r[k] = *(const v8 *)((const int16_t *)(code + i + k) + l);
+            transpose8(r);
+            for (int32_t k = 0; k < 8; k++) {
+                FN(octets8) octets = __builtin_convertvector(r[k], FN(octets8));
+                if (mask >> (l + k) & 1)
+                    memcpy(out[l + k] + done + i, &octets, sizeof octets);
+            }
+        }
 }
 
 #define TILE 40 /* sample pairs in hand at once: 5 ms of all lanes fit the L1 cache */
@@ -248,7 +288,7 @@ static void FN(encode)(cp_g722_group *g, const int16_t *const *src, uint8_t *con
     FN(band) low, high;
     V x[2][TILE + 11];
     P pairs[2][TILE + 11];
-    union { V v[TILE]; int16_t lane[TILE][LANES]; } code;
+    V code[TILE];
     V active = FN(active)(mask, at);
     FN(load)(&low, &g->low, at);
     FN(load)(&high, &g->high, at);
@@ -273,16 +313,10 @@ static void FN(encode)(cp_g722_group *g, const int16_t *const *src, uint8_t *con
                 xl = NARROW(ASUM(even, odd), 14);
                 xh = NARROW(ADIFF(even, odd), 14);
             }
-            code.v[i] = FN(encode_low)(&low, xl);
-            code.v[i] |= FN(encode_high)(&high, xh) << 6;
+            code[i] = FN(encode_low)(&low, xl);
+            code[i] |= FN(encode_high)(&high, xh) << 6;
         }
-        for (int32_t l = 0; l < LANES; l++) {
-            if (!(mask >> (at + l) & 1))
-                continue;
-            uint8_t *to = out[at + l] + done;
-            for (int32_t i = 0; i < n; i++)
-                to[i] = (uint8_t)code.lane[i][l];
-        }
+        FN(scatter_octets)(out + at, mask >> at, code, done, n);
         for (int32_t i = 0; i < 11; i++) {
             x[0][i] = x[0][n + i];
             x[1][i] = x[1][n + i];
@@ -303,7 +337,7 @@ INLINE void FN(decode_mode)(cp_g722_group *g, const uint8_t *const *src, int16_t
     FN(band) low, high;
     V x[2][TILE + 11];
     P pairs[2][TILE + 11];
-    union { V v[TILE]; int16_t lane[TILE][LANES]; } code;
+    V code[TILE];
     V pcm[2][TILE];
     V active = FN(active)(mask, at);
     FN(load)(&low, &g->low, at);
@@ -314,17 +348,10 @@ INLINE void FN(decode_mode)(cp_g722_group *g, const uint8_t *const *src, int16_t
     }
     for (int32_t done = 0; done < n_pairs; done += TILE) {
         int32_t n = n_pairs - done < TILE ? n_pairs - done : TILE;
-        memset(&code, 0, sizeof code);
-        for (int32_t l = 0; l < LANES; l++) {
-            if (!(mask >> (at + l) & 1))
-                continue;
-            const uint8_t *from = src[at + l] + done;
-            for (int32_t i = 0; i < n; i++)
-                code.lane[i][l] = from[i];
-        }
+        FN(gather_octets)(code, src + at, mask >> at, done, n);
         for (int32_t i = 0; i < n; i++) {
-            V rl = FN(decode_low)(&low, code.v[i] & 63, mode);
-            V rh = FN(decode_high)(&high, code.v[i] >> 6);
+            V rl = FN(decode_low)(&low, code[i] & 63, mode);
+            V rh = FN(decode_high)(&high, code[i] >> 6);
             if (has_qmf) {
                 x[0][11 + i] = rl + rh;
                 x[1][11 + i] = rl - rh;

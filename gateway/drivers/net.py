@@ -32,7 +32,7 @@ class UdpSocket(asyncio.DatagramProtocol):
     def __init__(self, received: Callable[[bytes, Address, Address], None]) -> None:
         """`received` gets octets, source and our own address."""
         self._received = received
-        self._transport: asyncio.DatagramTransport | None = None
+        self._transport: Any = None
         self.local: Address = ("", 0)
         self.errors = 0
         """ICMP errors and refused sends."""
@@ -51,7 +51,7 @@ class UdpSocket(asyncio.DatagramProtocol):
         return found
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.DatagramTransport, transport)
+        self._transport = transport
         self.local = transport.get_extra_info("sockname")[:2]
         sock = transport.get_extra_info("socket")
         # A burst of INVITEs must survive 100 ms of the event loop being elsewhere.

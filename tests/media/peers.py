@@ -56,13 +56,13 @@ def sine(hz: float, seconds: float, rate: int = 8000, level_dbm0: float = -13.0)
 
 
 def level_at(pcm: np.ndarray, hz: float, rate: int = 8000) -> float:
-    """Level in dBm0 of the component at hz (Hann window, 3 bins)."""
+    """Level in dBm0 of the component at hz (Hann window, within a bin of it)."""
     if len(pcm) < 256:
         return -120.0
     window = np.hanning(len(pcm))
-    spectrum = np.abs(np.fft.rfft(pcm * window)) / (window.sum() / 2)
-    k = round(hz * len(pcm) / rate)
-    peak = spectrum[max(0, k - 2) : k + 3].max()
+    at = hz + np.linspace(-1, 1, 9) * rate / len(pcm)
+    turns = np.outer(at, np.arange(len(pcm)) / rate)
+    peak = np.abs(np.exp(-2j * np.pi * turns) @ (pcm * window)).max() / (window.sum() / 2)
     return float(20 * np.log10(max(peak, 1e-3) / 32768) + 3.14)
 
 
@@ -198,12 +198,15 @@ def talk(peer: Peer, to: tuple[str, int], pcm: np.ndarray, *, drop=(), ptime_ms:
     size, ticks = ptime_ms * per_ms, ptime_ms * clock
     count = max(1, len(octets) // size)
 
+    state = {"n": 0}
+
     def job(i: int) -> None:
         peer.collect()
-        if i * 20 % ptime_ms and ptime_ms > 20:
-            return
-        for k in range(max(1, 20 // ptime_ms)):
-            n = i * 20 // ptime_ms + k
+        if i == 0:
+            state["n"] = 0
+        while state["n"] * ptime_ms < (i + 1) * 20:
+            n = state["n"]
+            state["n"] += 1
             if n in drop:
                 peer.seq += 1
                 peer.ts += ticks

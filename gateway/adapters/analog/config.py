@@ -26,7 +26,9 @@ HangupRule = Literal["cpc", "polarity", "busy", "congestion"]
 _BELL_202 = frozenset({"us", "cn", "au", "sg", "in"})
 
 
-class _Port(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+class _Port(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"
+):
     name: _Name = ""
     """Local part of the endpoint: ``fxs/<name>``; empty: the channel's number."""
     number: _Number = ""

@@ -41,6 +41,7 @@ from gateway.protocols.analog import FxoPort, FxsPort, Output, Signal
 BLOCK: Final = 160
 DTMF_DIGITS: Final = "0123456789*#ABCD"
 _HOOK_AGAIN_S: Final = 0.3
+_SIGNALLING: Final = {int(each): each.name.lower() for each in Signalling}
 
 
 @dataclass(eq=False, slots=True)
@@ -125,9 +126,8 @@ class Line(ABC):
         try:
             if channel.kind is not self.kind:
                 raise DeviceError(_other_kind(channel, self.kind))
-            signalling = channel.params().signalling
-            if signalling in Signalling:
-                self._signalling = f", signalled {Signalling(signalling).name.lower()}"
+            name = _SIGNALLING.get(channel.params().signalling)
+            self._signalling = f", signalled {name}" if name else ""
             self._set_up(channel)
         except BaseException:
             channel.close()
@@ -188,7 +188,7 @@ class Line(ABC):
     def _begin(self, channel: Channel) -> None:
         """Look at the line as it is now, and announce the endpoint."""
 
-    def _forget(self) -> None:
+    def _forget(self) -> None:  # noqa: B027 (only telephones have such a thing)
         """End what is besides the call."""
 
     # -- time ----------------------------------------------------------------------------------

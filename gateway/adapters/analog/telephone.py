@@ -14,7 +14,7 @@ from gateway.core.actions import Dial
 from gateway.core.causes import Cause
 from gateway.core.events import DigitPressed, LegEnded, LegFlashed, LegOffered, LegRinging
 from gateway.core.numbers import Completeness
-from gateway.drivers.dahdi import Channel, EventKind, Hook, LineEvent, PortKind, Tone
+from gateway.drivers.dahdi import Channel, EventKind, Hook, PortKind, Tone
 from gateway.errors import DeviceError, UsageError
 from gateway.media.streams import DigitDetected, MediaEvent, PlayEnded
 from gateway.protocols.analog import CallerId, FxsConfig, FxsPort, FxsState, Output, Rule, Signal
@@ -138,11 +138,6 @@ class Telephone(Line):
         self.pump()
 
     # -- from the line -------------------------------------------------------------------------
-
-    def take_event(self, event: LineEvent) -> None:
-        super().take_event(event)
-        if event.kind is EventKind.NO_ALARM and self.port.state is FxsState.FAULT:
-            self.announce()
 
     def do(self, output: Output) -> None:
         channel, call = self.channel, self.call
@@ -287,9 +282,7 @@ class Telephone(Line):
     def start(self, action: Dial) -> None:
         if self.port.state is not FxsState.IDLE:
             fault = self.port.state is FxsState.FAULT
-            cause, detail = (
-                (Cause.OUT_OF_ORDER, self.reason) if fault else (Cause.BUSY, "off hook")
-            )
+            cause, detail = (Cause.OUT_OF_ORDER, self.reason) if fault else (Cause.BUSY, "off hook")
             self.host.emit(LegEnded(leg=action.leg, cause=cause, detail=detail))
             return
         self.call = Call(action.leg, action.trace, self.now, dialled=True)
@@ -325,8 +318,8 @@ class Telephone(Line):
                 stream.send_digits(digits, on_ms=_DTMF_MS, off_ms=_DTMF_MS)
                 self.later(seconds, lambda: self.port.caller_id_sent(self.now))
                 return
-            standard: fsk.Standard = "v23" if self._standard == "v23" else "bell202"
-            samples = fsk.modulate(build_mdmf(caller), standard)
+            v23 = self._standard == "v23"
+            samples = fsk.modulate(build_mdmf(caller), "v23" if v23 else "bell202")
         except UsageError as error:
             self.host.count("caller_id_not_sent")
             self.host.log.debug("caller ID not sent", endpoint=self.endpoint, why=str(error))

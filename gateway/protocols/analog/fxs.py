@@ -150,6 +150,8 @@ class FxsPort:
         self._caller: CallerId | None = None
         self._collector: DigitCollector | None = None
         self._cadence = self.config.cadence_ms
+        self._bursts = 0
+        """Bursts of ringing so far."""
         self._tone: ToneName | None = None
         self._busy_name = ToneName.BUSY
         self._reversed = False
@@ -181,11 +183,13 @@ class FxsPort:
                 self._hung_up(now)
             case Signal.FLASHED if self.config.flash and self.state is FxsState.TALKING:
                 self._out.append(Flash())
-            case Signal.PULSE_STARTED if self.state is FxsState.DIAL_TONE:
+            case Signal.PULSE_STARTED if self.state in (FxsState.DIAL_TONE, FxsState.COLLECTING):
                 self._set_tone(None)
+                if self._timers.running("digit"):
+                    # A rotary dial takes more than a second for a 0.
+                    self._timers.start("digit", now + self.config.inter_digit)
             case Signal.RINGER_OFF if self.state is FxsState.RINGING:
-                if self._caller and self.config.caller_id is CallerIdWhen.AFTER_FIRST_RING:
-                    self._timers.start("caller id", now + self.config.caller_id_pause)
+                self._ring_paused(now)
             case Signal.FAULT:
                 self._fault()
             case Signal.FAULT_CLEARED if self.state is FxsState.FAULT:
@@ -386,7 +390,20 @@ class FxsPort:
 
     def _start_ringing(self) -> None:
         self.state = FxsState.RINGING
+        self._bursts = 0
         self._out.append(Ring(self._cadence))
+
+    def _ring_paused(self, now: float) -> None:
+        pauses = self._cadence[1::2]
+        pause = pauses[self._bursts % len(pauses)]
+        self._bursts += 1
+        # Caller ID fits only into the long pause of a cadence of several bursts.
+        if (
+            self._caller
+            and self.config.caller_id is CallerIdWhen.AFTER_FIRST_RING
+            and pause == max(pauses)
+        ):
+            self._timers.start("caller id", now + self.config.caller_id_pause)
 
     def _stop_ringing(self) -> None:
         self._timers.clear()
