@@ -151,7 +151,6 @@ struct ce_stream {
     uint8_t sent_any, gap;
     uint16_t tx_fill;
     uint32_t tx_pack_ts;
-    uint8_t tx_pack[CE_MAX_PAYLOAD * 4];
     /* relay (this stream is the receiver of the packets) */
     uint8_t relay_anchored, relay_sample;
     uint32_t relay_ts_off;
@@ -164,7 +163,6 @@ struct ce_stream {
     uint16_t block_bytes, since_write, starved;
     uint8_t in_running;
     uint32_t in_head, in_tail, out_head, out_tail;
-    uint8_t out_ring[CE_TX_BYTES];
     /* processing */
     ce_options opt;
     int16_t decoder_lane, encoder_lane; /* G.722; -1: none */
@@ -192,6 +190,8 @@ struct ce_stream {
     uint32_t digit_ts;
     ce_record *record;
     _Atomic int dead;
+    uint8_t tx_pack[CE_MAX_PAYLOAD * 4];
+    uint8_t out_ring[CE_TX_BYTES];
     ce_jitter jb; /* last: the biggest; device streams use jb.data as their input ring */
 };
 
@@ -278,6 +278,7 @@ struct ce_engine {
     ce_command *commands;
     ce_event *events;
     uint8_t ev_posted, flush_rx;
+    uint64_t seen_packets;
     ce_engine_stats st;
     uint64_t rng;
     char cname[64];

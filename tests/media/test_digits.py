@@ -67,10 +67,10 @@ def press(peer, to, digit, *, at, on_ms=100, ends=3, te_pt=101, speech=None):
 
     def job(i):
         n = on_ms // 20
-        if i > at + n + max(ends - 1, 0):
-            i -= n + max(ends - 1, 0)  # the press stood in for these packets of speech
-        if not at <= i < at + n + max(ends - 1, 0):
-            speech(i)
+        n_press = n + max(ends - 1, 0)
+        if not at <= i < at + n_press:
+            # The press stood in for as many packets of speech.
+            speech(i if i < at else i - n_press)
             return
         peer.collect()
         state.setdefault("ts", peer.ts)
