@@ -148,6 +148,11 @@ class Level:
             self.told = value
         return moved or bool(crossed), crossed
 
+    @property
+    def inside(self) -> list[str]:
+        """The limits that the value is known to keep."""
+        return [name for name, state in self._states.items() if state.value is False]
+
     def forget(self) -> None:
         """The source was lost: the next reading is told; what is active stays so until then."""
         self.told = None

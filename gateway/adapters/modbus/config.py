@@ -268,6 +268,8 @@ class Device(_Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if bool(self.host) == bool(self.line):
             raise ValueError("give host (Modbus TCP) or line (serial), one of them")
+        if self.line and not 1 <= self.unit <= 247:
+            raise ValueError(f"unit = {self.unit}: on a serial line it is 1 to 247")
         taken: set[str] = set()
         for name in self.names():
             _check_name(name)

@@ -316,7 +316,7 @@ class DigestServer:
             and nonce.isascii()
             and hmac.compare_digest(self._proof(nonce[:30]), nonce[30:])
         )
-        if not ours or not right or secret is None or not _same_target(uri, request):
+        if not ours or not right or secret is None or not _same_target(uri, request, legacy=not qop):
             return False
         issued = int(nonce[:14], 16)
         age = now - issued / 1000
@@ -348,12 +348,17 @@ class DigestServer:
         return True
 
 
-def _same_target(uri: str, request: Request) -> bool:
-    """What the digest covers must be what the request asks for (RFC 7616 section 3.4.6)."""
+def _same_target(uri: str, request: Request, *, legacy: bool) -> bool:
+    """What the digest covers must be what the request asks for (RFC 7616 section 3.4.6).
+
+    legacy: clients of RFC 2069 name the server alone; their nonce is good for one request anyway.
+    """
     if uri == request.target:
         return True
     try:
         given = parse_uri(uri)
+        if legacy and not given.user:
+            return given.host == request.uri.host
         return (given.user, given.host) == (request.uri.user, request.uri.host)
     except PeerError:
         return False
