@@ -1,9 +1,13 @@
 """Alert: tell people until somebody takes it in hand.
 
 An alarm (or an input) pages zones, switches outputs and calls people: one after the other or all
-at once. Whoever answers hears the announcement and presses the acknowledging digit; that stops
-everything, everywhere, and the alarm's source is told. Nobody does: next person, next round, and
-at last the alarm is closed as exhausted, which is an event of its own and never silence.
+at once. Whoever answers hears the announcement and acknowledges; that stops everything, everywhere,
+and the alarm's source is told. Nobody does: next person, next round, and at last the alarm is
+closed as exhausted, which is an event of its own and never silence. Somebody whose line is in use
+by an equal call, or is taken for a higher one, is called as soon as it is free again.
+
+With an `origin` (a help point) the person is then connected with the place where help is needed;
+with a `conference`, everybody who acknowledges meets there.
 """
 
 from __future__ import annotations
@@ -17,21 +21,22 @@ from gateway.core.actions import (
     OpenAlarm,
     Play,
     SetOutput,
-    StopPlay,
 )
 from gateway.core.calls import Call, Leg
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Target
 from gateway.core.events import Severity
-from gateway.core.routes import Match, Strategy
+from gateway.core.lines import Waiter
+from gateway.core.plans import LastWords, Meeting, Silent
+from gateway.core.routes import BY_ANSWER, BY_TALKING, Match, Strategy, Trigger
 from gateway.core.timers import Timer
+from gateway.core.zones import Zones
 
 if TYPE_CHECKING:
     from gateway.core.switchboard import Switchboard
 
-# How long a confirmation tone is waited for before the call ends anyway.
-CONFIRM_S = 3.0
-# A busy person is tried again only after the others; without anybody else, after this.
+# A round of calls begins this long after the one before it at the earliest: people who are all
+# busy are not called in a tight circle.
 RETRY_S = 5.0
 
 
@@ -47,7 +52,7 @@ class Alarm:
     trace: str
     raised_at: float
     state: str = "active"
-    """``active``, ``acknowledged``, ``cleared`` or ``exhausted``."""
+    """``active``, ``acknowledged``, ``cleared``, ``delivered`` or ``exhausted``."""
     by: str = ""
     gone: bool = False
     """The cause went away, but the route wants an acknowledgement all the same."""
@@ -55,20 +60,37 @@ class Alarm:
     plan: Alert | None = None
 
 
-class Alert:
-    """The plan of one alarm."""
+class Alert(Silent):
+    """The plan of one alarm, and of the legs to the people it calls."""
 
     def __init__(self, board: Switchboard, alarm: Alarm, match: Match) -> None:
         self.board, self.alarm, self.match = board, alarm, match
         self.route = match.route.route
+        self.priority = match.route.priority
+        self._display = alarm.text or alarm.kind or alarm.alarm
+        self._calling = match.expand(self.route.calling_as) or alarm.endpoint
+        self._zones = Zones(board, self, calling=self._calling, display=self._display)
         self._rounds_left = self.route.rounds
+        self._next_round_at = 0.0
         self._queue: list[Target] = []
-        self._calls: dict[Leg, Timer] = {}
-        self._pages: dict[Leg, Timer | None] = {}
-        self._waiting: set[Target] = set()
-        self._timers: list[Timer] = []
+        self._people: dict[Leg, tuple[Target, Timer]] = {}
+        self._waiting: dict[Target, Waiter] = {}
+        self._pause: Timer | None = None
+        self._page_limits: dict[Leg, Timer] = {}
+        self._origin: Leg | None = None
         self._over = False
         self._delivered = False
+
+    @property
+    def stops_on_clear(self) -> bool:
+        """Whether the alarm's going away ends the alert.
+
+        A button comes back by itself: what somebody asked for with it still stands.
+        """
+        if self.route.stop_on_clear is not None:
+            return self.route.stop_on_clear
+        button = self.route.on is Trigger.INPUT and bool(self.route.acknowledge)
+        return not (self.route.origin or button)
 
     def begin(self) -> None:
         """Switch outputs, open pages and call the first person."""
@@ -87,187 +109,281 @@ class Alert:
                     pulse_ms=setting.pulse_ms,
                 )
             )
-        for target in self.match.targets(self.route.page):
-            self._reach(target, page=True)
-        self._queue = self._round()
+        self._zones.page(self.board.expand(self.match, self.route.page))
+        if self.route.origin:
+            self._call_origin()
         self._next()
 
-    def _round(self) -> list[Target]:
-        if not self._rounds_left:
-            return []
-        self._rounds_left -= 1
-        return self.match.targets(self.route.targets)
+    def _new_call(self) -> Call:
+        call = self.board.new_call(
+            trace=self.alarm.trace, demanded_at=self.alarm.raised_at, priority=self.priority
+        )
+        call.route = self.route.name
+        call.why = f"alarm {self.alarm.alarm} of {self.alarm.endpoint}"
+        call.record, call.push_to_talk = self.route.record, self.route.push_to_talk
+        return call
+
+    # The place where help is needed
+
+    def _call_origin(self) -> None:
+        found = self.board.expand(self.match, (self.route.origin,))
+        if found:
+            target = found[0]
+            got = self.board.lines.obtain(target, self.priority, lambda: self._dial_origin(target))
+            if got is None:
+                self._dial_origin(target)
+            elif not isinstance(got, Waiter):
+                self._no_origin(target, got[1])
+
+    def _dial_origin(self, target: Target) -> None:
+        if self._over:
+            return
+        refusal = self.board.unfit(target)
+        if refusal:
+            self._no_origin(target, refusal[1])
+            return
+        self._origin = self.board.dial(
+            self._new_call(), target, self, calling=self._calling, auto_answer=True
+        )
+
+    def _no_origin(self, target: Target, why: str) -> None:
+        # Somebody asked for help there: people are called all the same, and hear the message.
+        self.board.note(f"cannot reach {target}: {why}", trace=self.alarm.trace)
 
     # Reaching people
 
     def _next(self) -> None:
         """Call the next person; all of them when the strategy says so."""
-        while not self._over and not self._calls and not self._waiting:
-            if not self._queue:
-                self._queue = self._round()
-            if not self._queue:
-                self._maybe_exhausted()
+        while not self._over and not self._people and not self._promised():
+            if not self._queue and not self._new_round():
                 return
             if self.route.strategy is Strategy.ALL:
                 batch, self._queue = self._queue, []
             else:
                 batch = [self._queue.pop(0)]
-            before = len(self._calls) + len(self._waiting)
             for target in batch:
-                self._reach(target, page=False)
-            if len(self._calls) + len(self._waiting) == before and not self._queue:
-                # Nobody could be called at all; do not spin through the rounds at once.
-                if self._rounds_left:
-                    self._timers.append(self.board.after(RETRY_S, self._next))
-                else:
-                    self._maybe_exhausted()
-                return
+                self._reach(target)
 
-    def _reach(self, target: Target, *, page: bool) -> None:
-        board, priority = self.board, self.match.route.priority
-        refusal = board.unfit(target)
-        if refusal:
-            board.note(f"cannot reach {target}: {refusal[1]}", trace=self.alarm.trace)
-            return
-        if board.seize(target.endpoint, priority):
-            self._dial(target, page=page)
-            return
-        probe = Call(id="", trace=self.alarm.trace, demanded_at=0.0, priority=priority)
-        if board.preempt(target.endpoint, probe):
-            self._waiting.add(target)
-            board.when_free(target.endpoint, lambda: self._freed(target, page=page))
-        else:
-            board.note(f"cannot reach {target}: it is in use", trace=self.alarm.trace)
+    def _promised(self) -> bool:
+        return any(waiter.timer for waiter in self._waiting.values())
 
-    def _freed(self, target: Target, *, page: bool) -> None:
+    def _new_round(self) -> bool:
+        """Fill the queue again; False when it is too early, or there are no more rounds."""
+        if self._pause:
+            return False
+        if not self._rounds_left:
+            self._maybe_exhausted()
+            return False
+        if self.board.now < self._next_round_at:
+            self._pause = self.board.after(self._next_round_at - self.board.now, self._resume)
+            return False
+        self._rounds_left -= 1
+        self._next_round_at = self.board.now + RETRY_S
+        targets = self.board.expand(self.match, self.route.targets)
+        busy = {target for target, _ in self._people.values()} | set(self._waiting)
+        self._queue = [target for target in targets if target not in busy]
+        return bool(self._queue) or self._new_round()
+
+    def _resume(self) -> None:
+        self._pause = None
+        self._next()
+
+    def _reach(self, target: Target, *, noted: bool = False) -> None:
         if target in self._waiting:
-            self._waiting.discard(target)
-            if not self._over:
-                self._reach(target, page=page)
-                self._next()
-
-    def _dial(self, target: Target, *, page: bool) -> None:
-        board, alarm = self.board, self.alarm
-        call = board.new_call(
-            trace=alarm.trace, demanded_at=alarm.raised_at, priority=self.match.route.priority
+            return
+        got = self.board.lines.obtain(
+            target, self.priority, lambda: self._freed(target), patient=True
         )
-        call.route = self.route.name
-        call.why = f"alarm {alarm.alarm} of {alarm.endpoint}"
-        leg = board.dial(
-            call,
+        if got is None:
+            self._dial(target)
+        elif isinstance(got, Waiter):
+            self._waiting[target] = got
+            if not got.timer:
+                self.board.note(f"{target} is called when it is free", trace=self.alarm.trace)
+        else:
+            self.board.note(f"cannot reach {target}: {got[1]}", trace=self.alarm.trace)
+
+    def _freed(self, target: Target) -> None:
+        del self._waiting[target]
+        refusal = self.board.unfit(target)
+        if refusal:
+            self.board.note(f"cannot reach {target}: {refusal[1]}", trace=self.alarm.trace)
+            self._next()
+        else:
+            self._dial(target)
+
+    def _dial(self, target: Target) -> None:
+        leg = self.board.dial(
+            self._new_call(),
             target,
             self,
-            calling=self.route.calling_as or alarm.endpoint,
-            display=alarm.text or alarm.kind or alarm.alarm,
-            auto_answer=page or self.route.auto_answer,
-            one_way=page,
+            calling=self._calling,
+            display=self._display,
+            auto_answer=self.route.auto_answer,
         )
-        if page:
-            self._pages[leg] = None
-        else:
-            self._calls[leg] = board.after(self.route.ring_s, lambda: self._no_answer(leg))
+        timer = self.board.after(self.route.ring_s, lambda: self._give_up(leg, Cause.NO_ANSWER))
+        self._people[leg] = target, timer
 
-    def _no_answer(self, leg: Leg) -> None:
-        self._calls.pop(leg, None)
-        leg.plan = None
-        self.board.hangup(leg, Cause.NO_ANSWER, "ring time-out")
+    def _give_up(self, leg: Leg, cause: Cause) -> None:
+        self._let_go(leg)
+        detail = "ring time-out" if cause is Cause.NO_ANSWER else "not acknowledged"
+        self.board.hangup(leg, cause, detail)
         self._next()
 
-    def _no_acknowledgement(self, leg: Leg) -> None:
-        self._calls.pop(leg, None)
+    def _let_go(self, leg: Leg) -> Target:
+        target, timer = self._people.pop(leg)
+        timer.cancel()
         leg.plan = None
-        self.board.hangup(leg, Cause.NORMAL, "not acknowledged")
-        self._next()
+        return target
 
     # Events of the legs
 
-    def ringing(self, leg: Leg) -> None:
-        """Nothing to tell anybody."""
-
-    def progressed(self, leg: Leg) -> None:
-        """An answering machine's greeting is no answer."""
-
     def answered(self, leg: Leg) -> None:
         """Play the announcement; give the person time to acknowledge."""
-        if self._over:
+        if leg is self._origin:
+            ringback = Play(leg=leg.id, play=f"{leg.id}/ringback", tone="ringback", repeat=0)
+            self.board.bridging.say(leg, ringback)
             return
-        page = leg in self._pages
-        announce = self.route.announce
-        if announce:
-            self.board.act(
-                Play(
-                    leg=leg.id,
-                    play=f"{leg.id}/announce",
-                    file=announce.file,
-                    tone=announce.tone,
-                    text=self.match.expand(announce.text),
-                    # Somebody who is to acknowledge hears it for as long as he may.
-                    repeat=0 if self.route.acknowledge and not page else announce.repeat,
-                    gap_s=announce.gap_s,
-                )
-            )
-        if page:
-            if not announce:
-                self._pages[leg] = self.board.after(
-                    self.route.acknowledge_s, lambda: self._page_over(leg)
-                )
+        target, timer = self._people[leg]
+        timer.cancel()
+        if self.route.acknowledge == BY_ANSWER:
+            self._accept(leg)
             return
-        self._calls[leg].cancel()
+        if self._meets and not self.route.acknowledge:
+            by = leg.endpoint
+            self._let_go(leg)
+            self._hand_over(leg)
+            if self.route.announce:
+                # Heard by the person alone, over what comes from the place.
+                self._announce(leg)
+            self._close("delivered", by)
+            return
+        if self.route.announce:
+            # Somebody who is to acknowledge hears it for as long as he may.
+            self._announce(leg, repeat=0 if self.route.acknowledge else None)
         if self.route.acknowledge:
-            self._calls[leg] = self.board.after(
-                self.route.acknowledge_s, lambda: self._no_acknowledgement(leg)
+            timer = self.board.after(
+                self.route.acknowledge_s, lambda: self._give_up(leg, Cause.NORMAL)
             )
-        elif not announce:
+            self._people[leg] = target, timer
+        elif not self.route.announce:
             self._delivered_to(leg)
 
+    def _announce(self, leg: Leg, *, repeat: int | None = None) -> str:
+        announce = self.route.announce
+        assert announce is not None
+        text = self.match.expand(announce.text)
+        return self.board.bridging.announce(leg, announce, text, repeat=repeat)
+
     def ended(self, leg: Leg) -> None:
-        """Somebody hung up, was busy, or the page is over."""
-        if leg in self._pages:
-            del self._pages[leg]
-            if not self._over:
-                self._maybe_exhausted()
+        """Somebody hung up, was busy, or was displaced by a higher call."""
+        if leg is self._origin:
+            self._origin = None
+            self._no_origin(Target(leg.endpoint), leg.detail or leg.cause or "it ended")
             return
-        timer = self._calls.pop(leg, None)
-        if timer:
-            timer.cancel()
-        if not self._over:
-            self._next()
+        target, timer = self._people.pop(leg)
+        timer.cancel()
+        if leg.cause is Cause.PREEMPTED:
+            self._reach(target)
+        self._next()
 
     def digit(self, leg: Leg, digit: str) -> bool:
         """The acknowledging digit ends the alert everywhere."""
-        if self._over or leg not in self._calls:
+        if leg in self._people and digit == self.route.acknowledge:
+            self._accept(leg)
+        return True
+
+    def talked(self, leg: Leg) -> bool:
+        """Where talking acknowledges, so does the talk key of a radio or a station."""
+        if leg not in self._people or self.route.acknowledge != BY_TALKING:
             return False
-        if self.route.acknowledge and digit == self.route.acknowledge:
-            self._calls.pop(leg).cancel()
-            leg.plan = None
-            self.board.confirm_and_hang_up(leg)
-            self.acknowledge(leg.endpoint)
+        self._accept(leg)
         return True
 
     def play_ended(self, leg: Leg, play: str) -> None:
         """The announcement was heard to its end."""
-        if self._over:
-            return
-        if leg in self._pages:
-            self._page_over(leg)
-        elif leg in self._calls and not self.route.acknowledge:
+        if leg in self._people and not self.route.acknowledge:
             self._delivered_to(leg)
 
-    def _page_over(self, leg: Leg) -> None:
+    def displaced(self, leg: Leg) -> bool:
+        """The others are told all the same."""
+        return True
+
+    # Zones
+
+    def page_call(self) -> Call:
+        """Each zone has a call of its own, so that one may be displaced alone."""
+        return self._new_call()
+
+    def zone_answered(self, leg: Leg) -> None:
+        """A zone listens."""
+        if self.route.announce:
+            self._announce(leg)
+        else:
+            self._page_limits[leg] = self.board.after(
+                self.route.acknowledge_s, lambda: self.zone_played(leg)
+            )
+
+    def zone_played(self, leg: Leg) -> None:
+        """A zone has heard the announcement."""
         self._delivered = True
-        self.board.hangup(leg, Cause.NORMAL, "announcement played")
+        self._zones.release(leg, "announcement played")
+
+    def zones_changed(self) -> None:
+        """A zone is gone."""
+        self._maybe_exhausted()
+
+    # Somebody takes it
+
+    @property
+    def _meets(self) -> bool:
+        return bool(self.route.conference or (self._origin and self._origin.live))
+
+    def _accept(self, leg: Leg) -> None:
+        by = leg.endpoint
+        self._let_go(leg)
+        if self._meets:
+            self._hand_over(leg)
+        elif self.route.acknowledge == BY_ANSWER and self.route.announce:
+            # He has not heard yet what it is about.
+            leg.plan = LastWords(self.board, self._announce(leg), detail="announcement played")
+            limit = self.route.acknowledge_s
+            self.board.after(limit, lambda: self.board.hangup(leg, detail="announcement played"))
+        else:
+            self.board.confirm_and_hang_up(leg)
+        self.acknowledge(by)
+
+    def _hand_over(self, leg: Leg) -> None:
+        """Connect the person with the origin, or let him into the conference."""
+        origin, self._origin = self._origin, None
+        self.board.bridging.hush(leg)
+        if self.route.conference:
+            for each in (leg, origin):
+                if each and each.connected:
+                    self.board.bridging.hush(each)
+                    each.plan = None
+                    self.board.rooms.enter(self.route.conference, each)
+            if origin and not origin.connected:
+                origin.plan = None
+                self.board.hangup(origin, Cause.CANCELLED, "it did not answer in time")
+            return
+        assert origin is not None
+        self.board.move(leg, origin.call)
+        if not origin.connected:
+            Meeting(self.board, leg, origin, self.route.ring_s)
+            return
+        self.board.bridging.hush(origin)
+        origin.plan = None
+        self.board.connect(origin.call, origin, leg)
 
     def _delivered_to(self, leg: Leg) -> None:
         self._delivered = True
-        self._calls.pop(leg).cancel()
-        leg.plan = None
+        self._let_go(leg)
         self.board.hangup(leg, Cause.NORMAL, "announcement played")
         if self.route.strategy is Strategy.ALL:
             self._next()
         else:
             self._close("delivered", leg.endpoint)
-
-    # The end
 
     def acknowledge(self, by: str) -> None:
         """Somebody took it in hand: stop everything and tell the source."""
@@ -284,39 +400,33 @@ class Alert:
         )
         self._close("acknowledged", by)
 
+    # The end
+
     def cleared(self) -> None:
         """The alarm went away by itself, or its panel was reset."""
-        if self.route.stop_on_clear and not self._over:
-            self._close("cleared", "")
+        if self.stops_on_clear and not self._over:
+            self._close("cleared")
 
     def _maybe_exhausted(self) -> None:
-        if self._over or self._calls or self._waiting or self._queue or self._rounds_left:
+        busy = self._people or self._waiting or self._queue or self._rounds_left or self._pause
+        if self._over or busy or self._zones.busy:
             return
-        if self._pages:
+        if not self.route.targets and not self.route.page:
+            # Nobody is to be told: the outputs stay until it is cleared or acknowledged.
             return
         self._close("delivered" if self._delivered and not self.route.acknowledge else "exhausted")
 
     def _close(self, outcome: str, by: str = "") -> None:
         self._over = True
-        for timer in self._timers:
-            timer.cancel()
-        for leg, timer in self._calls.items():
-            timer.cancel()
-            leg.plan = None
+        for leg in list(self._people):
+            self._let_go(leg)
             self.board.hangup(leg, Cause.ANSWERED_ELSEWHERE, outcome)
-        for leg, page_timer in self._pages.items():
-            if page_timer:
-                page_timer.cancel()
-            self.board.act(StopPlay(leg=leg.id, play=f"{leg.id}/announce"))
-            leg.plan = None
-            self.board.hangup(leg, Cause.NORMAL, outcome)
-        self._calls.clear()
-        self._pages.clear()
-        for setting in self.route.outputs:
-            if setting.after is not None:
-                self.board.act(
-                    SetOutput(endpoint=setting.endpoint, output=setting.output, value=setting.after)
-                )
+        self._zones.stop(outcome)
+        if self._origin:
+            self._origin.plan = None
+            self.board.hangup(self._origin, Cause.NO_ANSWER, outcome)
+        self._stop_timers()
+        self._rest()
         if self.alarm.state == "active":
             self.alarm.state = outcome
         self.board.act(
@@ -328,4 +438,44 @@ class Alert:
                 trace=self.alarm.trace,
             )
         )
+        self.board.alarming.closed(self.alarm)
+
+    def _stop_timers(self) -> None:
+        for waiter in self._waiting.values():
+            self.board.lines.drop(waiter)
+        self._waiting.clear()
+        for timer in (self._pause, *self._page_limits.values()):
+            if timer:
+                timer.cancel()
+
+    def _rest(self) -> None:
+        for setting in self.route.outputs:
+            if setting.after is not None:
+                self.board.act(
+                    SetOutput(endpoint=setting.endpoint, output=setting.output, value=setting.after)
+                )
+
+    def supersede(self) -> None:
+        """Another route takes the alarm over: end what this one began, not the alarm."""
+        self._over = True
+        for leg in list(self._people):
+            self._let_go(leg)
+            self.board.hangup(leg, Cause.NORMAL, "the alarm became another one")
+        self._zones.stop("the alarm became another one")
+        if self._origin:
+            self._origin.plan = None
+            self.board.hangup(self._origin, Cause.NORMAL, "the alarm became another one")
+        self._stop_timers()
+        self._rest()
+        self.alarm.plan = None
+
+    def suspend(self) -> None:
+        """The gateway stops: the legs are ended elsewhere, the alarm goes on after the restart."""
+        self._over = True
+        for leg in list(self._people):
+            self._let_go(leg)
+        self._zones.abandon()
+        if self._origin:
+            self._origin.plan = None
+        self._stop_timers()
         self.alarm.plan = None

@@ -20,6 +20,10 @@ class Floor:
         self.holder: str | None = None
         self._rank: dict[str, tuple[int, int]] = {}
 
+    def waits(self, leg: str) -> bool:
+        """Whether the leg has asked for the floor and somebody else has it."""
+        return leg in self._rank and leg != self.holder
+
     def request(self, leg: str, *, priority: Priority, unstoppable: bool = False) -> bool:
         """Ask for the floor; True when the holder changed."""
         self._rank.pop(leg, None)
@@ -50,6 +54,8 @@ class Bridge:
     kind: BridgeKind
     members: list[str] = field(default_factory=list)
     floor: Floor = field(default_factory=Floor)
+    given: str | None = None
+    """Whom the engine was last told to let be heard."""
     keyed: set[str] = field(default_factory=set)
     """Half-duplex legs whose transmitter is keyed on behalf of the floor's holder."""
     room: str = ""

@@ -1,7 +1,12 @@
-"""Bridging: which legs are joined, in which kind of bridge, and who has the floor."""
+"""Bridging: which legs are joined, in which kind of bridge, who has the floor, what is played.
+
+A transmitter is keyed for two reasons only: somebody else holds the floor of the bridge it is in,
+or something is played to it. Both end with the leg, at the latest when we hang it up.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gateway.core.actions import (
@@ -12,34 +17,43 @@ from gateway.core.actions import (
     Key,
     Leave,
     OpenBridge,
+    Play,
     Record,
+    StopPlay,
     Unkey,
 )
 from gateway.core.bridges import Bridge
-from gateway.core.calls import Call, Leg
+from gateway.core.calls import Call, Leg, LegState
 from gateway.core.endpoints import Duplex
 from gateway.core.events import FloorReleased, FloorRequested
+from gateway.core.routes import Announcement
 
 if TYPE_CHECKING:
     from gateway.core.switchboard import Switchboard
 
 
 class Bridging:
-    """The bridges of a switchboard, and its conference rooms by name."""
+    """The bridges of a switchboard, and what its legs are made to hear."""
 
     def __init__(self, board: Switchboard) -> None:
         self.board = board
-        self._rooms: dict[str, str] = {}
+
+    # Who is joined
 
     def connect(self, call: Call, *legs: Leg) -> None:
         """Join legs in one bridge, as their endpoints' duplex allows."""
         bridge = next((self.board.bridges[leg.bridge] for leg in legs if leg.bridge), None)
-        if bridge is None:
-            bridge = self._open_bridge(self._kind(legs))
-        for leg in legs:
+        inside = [] if bridge is None else [self.board.legs[name] for name in bridge.members]
+        everybody = [*inside, *(leg for leg in legs if leg not in inside)]
+        kind = self._kind(everybody)
+        if bridge is None or (bridge.kind is not kind and not bridge.room):
+            bridge = self.open(kind)
+        else:
+            everybody = list(legs)
+        for leg in everybody:
             self.join(bridge, leg)
         if call.record:
-            self._record(call, legs)
+            self.record(call, legs[0])
 
     def part(self, leg: Leg) -> None:
         """Take a leg out of its bridge, if it is in one."""
@@ -47,20 +61,27 @@ class Bridging:
         if bridge:
             self.leave(bridge, leg)
 
-    def _kind(self, legs: tuple[Leg, ...]) -> BridgeKind:
-        kinds = {self.duplex(leg) for leg in legs}
-        if Duplex.HALF in kinds:
+    def _kind(self, legs: Sequence[Leg]) -> BridgeKind:
+        if any(self.half(leg) for leg in legs):
             return BridgeKind.FLOOR
-        if Duplex.LISTEN in kinds:
+        if any(self.listens(leg) for leg in legs):
             return BridgeKind.PAGE
         return BridgeKind.PAIR if len(legs) == 2 else BridgeKind.CONFERENCE
 
-    def duplex(self, leg: Leg) -> Duplex:
-        """Which way the leg's endpoint carries speech."""
+    def _duplex(self, leg: Leg) -> Duplex:
         endpoint = self.board.endpoints.get(leg.endpoint)
         return endpoint.duplex if endpoint else Duplex.FULL
 
-    def _open_bridge(self, kind: BridgeKind, room: str = "") -> Bridge:
+    def half(self, leg: Leg) -> bool:
+        """Whether the leg has a transmitter that must be keyed to be heard."""
+        return self._duplex(leg) is Duplex.HALF
+
+    def listens(self, leg: Leg) -> bool:
+        """Whether the leg is only spoken to."""
+        return leg.one_way or self._duplex(leg) is Duplex.LISTEN
+
+    def open(self, kind: BridgeKind, room: str = "") -> Bridge:
+        """A bridge without members."""
         bridge = Bridge(id=self.board.new_id(), kind=kind, room=room)
         self.board.bridges[bridge.id] = bridge
         self.board.act(OpenBridge(bridge=bridge.id, kind=kind))
@@ -68,77 +89,164 @@ class Bridging:
 
     def join(self, bridge: Bridge, leg: Leg) -> None:
         """Put a leg into a bridge, out of any other."""
-        if leg.bridge == bridge.id:
+        if leg.bridge == bridge.id or not leg.live:
             return
         if leg.bridge:
             self.leave(self.board.bridges[leg.bridge], leg)
         leg.bridge = bridge.id
         bridge.members.append(leg.id)
-        self.board.act(
-            Join(bridge=bridge.id, leg=leg.id, speaks=self.duplex(leg) is not Duplex.LISTEN)
-        )
+        self.board.act(Join(bridge=bridge.id, leg=leg.id, speaks=not self.listens(leg)))
+        self.arbitrate(bridge)
 
     def leave(self, bridge: Bridge, leg: Leg) -> None:
         """Take a leg out; the last to leave dissolves the bridge."""
-        leg.bridge = ""
+        bridge.floor.release(leg.id)
         bridge.members.remove(leg.id)
-        if leg.id in bridge.keyed:
-            bridge.keyed.discard(leg.id)
-            self.board.act(Unkey(leg=leg.id))
-        if bridge.floor.release(leg.id):
-            self._floor_moved(bridge)
+        bridge.keyed.discard(leg.id)
+        self._settle(leg, keyed=bool(leg.saying))
+        self.arbitrate(bridge)
+        leg.bridge = ""
         self.board.act(Leave(bridge=bridge.id, leg=leg.id))
         if not bridge.members:
             del self.board.bridges[bridge.id]
-            if self._rooms.get(bridge.room) == bridge.id:
-                del self._rooms[bridge.room]
             self.board.act(CloseBridge(bridge=bridge.id))
+        if bridge.room:
+            self.board.rooms.left(bridge)
 
-    def enter(self, room: str, leg: Leg) -> None:
-        """Put a leg into the conference of this name, which is opened for the first."""
-        bridge = self.board.bridges.get(self._rooms.get(room, ""))
-        if bridge is None:
-            bridge = self._open_bridge(BridgeKind.CONFERENCE, room)
-            self._rooms[room] = bridge.id
-        self.join(bridge, leg)
-
-    def _record(self, call: Call, legs: tuple[Leg, ...]) -> None:
+    def record(self, call: Call, leg: Leg) -> None:
+        """Record a call, once, as this leg hears and says it."""
         call.record = False
-        self.board.act(Record(leg=legs[0].id, file=f"{call.id}.wav"))
+        self.board.act(Record(leg=leg.id, file=f"{call.id}.wav"))
+
+    # Who has the floor
 
     def floor_requested(self, event: FloorRequested) -> None:
-        """A half-duplex side begins to speak."""
+        """A half-duplex side begins to speak, or a telephone wants to be heard on the air."""
         leg = self.board.legs.get(event.leg)
-        bridge = self.board.bridges.get(leg.bridge) if leg else None
-        if leg is None or bridge is None or bridge.kind is not BridgeKind.FLOOR:
+        taken = leg is not None and leg.live and leg.plan is not None and leg.plan.talked(leg)
+        if leg is None or not (taken or self.request_floor(leg)):
             self.board.ignore(event)
-            return
-        unstoppable = self.duplex(leg) is Duplex.HALF
-        if bridge.floor.request(leg.id, priority=leg.call.priority, unstoppable=unstoppable):
-            self._floor_moved(bridge)
+
+    def request_floor(self, leg: Leg, *, firm: bool = False) -> bool:
+        """Ask for the floor on behalf of a leg; False where there is none to be had.
+
+        firm: the speaker cannot be stopped by an equal, like somebody on the air.
+        """
+        bridge = self.board.bridges.get(leg.bridge)
+        if bridge is None or not self._arbitrated(bridge) or self.listens(leg) or not leg.live:
+            return False
+        unstoppable = firm or self.half(leg)
+        bridge.floor.request(leg.id, priority=leg.call.priority, unstoppable=unstoppable)
+        self.arbitrate(bridge)
+        return True
 
     def floor_released(self, event: FloorReleased) -> None:
         """It stopped speaking."""
         leg = self.board.legs.get(event.leg)
-        bridge = self.board.bridges.get(leg.bridge) if leg else None
-        if bridge is None:
+        if leg is None or not self.release_floor(leg):
             self.board.ignore(event)
-        elif bridge.floor.release(event.leg):
-            self._floor_moved(bridge)
 
-    def _floor_moved(self, bridge: Bridge) -> None:
-        """Let the holder be heard, and key every transmitter but his own."""
+    def release_floor(self, leg: Leg) -> bool:
+        """Give the floor back on behalf of a leg; False where there is none."""
+        bridge = self.board.bridges.get(leg.bridge)
+        if bridge is None or not self._arbitrated(bridge):
+            return False
+        bridge.floor.release(leg.id)
+        self.arbitrate(bridge)
+        return True
+
+    def silence(self, leg: Leg) -> None:
+        """The leg is held or hung up: it neither holds the floor nor transmits from now on."""
+        leg.saying = ""
+        bridge = self.board.bridges.get(leg.bridge)
+        if bridge:
+            bridge.floor.release(leg.id)
+            bridge.keyed.discard(leg.id)
+        self._settle(leg, keyed=False)
+        if bridge:
+            self.arbitrate(bridge)
+
+    def _arbitrated(self, bridge: Bridge) -> bool:
+        return any(self.half(self.board.legs[member]) for member in bridge.members)
+
+    def arbitrate(self, bridge: Bridge) -> None:
+        """Let the holder be heard, and key every transmitter but his own.
+
+        In a conference telephones hear each other whoever holds the floor; there it only says
+        which transmitters are keyed. A transmitter on a busy channel is not keyed over those who
+        speak there.
+        """
         holder = bridge.floor.holder
-        wanted = set()
-        if holder is not None:
-            wanted = {
-                member
-                for member in bridge.members
-                if member != holder and self.duplex(self.board.legs[member]) is Duplex.HALF
-            }
-        for member in sorted(bridge.keyed - wanted):
-            self.board.act(Unkey(leg=member))
-        self.board.act(GiveFloor(bridge=bridge.id, leg=holder))
-        for member in sorted(wanted - bridge.keyed):
-            self.board.act(Key(leg=member))
-        bridge.keyed = wanted
+        legs = [self.board.legs[member] for member in bridge.members]
+        wanted = [
+            leg
+            for leg in legs
+            if holder not in (None, leg.id)
+            and self.half(leg)
+            and leg.state is LegState.CONNECTED
+            and not bridge.floor.waits(leg.id)
+        ]
+        wanted_ids = {leg.id for leg in wanted}
+        for leg in legs:
+            if leg.id in bridge.keyed and leg.id not in wanted_ids:
+                bridge.keyed.discard(leg.id)
+                self._settle(leg, keyed=bool(leg.saying))
+        if bridge.kind is BridgeKind.FLOOR and bridge.given != holder:
+            bridge.given = holder
+            self.board.act(GiveFloor(bridge=bridge.id, leg=holder))
+        for leg in wanted:
+            bridge.keyed.add(leg.id)
+            self._settle(leg, keyed=True)
+
+    def _settle(self, leg: Leg, *, keyed: bool) -> None:
+        if keyed and not leg.keyed:
+            self.board.act(Key(leg=leg.id))
+        elif leg.keyed and not keyed:
+            self.board.act(Unkey(leg=leg.id))
+        leg.keyed = keyed
+
+    # What is played
+
+    def announce(
+        self, leg: Leg, announce: Announcement, text: str, *, repeat: int | None = None
+    ) -> str:
+        """Play an announcement to a leg, its transmitter keyed; the name of the play.
+
+        text: the announcement's, with its fields filled in. repeat: instead of the
+        announcement's own; what is to be heard until further notice ends by itself on a
+        half-duplex leg: while we transmit nobody there can answer.
+        """
+        repeat = announce.repeat if repeat is None else repeat
+        if self.half(leg) and repeat == 0 and not leg.one_way:
+            repeat = max(1, announce.repeat)
+        play = Play(
+            leg=leg.id,
+            play=f"{leg.id}/announce",
+            file=announce.file,
+            tone=announce.tone,
+            text=text,
+            repeat=repeat,
+            gap_s=announce.gap_s,
+        )
+        return self.say(leg, play)
+
+    def say(self, leg: Leg, play: Play) -> str:
+        """Play to a leg, its transmitter keyed; the name of the play."""
+        leg.saying = play.play
+        if self.half(leg):
+            self._settle(leg, keyed=True)
+        self.board.act(play)
+        return play.play
+
+    def hush(self, leg: Leg) -> None:
+        """Stop what is played to a leg, if anything is."""
+        if leg.saying:
+            self.board.act(StopPlay(leg=leg.id, play=leg.saying))
+            self.said(leg, leg.saying)
+
+    def said(self, leg: Leg, play: str) -> None:
+        """A play is over: the transmitter is released, unless the floor wants it."""
+        if leg.saying == play:
+            leg.saying = ""
+            bridge = self.board.bridges.get(leg.bridge)
+            self._settle(leg, keyed=bridge is not None and leg.id in bridge.keyed)

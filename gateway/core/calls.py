@@ -33,6 +33,7 @@ from gateway.core.events import (
 
 if TYPE_CHECKING:
     from gateway.core.plans import Plan
+    from gateway.core.routes import OutputSetting
 
 
 class LegState(StrEnum):
@@ -85,7 +86,16 @@ class Leg:
     """We asked the adapter to answer and wait for it to take effect."""
     cause: Cause | None = None
     detail: str = ""
+    one_way: bool = False
+    """Only spoken to: a page."""
     bridge: str = ""
+    saying: str = ""
+    """The play that its far end hears now."""
+    keyed: bool = False
+    """Its transmitter is keyed, for the floor's holder or for a play."""
+    secret: bool = False
+    """What is pressed here is a PIN: it must not be written down."""
+    wrong_pins: int = 0
     plan: Plan | None = None
     """Who decides what this leg's events mean."""
 
@@ -114,6 +124,10 @@ class Call:
     legs: list[Leg] = field(default_factory=list)
     answered_at: float | None = None
     record: bool = False
+    push_to_talk: str = ""
+    """Digits that take and give back the floor, from the route."""
+    after: tuple[OutputSetting, ...] = ()
+    """Outputs to set when the call is over."""
 
     def partners(self, leg: Leg) -> list[Leg]:
         """The other legs that are neither over nor closing."""

@@ -2,7 +2,8 @@
 
 Targets are tried group by group: one at a time (in order) or all at once. While they ring the
 caller is told; the first answer takes the call and the others are released as answered
-elsewhere; when all have failed the caller is refused with the cause that says most.
+elsewhere; when all have failed the caller is refused with the cause that says most. A route may
+want that whoever answers accepts the call with a digit: an answering machine does not.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from gateway.core.actions import Play, StopPlay
+from gateway.core.actions import Play
 from gateway.core.calls import Call, Leg
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Target
+from gateway.core.lines import Waiter
+from gateway.core.plans import Silent
+from gateway.core.routes import BY_ANSWER, BY_TALKING, Match
 from gateway.core.timers import Timer
 
 if TYPE_CHECKING:
@@ -24,8 +28,8 @@ if TYPE_CHECKING:
 _TELLING: Final[tuple[Cause, ...]] = (Cause.REJECTED, Cause.BUSY, Cause.NO_ANSWER, Cause.ABSENT)
 
 
-class Hunt:
-    """One caller looking for one callee."""
+class Hunt(Silent):
+    """One caller looking for one callee. The plan of the caller's leg and of all attempts."""
 
     def __init__(
         self,
@@ -37,58 +41,57 @@ class Hunt:
         ring_s: float,
         calling: str = "",
         auto_answer: bool = False,
+        screened: Match | None = None,
     ) -> None:
+        """screened: the route by whose digit an answered call has to be accepted."""
         self.board, self.call, self.caller = board, call, caller
         self._groups = list(groups)
         self._ring_s = ring_s
         self._calling = calling or caller.calling
         self._auto_answer = auto_answer
+        self._screened = screened
         self._attempts: list[Leg] = []
-        self._waiting = 0
+        self._deciding: dict[Leg, Timer] = {}
+        self._waiting: dict[Target, Waiter] = {}
         self._causes: list[tuple[Cause, str]] = []
         self._deadline: Timer | None = None
-        self._ringback = ""
         self._over = False
 
     def begin(self) -> None:
         """Try the first group."""
         self.caller.plan = self
-        self._next_group()
+        self._check()
 
-    def _next_group(self) -> None:
-        while not self._over and self._groups:
-            group = self._groups.pop(0)
-            self._arm_deadline()
-            for target in group:
-                self._try(target)
-            if self._attempts or self._waiting:
+    def _check(self) -> None:
+        """Go on to the next group when nobody of this one is left."""
+        while not self._over and not self._attempts and not self._waiting:
+            if not self._groups or not self.caller.live:
+                self._fail()
                 return
-        self._fail()
-
-    def _arm_deadline(self) -> None:
-        if self._deadline:
-            self._deadline.cancel()
-        self._deadline = self.board.after(self._ring_s, self._timed_out)
+            group = self._groups.pop(0)
+            if self._deadline:
+                self._deadline.cancel()
+            self._deadline = self.board.after(self._ring_s, self._timed_out)
+            for target in dict.fromkeys(group):
+                self._try(target)
 
     def _try(self, target: Target) -> None:
-        refusal = self.board.unfit(target)
-        if refusal:
-            self._causes.append(refusal)
-            return
-        if self.board.seize(target.endpoint, self.call.priority):
+        got = self.board.lines.obtain(target, self.call.priority, lambda: self._freed(target))
+        if got is None:
             self._dial(target)
-        elif self.board.preempt(target.endpoint, self.call):
-            self._waiting += 1
-            self.board.when_free(target.endpoint, lambda: self._freed(target))
+        elif isinstance(got, Waiter):
+            self._waiting[target] = got
         else:
-            self._causes.append((Cause.BUSY, f"{target.endpoint} is in use"))
+            self._causes.append(got)
 
     def _freed(self, target: Target) -> None:
-        if self._over:
-            return
-        self._waiting -= 1
-        self._try(target)
-        self._check()
+        del self._waiting[target]
+        refusal = self.board.unfit(target)
+        if refusal or not self.caller.live:
+            self._causes.append(refusal or (Cause.CANCELLED, "the caller gave up"))
+            self._check()
+        else:
+            self._dial(target)
 
     def _dial(self, target: Target) -> None:
         leg = self.board.dial(
@@ -102,22 +105,22 @@ class Hunt:
         self._attempts.append(leg)
 
     def _timed_out(self) -> None:
-        self._deadline = None
         self._causes.append((Cause.NO_ANSWER, f"no answer within {self._ring_s:g} s"))
-        attempts, self._attempts = self._attempts, []
-        self._waiting = 0
-        for leg in attempts:
-            leg.plan = None
-            self.board.hangup(leg, Cause.NO_ANSWER, "ring time-out")
-        self._next_group()
+        for leg in list(self._attempts):
+            # Somebody who is deciding has his own time for it.
+            if leg not in self._deciding:
+                self._attempts.remove(leg)
+                leg.plan = None
+                self.board.hangup(leg, Cause.NO_ANSWER, "ring time-out")
+        self._drop_waiting()
+        self._check()
 
-    def _check(self) -> None:
-        if not self._over and not self._attempts and not self._waiting:
-            self._next_group()
+    def _drop_waiting(self) -> None:
+        for waiter in self._waiting.values():
+            self.board.lines.drop(waiter)
+        self._waiting.clear()
 
     def _fail(self) -> None:
-        if self._over:
-            return
         self._finish()
         cause, detail = self._causes[-1] if self._causes else (Cause.NO_ROUTE, "no target")
         for known in _TELLING:
@@ -125,75 +128,118 @@ class Hunt:
             if found:
                 cause, detail = found
                 break
+        self.caller.plan = None
         self.board.hangup(self.caller, cause, detail)
 
     def _finish(self) -> None:
         self._over = True
         if self._deadline:
             self._deadline.cancel()
-        if self._ringback:
-            self.board.act(StopPlay(leg=self.caller.id, play=self._ringback))
-            self._ringback = ""
+        for timer in self._deciding.values():
+            timer.cancel()
+        self._drop_waiting()
+        if self.caller.live:
+            self.board.bridging.hush(self.caller)
+
+    def _release(self, cause: Cause, detail: str, but: Leg | None = None) -> None:
+        for leg in self._attempts:
+            if leg is not but:
+                leg.plan = None
+                self.board.hangup(leg, cause, detail)
 
     # Events of the legs
 
     def ringing(self, leg: Leg) -> None:
         """A target alerts: tell the caller, once."""
-        if leg is self.caller or self._over:
+        if leg is self.caller:
             return
         if self.caller.answered_at is None:
             self.board.ring(self.caller)
-        elif not self._ringback:
+        elif not self.caller.saying and self.caller.live:
             # A caller who is already connected (transferred, called back) hears ringback from us.
-            self._ringback = f"{self.caller.id}/ringback"
-            self.board.act(Play(leg=self.caller.id, play=self._ringback, tone="ringback", repeat=0))
+            name = f"{self.caller.id}/ringback"
+            ringback = Play(leg=self.caller.id, play=name, tone="ringback", repeat=0)
+            self.board.bridging.say(self.caller, ringback)
 
     def progressed(self, leg: Leg) -> None:
         """Let the caller hear what a single target says before it answers."""
-        if leg is self.caller or self._over or self._groups or len(self._attempts) != 1:
+        alone = len(self._attempts) == 1 and not self._waiting and not self._groups
+        if leg is self.caller or not alone or self._screened or not self.caller.live:
             return
+        self.board.bridging.hush(self.caller)
         self.board.connect(self.call, self.caller, leg)
         if self.caller.answered_at is None:
             self.board.progress(self.caller)
 
     def answered(self, leg: Leg) -> None:
-        """The first target to answer has the call."""
-        if leg is self.caller or self._over:
+        """The first target to answer, and to accept where that is asked, has the call."""
+        if leg is self.caller:
             return
+        route = self._screened.route.route if self._screened else None
+        if self._screened and route and route.acknowledge not in ("", BY_ANSWER):
+            self._deciding[leg] = self.board.after(route.acknowledge_s, lambda: self._decline(leg))
+            if route.announce:
+                text = self._screened.expand(route.announce.text)
+                self.board.bridging.announce(leg, route.announce, text, repeat=0)
+            return
+        self._take(leg)
+
+    def _decline(self, leg: Leg) -> None:
+        del self._deciding[leg]
+        self._attempts.remove(leg)
+        leg.plan = None
+        self.board.hangup(leg, Cause.NORMAL, "not accepted")
+        self._causes.append((Cause.NO_ANSWER, "nobody accepted the call"))
+        self._check()
+
+    def _take(self, leg: Leg) -> None:
         self._finish()
-        for other in self._attempts:
-            if other is not leg:
-                other.plan = None
-                self.board.hangup(other, Cause.ANSWERED_ELSEWHERE, f"answered by {leg.endpoint}")
+        self._release(Cause.ANSWERED_ELSEWHERE, f"answered by {leg.endpoint}", but=leg)
         leg.plan = self.caller.plan = None
+        if not self.caller.live:
+            self.board.hangup(leg, Cause.CANCELLED, "the caller gave up")
+            return
+        self.board.bridging.hush(leg)
         self.board.answer(self.caller)
         self.board.connect(self.call, self.caller, leg)
 
     def ended(self, leg: Leg) -> None:
         """A target failed, or the caller gave up."""
-        if self._over:
-            return
         if leg is self.caller:
             self._finish()
-            for other in self._attempts:
-                other.plan = None
-                self.board.hangup(other, Cause.CANCELLED, "the caller gave up")
+            self._release(Cause.CANCELLED, "the caller gave up")
             return
-        if leg in self._attempts:
-            self._attempts.remove(leg)
-            self._causes.append((leg.cause or Cause.UNSPECIFIED, leg.detail))
-            self._check()
+        self._attempts.remove(leg)
+        timer = self._deciding.pop(leg, None)
+        if timer:
+            timer.cancel()
+        self._causes.append((leg.cause or Cause.UNSPECIFIED, leg.detail))
+        self._check()
 
     def digit(self, leg: Leg, digit: str) -> bool:
-        """Digits before the answer mean nothing here."""
-        return False
+        """Whoever decides accepts with the route's digit."""
+        if leg not in self._deciding:
+            return False
+        assert self._screened is not None
+        if digit == self._screened.route.route.acknowledge:
+            self._take(leg)
+        return True
 
-    def play_ended(self, leg: Leg, play: str) -> None:
-        """Ringback never ends by itself."""
+    def talked(self, leg: Leg) -> bool:
+        """Where talking acknowledges, the talk key accepts."""
+        if leg not in self._deciding or self._screened is None:
+            return False
+        if self._screened.route.route.acknowledge == BY_TALKING:
+            self._take(leg)
+        return True
+
+    def displaced(self, leg: Leg) -> bool:
+        """An attempt may be taken for a higher call; without its caller there is no hunt."""
+        return leg is not self.caller
 
 
-class Callback:
-    """Call a place first, then hunt for its partner (click to dial, help-point buttons)."""
+class Callback(Silent):
+    """Call a place first, then hunt for its partner (click to dial)."""
 
     def __init__(
         self,
@@ -208,28 +254,23 @@ class Callback:
         self._groups, self._ring_s, self._calling = groups, ring_s, calling
         self._deadline: Timer | None = None
 
-    def begin(self, origin: Target, *, auto_answer: bool) -> None:
+    def begin(self, origin: Target) -> None:
         """Dial the origin; the hunt starts when it answers."""
+        got = self.board.lines.obtain(origin, self.call.priority, lambda: self._dial(origin))
+        if got is None:
+            self._dial(origin)
+        elif not isinstance(got, Waiter):
+            self.board.note(f"cannot call {origin}: {got[1]}", call=self.call)
+
+    def _dial(self, origin: Target) -> None:
         refusal = self.board.unfit(origin)
-        if not refusal and not self.board.seize(origin.endpoint, self.call.priority):
-            refusal = (Cause.BUSY, f"{origin.endpoint} is in use")
         if refusal:
             self.board.note(f"cannot call {origin}: {refusal[1]}", call=self.call)
-            self.board.forget(self.call)
             return
-        leg = self.board.dial(
-            self.call, origin, self, calling=self._calling, auto_answer=auto_answer
+        leg = self.board.dial(self.call, origin, self, calling=self._calling)
+        self._deadline = self.board.after(
+            self._ring_s, lambda: self.board.hangup(leg, Cause.NO_ANSWER, "ring time-out")
         )
-        self._deadline = self.board.after(self._ring_s, lambda: self._timed_out(leg))
-
-    def _timed_out(self, leg: Leg) -> None:
-        self.board.hangup(leg, Cause.NO_ANSWER, "ring time-out")
-
-    def ringing(self, leg: Leg) -> None:
-        """The origin rings."""
-
-    def progressed(self, leg: Leg) -> None:
-        """Nothing to hear yet."""
 
     def answered(self, leg: Leg) -> None:
         """The origin is there: look for its partner."""
@@ -243,10 +284,3 @@ class Callback:
         """The origin did not want."""
         if self._deadline:
             self._deadline.cancel()
-
-    def digit(self, leg: Leg, digit: str) -> bool:
-        """Nothing to press yet."""
-        return False
-
-    def play_ended(self, leg: Leg, play: str) -> None:
-        """Nothing plays."""

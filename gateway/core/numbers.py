@@ -134,6 +134,27 @@ class NumberPattern:
                 return Completeness.NO
         return Completeness.PARTIAL
 
+    def awaits_capture(self, number: str) -> bool:
+        """Whether the next sign after `number` may fall into the first capture."""
+        if not self._groups or self.completeness(number) not in (
+            Completeness.PARTIAL,
+            Completeness.EXTENSIBLE,
+        ):
+            return False
+        start = self._groups[0][0]
+        # Behind a '.' nobody knows where the capture begins.
+        return len(number) >= start or None in self._atoms[:start]
+
+    def masked(self, number: str) -> str:
+        """A matching number with what is captured hidden; others as they are."""
+        spans = self._spans(number)
+        if spans is None:
+            return number
+        signs = list(number)
+        for start, end in self._groups:
+            signs[spans[start] : spans[end]] = "?" * (spans[end] - spans[start])
+        return "".join(signs)
+
 
 def combine(parts: list[Completeness]) -> Completeness:
     """The completeness of a number against several patterns together."""

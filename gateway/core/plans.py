@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from gateway.core.actions import Play
 from gateway.core.calls import Leg
 from gateway.core.causes import Cause
 from gateway.core.routes import Match
@@ -31,12 +30,18 @@ class Plan(Protocol):
     def digit(self, leg: Leg, digit: str) -> bool:
         """A digit on a connected leg; True when the plan took it."""
 
+    def talked(self, leg: Leg) -> bool:
+        """Somebody on the leg asks for the floor; True when the plan took it."""
+
     def play_ended(self, leg: Leg, play: str) -> None:
         """An announcement on the leg came to its end."""
 
+    def displaced(self, leg: Leg) -> bool:
+        """A higher call takes the leg's line; True when the plan goes on without the leg."""
+
 
 class Silent:
-    """A plan that takes nothing; the small plans below say only what they care about."""
+    """A plan that takes nothing; other plans say only what they care about."""
 
     def ringing(self, leg: Leg) -> None: ...
     def progressed(self, leg: Leg) -> None: ...
@@ -47,20 +52,28 @@ class Silent:
     def digit(self, leg: Leg, digit: str) -> bool:
         return False
 
+    def talked(self, leg: Leg) -> bool:
+        return False
+
+    def displaced(self, leg: Leg) -> bool:
+        return False
+
 
 class Leaving(Silent):
     """The leg was transferred away: its end concerns nobody."""
 
 
 class LastWords(Silent):
-    """A last tone plays; then the leg ends."""
+    """A last tone or announcement plays; then the leg ends."""
 
-    def __init__(self, board: Switchboard, leg: Leg, play: str) -> None:
-        self.board, self.leg, self.play = board, leg, play
+    def __init__(
+        self, board: Switchboard, play: str, cause: Cause = Cause.NORMAL, detail: str = ""
+    ) -> None:
+        self.board, self.play, self.cause, self.detail = board, play, cause, detail
 
     def play_ended(self, leg: Leg, play: str) -> None:
         if play == self.play:
-            self.board.hangup(leg)
+            self.board.hangup(leg, self.cause, self.detail)
 
     def digit(self, leg: Leg, digit: str) -> bool:
         return True
@@ -79,28 +92,34 @@ class AnnounceToCaller(Silent):
     def answered(self, leg: Leg) -> None:
         announce = self.match.route.route.announce
         assert announce is not None
-        self.board.act(
-            Play(
-                leg=leg.id,
-                play=f"{leg.id}/announce",
-                file=announce.file,
-                tone=announce.tone,
-                text=self.match.expand(announce.text),
-                repeat=announce.repeat,
-                gap_s=announce.gap_s,
-            )
-        )
+        self.board.bridging.announce(leg, announce, self.match.expand(announce.text))
 
     def play_ended(self, leg: Leg, play: str) -> None:
         self.board.hangup(leg, Cause.NORMAL, "announcement played")
 
 
-class Invitation(Silent):
-    """Somebody who is called into a conference."""
+class Meeting(Silent):
+    """Somebody is there already and waits for the other side to answer; then they are joined."""
 
-    def __init__(self, board: Switchboard, room: str) -> None:
-        self.board, self.room = board, room
+    def __init__(self, board: Switchboard, here: Leg, coming: Leg, ring_s: float) -> None:
+        self.board, self.here, self.coming = board, here, coming
+        here.plan = coming.plan = self
+        self._deadline = board.after(ring_s, lambda: self._part("ring time-out"))
 
     def answered(self, leg: Leg) -> None:
-        leg.plan = None
-        self.board.bridging.enter(self.room, leg)
+        self._deadline.cancel()
+        self.here.plan = self.coming.plan = None
+        self.board.bridging.hush(self.here)
+        self.board.connect(self.coming.call, self.coming, self.here)
+
+    def ended(self, leg: Leg) -> None:
+        self._deadline.cancel()
+        self._part("the other side is gone")
+
+    def digit(self, leg: Leg, digit: str) -> bool:
+        return True
+
+    def _part(self, detail: str) -> None:
+        for leg in (self.here, self.coming):
+            leg.plan = None
+            self.board.hangup(leg, Cause.NO_ANSWER, detail)

@@ -10,15 +10,20 @@ import fnmatch
 import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Annotated, TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
+from gateway.core.causes import Cause
 from gateway.core.endpoints import Endpoint, Target
 from gateway.core.events import AlarmRaised, InputChanged, LegOffered, Priority, Quality, Severity
 from gateway.core.hours import Hours
 from gateway.core.numbers import Completeness, NumberPattern, combine
 from gateway.errors import UsageError
+
+BY_ANSWER: Final = "answer"
+BY_TALKING: Final = "talk"
+"""Ways to acknowledge without a digit."""
 
 _FIELD = re.compile(r"\{([a-z]+|\d)\}")
 _FIELDS = ("called", "calling", "source", "alarm", "kind", "text", "input")
@@ -42,7 +47,7 @@ class Strategy(StrEnum):
     ALL = "all"
     """All ring at once; the first to answer (or to acknowledge) has it."""
     UNTIL_ACKNOWLEDGED = "until_acknowledged"
-    """One after the other until somebody presses the acknowledging digit."""
+    """One after the other until somebody acknowledges (an alarm) or accepts (a call)."""
 
 
 class Announcement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,19 +132,30 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     auto_answer: bool = False
     conference: str = ""
     """Room that the caller, and every target that answers, joins."""
+    push_to_talk: str = ""
+    """Digits with which a telephone takes and gives back the floor of a half-duplex call, ``*#``;
+    one digit does both in turn; empty: only its voice does."""
     origin: str = ""
     """For inputs and alarms: the place whose audio is connected with whoever answers."""
     page: tuple[str, ...] = ()
-    """Zones and telephones that hear the announcement at once and by themselves."""
+    """Zones and telephones that hear the announcement, or the caller, at once and by themselves."""
+    live: bool = True
+    """For calls that page: the caller speaks, after the announcement; false: it alone is heard."""
     announce: Announcement | None = None
     acknowledge: str = ""
-    """The digit that acknowledges; empty: hearing it is enough."""
+    """The digit that acknowledges, ``answer`` or ``talk`` (a talk key); empty: hearing it is
+    enough. On a call: how whoever answers accepts it."""
     acknowledge_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 30.0
     """How long somebody who answered has for it."""
-    stop_on_clear: bool = True
-    """Stop when the alarm clears by itself; else only an acknowledgement ends it."""
+    stop_on_clear: bool | None = None
+    """Stop when the alarm or input clears by itself; else only an acknowledgement ends it.
+    Left out: yes, but not for a help point, or an input that is to be acknowledged: buttons
+    come back by themselves."""
     outputs: tuple[OutputSetting, ...] = ()
+    """On a call: for as long as it lasts."""
     command: PanelCommand | None = None
+    """On an input: given when it begins to match; ``ACKNOWLEDGE`` acknowledges the alarms of the
+    command's endpoint."""
     pins: dict[str, str] = {}
     """Person to PIN; who dials a ``command`` or ``acknowledge`` route must enter one, then #."""
     record: bool = False
@@ -156,16 +172,6 @@ class Match(msgspec.Struct, frozen=True):
     def expand(self, text: str) -> str:
         """Put captures into a target or text; an unknown field stays as it is."""
         return _FIELD.sub(lambda found: self.fields.get(found[1], found[0]), text)
-
-    def targets(self, targets: Iterable[str]) -> list[Target]:
-        """The targets with their fields filled in; malformed ones are left out."""
-        found = []
-        for text in targets:
-            try:
-                found.append(Target.parse(self.expand(text)))
-            except UsageError:
-                continue
-        return found
 
 
 class CompiledRoute:
@@ -186,7 +192,8 @@ class CompiledRoute:
             raise UsageError("digits: a route on digits needs a digit pattern")
         captures = route.called.count("(") if route.on is not Trigger.DIGITS else 0
         captures += route.digits.count("(")
-        for text in (*route.targets, *route.page):
+        self._check_words(route)
+        for text in (*route.targets, *route.page, *filter(None, [route.origin])):
             for field in _FIELD.findall(text):
                 if field.isdigit() and not 1 <= int(field) <= captures:
                     raise UsageError(f"targets: {text!r} uses {{{field}}}, not captured in called")
@@ -197,10 +204,30 @@ class CompiledRoute:
             if not text.startswith(("directory", "{")):
                 Target.parse(_FIELD.sub("0", text))
 
+    def _check_words(self, route: Route) -> None:
+        if route.refuse and route.refuse not in tuple(Cause):
+            raise UsageError(f"refuse: {route.refuse!r} is none of {', '.join(Cause)}")
+        known = (*"0123456789*#ABCD", "", BY_ANSWER, BY_TALKING)
+        if route.acknowledge not in known:
+            raise UsageError(
+                f"acknowledge: {route.acknowledge!r} is neither one digit nor "
+                f"{BY_ANSWER!r} nor {BY_TALKING!r}"
+            )
+        if len(route.push_to_talk) > 2 or set(route.push_to_talk) - set("0123456789*#ABCD"):
+            raise UsageError(f"push_to_talk: {route.push_to_talk!r} is not one or two digits")
+        if route.on is Trigger.DIGITS and route.pins and "(" not in route.digits:
+            raise UsageError("digits: a route with pins needs a capture for the PIN, '*5(XXXX)'")
+        if route.on is Trigger.CALL and route.page and not (route.live or route.announce):
+            raise UsageError("announce: a page that is not live needs an announcement")
+
     @property
     def name(self) -> str:
         """The route's name."""
         return self.route.name
+
+    def shown(self, called: str) -> str:
+        """The called number as it may be written down: without a PIN dialled along with it."""
+        return self.called.masked(called) if self.route.pins else called
 
     def match(self, event: LegOffered | AlarmRaised | InputChanged, wall: float) -> Match | str:
         """A `Match`, or why this route does not take the event."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gateway.core.actions import Command, Play
 from gateway.core.calls import Leg
 from gateway.core.causes import Cause
+from gateway.core.plans import Silent
 from gateway.core.routes import Match
 from gateway.core.timers import Timer
 
@@ -34,7 +35,7 @@ def person(pins: dict[str, str], entered: str) -> str:
     return found
 
 
-class Service:
+class Service(Silent):
     """One person at a telephone, commanding one device."""
 
     def __init__(self, board: Switchboard, leg: Leg, match: Match) -> None:
@@ -48,12 +49,9 @@ class Service:
     def begin(self) -> None:
         """Answer; a PIN that was dialled along with the number (capture 1) is used at once."""
         self.leg.plan = self
+        # To the end of the leg: a digit too many, or one that comes late, is part of the PIN too.
+        self.leg.secret = bool(self.route.pins)
         self.board.answer(self.leg)
-
-    @property
-    def collecting_secret(self) -> bool:
-        """Whether digits on this leg are a PIN: they must not be written down."""
-        return bool(self.route.pins) and not self._command
 
     def answered(self, leg: Leg) -> None:
         """The person hears us: ask for the PIN, or go ahead."""
@@ -75,7 +73,7 @@ class Service:
 
     def digit(self, leg: Leg, digit: str) -> bool:
         """Collect the PIN."""
-        if not self.collecting_secret:
+        if not self.route.pins or self._command:
             return True
         if digit == "#":
             entered, self._entered = self._entered, ""
@@ -131,8 +129,7 @@ class Service:
 
     def finished(self, ok: bool, detail: str) -> None:
         """The device answered, or did not."""
-        if self._timer:
-            self._timer.cancel()
+        self._forget()
         if not self.leg.live:
             return
         self.leg.plan = None
@@ -144,14 +141,9 @@ class Service:
 
     def ended(self, leg: Leg) -> None:
         """The person hung up; a command that was given is carried out all the same."""
+        self._forget()
+
+    def _forget(self) -> None:
         if self._timer:
             self._timer.cancel()
-
-    def ringing(self, leg: Leg) -> None:
-        """Nobody else rings."""
-
-    def progressed(self, leg: Leg) -> None:
-        """Nobody else speaks."""
-
-    def play_ended(self, leg: Leg, play: str) -> None:
-        """The prompt was heard."""
+        self.board.unexpect(self._command)

@@ -6,14 +6,16 @@ before a later event is looked at, so that the same events at the same times alw
 actions: a journal can be replayed.
 
 The switchboard owns endpoints, legs, calls, bridges and alarms. What a route started lives on as a
-plan (`hunting`, `alerting`, `service`); a leg's events go to its plan while it has one, and a call
-whose legs have none is simply two or more people talking.
+plan (`hunting`, `paging`, `alerting`, `service`); a leg's events go to its plan while it has one,
+and a call whose legs have none is simply two or more people talking.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
+
+import msgspec
 
 from gateway.core.actions import (
     Action,
@@ -24,14 +26,16 @@ from gateway.core.actions import (
     Play,
     Progress,
     Ring,
+    SetOutput,
 )
 from gateway.core.alarms import Alarms
-from gateway.core.alerting import CONFIRM_S, Alarm
+from gateway.core.alerting import Alarm
 from gateway.core.bridges import Bridge
 from gateway.core.bridging import Bridging
 from gateway.core.calls import TRANSITIONS, Call, Leg, LegState
 from gateway.core.causes import Cause
-from gateway.core.endpoints import Condition, Endpoint, Target
+from gateway.core.conferencing import Rooms
+from gateway.core.endpoints import Condition, Duplex, Endpoint, Target
 from gateway.core.events import (
     AcknowledgeRequested,
     AdapterLost,
@@ -67,9 +71,12 @@ from gateway.core.events import (
     ToneHeard,
     TransferRequested,
 )
+from gateway.core.features import Features
 from gateway.core.hunting import Callback, Hunt
-from gateway.core.plans import AnnounceToCaller, Invitation, LastWords, Plan
-from gateway.core.routes import Match, RouteTable, Strategy, Trigger
+from gateway.core.lines import Lines
+from gateway.core.paging import Paging
+from gateway.core.plans import AnnounceToCaller, LastWords, Plan
+from gateway.core.routes import Match, RouteTable, Strategy
 from gateway.core.service import Service
 from gateway.core.timers import Timer, Timers
 from gateway.core.transfer import Transfers
@@ -78,9 +85,8 @@ from gateway.errors import UsageError
 # A leg that was told to hang up and never ends would hold its endpoint for ever. SIP gives a BYE
 # 32 s (RFC 3261 timer F); nobody needs longer.
 _CLOSING_S: Final = 40.0
-_PREEMPT_S: Final = 5.0
-_DIGITS_IDLE_S: Final = 4.0
-_DIGITS_KEPT: Final = 32
+# How long a confirmation tone is waited for before the call ends anyway.
+CONFIRM_S: Final = 3.0
 
 
 class Switchboard:
@@ -106,15 +112,18 @@ class Switchboard:
         self.ignored: dict[str, int] = {}
         """Events that meant nothing in the state they met, by name: counted, never a crash."""
         self.stopping = False
+        """No new calls from outside; what goes on may go on."""
+        self.closed = False
+        """Nobody is called any more."""
         self.now = 0.0
         self.wall = 0.0
         self._timers = Timers()
         self._out: list[Action] = []
-        self._in_use: dict[str, list[Leg]] = {}
-        self._freed: dict[str, list[Callable[[], None]]] = {}
         self._expected: dict[str, Service] = {}
-        self._digits: dict[str, tuple[str, float]] = {}
+        self.lines = Lines(self)
         self.bridging = Bridging(self)
+        self.rooms = Rooms(self)
+        self.features = Features(self)
         self.transfers = Transfers(self)
         self.alarming = Alarms(self)
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -125,9 +134,9 @@ class Switchboard:
             LegHeld: self._leg_moved,
             LegRetrieved: self._leg_moved,
             LegEnded: self._leg_moved,
-            LegFlashed: lambda event: self._digit(event.leg, "!"),
+            LegFlashed: lambda event: self.features.digit(event.leg, "!"),
             TransferRequested: self.transfers.requested,
-            DigitPressed: lambda event: self._digit(event.leg, event.digit),
+            DigitPressed: lambda event: self.features.digit(event.leg, event.digit),
             FloorRequested: self.bridging.floor_requested,
             FloorReleased: self.bridging.floor_released,
             MediaFlowing: lambda event: None,
@@ -180,11 +189,19 @@ class Switchboard:
         return getattr(body, "call", ""), getattr(body, "trace", "")
 
     def collecting_secret(self, leg: str) -> bool:
-        """Whether digits on this leg are a PIN: they must not be written down."""
+        """Whether the next digit on this leg may be one of a PIN: not to be written down."""
         known = self.legs.get(leg)
-        return (
-            known is not None and isinstance(known.plan, Service) and known.plan.collecting_secret
-        )
+        return known is not None and self.features.secret(known)
+
+    def shown(self, event: Event) -> Event:
+        """The event as it may be written down; to be asked before `receive` is given it."""
+        if isinstance(event, DigitPressed) and self.collecting_secret(event.leg):
+            return msgspec.structs.replace(event, digit="?")
+        if isinstance(event, LegOffered):
+            match, _ = self.table.match(event, self.wall)
+            if match and match.route.shown(event.called) != event.called:
+                return msgspec.structs.replace(event, called=match.route.shown(event.called))
+        return event
 
     def _fire(self, now: float, wall: float) -> None:
         while timer := self._timers.pop_due(now):
@@ -208,68 +225,44 @@ class Switchboard:
         return self._timers.at(self.now + seconds, act)
 
     def note(
-        self, text: str, *, call: Call | None = None, trace: str = "", route: str = ""
+        self,
+        text: str,
+        *,
+        call: Call | None = None,
+        leg: str = "",
+        trace: str = "",
+        route: str = "",
     ) -> None:
         """Say why, for the record."""
         trace = call.trace if call else trace
-        self.act(Note(text=text, trace=trace, call=call.id if call else "", route=route))
+        call_id = call.id if call else ""
+        self.act(Note(text=text, trace=trace, call=call_id, leg=leg, route=route))
 
     def new_call(
         self, *, trace: str, demanded_at: float, priority: Priority = Priority.ROUTINE
     ) -> Call:
-        """A call without legs."""
-        call = Call(id=self.new_id(), trace=trace, demanded_at=demanded_at, priority=priority)
-        self.calls[call.id] = call
-        return call
-
-    def forget(self, call: Call) -> None:
-        """Drop a call that never got a leg."""
-        if not any(leg.state is not LegState.NULL for leg in call.legs):
-            self.calls.pop(call.id, None)
+        """A call without legs; it counts as one from its first leg on."""
+        return Call(id=self.new_id(), trace=trace, demanded_at=demanded_at, priority=priority)
 
     def unfit(self, target: Target) -> tuple[Cause, str] | None:
         """Why a target cannot be called at all; None when it can."""
         endpoint = self.endpoints.get(target.endpoint)
+        if self.closed:
+            return Cause.SHUTDOWN, "the gateway stops"
         if endpoint is None:
             return Cause.NO_ROUTE, f"there is no endpoint {target.endpoint}"
         if endpoint.condition is Condition.DOWN:
             reason = f": {endpoint.reason}" if endpoint.reason else ""
             return Cause.OUT_OF_ORDER, f"{target.endpoint} is down{reason}"
-        if not endpoint.can_ring:
+        if not endpoint.can_ring or not endpoint.has_audio:
             return Cause.INCOMPATIBLE, f"{target.endpoint} cannot be called"
         if endpoint.takes_number and not target.number:
             return Cause.ADDRESS_INCOMPLETE, f"{target.endpoint} needs a number"
         return None
 
     def seize(self, endpoint: str, priority: Priority) -> bool:
-        """Whether the endpoint has room for one more leg."""
-        place = self.endpoints[endpoint]
-        return place.capacity is None or len(self._in_use.get(endpoint, ())) < place.capacity
-
-    def preempt(self, endpoint: str, call: Call) -> bool:
-        """Make room by ending the lowest call below this one's priority; False when none is."""
-        legs = [leg for leg in self._in_use.get(endpoint, ()) if leg.live]
-        victim = min(legs, key=lambda leg: leg.call.priority, default=None)
-        if victim is None or victim.call.priority >= call.priority:
-            return False
-        reason = f"pre-empted by a call of priority {call.priority.name.lower()}"
-        self.note(f"{victim.id} is {reason}", call=victim.call)
-        for leg in [victim, *victim.call.partners(victim)]:
-            self.hangup(leg, Cause.PREEMPTED, reason)
-        return True
-
-    def when_free(self, endpoint: str, act: Callable[[], None]) -> None:
-        """Call `act` when a leg of the endpoint has ended, or after 5 s all the same."""
-        done = False
-
-        def once() -> None:
-            nonlocal done
-            if not done:
-                done = True
-                act()
-
-        self._freed.setdefault(endpoint, []).append(once)
-        self.after(_PREEMPT_S, once)
+        """Whether the endpoint has room for one more leg of this priority."""
+        return self.lines.seize(endpoint, priority)
 
     def dial(
         self,
@@ -283,6 +276,9 @@ class Switchboard:
         one_way: bool = False,
     ) -> Leg:
         """Begin a leg whose events go to `plan`."""
+        if self.endpoints[target.endpoint].duplex is Duplex.LISTEN:
+            # Nobody is there to answer it, and nothing to be heard from it.
+            auto_answer = one_way = True
         leg = Leg(
             id=self._new_leg(target.endpoint),
             endpoint=target.endpoint,
@@ -293,6 +289,7 @@ class Switchboard:
             calling=calling,
             display=display,
             began_at=self.now,
+            one_way=one_way,
             plan=plan,
         )
         self._add(leg)
@@ -334,6 +331,8 @@ class Switchboard:
         if not leg.live:
             return
         leg.state, leg.cause, leg.detail = LegState.CLOSING, cause, detail
+        # A transmitter is not left on the air until the far end has confirmed.
+        self.bridging.silence(leg)
         self.act(Hangup(leg=leg.id, cause=cause, detail=detail))
 
         def give_up() -> None:
@@ -343,12 +342,17 @@ class Switchboard:
 
         self.after(_CLOSING_S, give_up)
 
-    def confirm_and_hang_up(self, leg: Leg, tone: str = "confirmation") -> None:
+    def confirm_and_hang_up(
+        self,
+        leg: Leg,
+        tone: str = "confirmation",
+        cause: Cause = Cause.NORMAL,
+        detail: str = "",
+    ) -> None:
         """Play a short tone, then end the leg."""
-        play = f"{leg.id}/{tone}"
-        self.act(Play(leg=leg.id, play=play, tone=tone, repeat=1))
-        leg.plan = LastWords(self, leg, play)
-        self.after(CONFIRM_S, lambda: self.hangup(leg))
+        play = Play(leg=leg.id, play=f"{leg.id}/{tone}", tone=tone, repeat=1)
+        leg.plan = LastWords(self, self.bridging.say(leg, play), cause, detail)
+        self.after(CONFIRM_S, lambda: self.hangup(leg, cause, detail))
 
     def connect(self, call: Call, *legs: Leg) -> None:
         """Join legs in one bridge, as their endpoints' duplex allows."""
@@ -358,16 +362,44 @@ class Switchboard:
         """Acknowledge an alarm (every alarm of the endpoint without a name); how many it was."""
         return self.alarming.acknowledge(endpoint, alarm, by)
 
+    def move(self, leg: Leg, call: Call) -> None:
+        """Make a leg part of another call, which takes over the higher priority."""
+        former = leg.call
+        former.legs.remove(leg)
+        leg.call = call
+        call.legs.append(leg)
+        call.priority = max(call.priority, former.priority)
+        self._close_call(former)
+
     def expect(self, command: str, service: Service) -> None:
         """Send the outcome of a command to the service call that gave it."""
         self._expected[command] = service
+
+    def unexpect(self, command: str) -> None:
+        """Nobody waits for the outcome any more."""
+        self._expected.pop(command, None)
 
     # Legs
 
     def _add(self, leg: Leg) -> None:
         self.legs[leg.id] = leg
+        self.calls[leg.call.id] = leg.call
         leg.call.legs.append(leg)
-        self._in_use.setdefault(leg.endpoint, []).append(leg)
+        self.lines.take(leg)
+
+    def _close_call(self, call: Call) -> None:
+        """A call without legs that live is over."""
+        if any(leg.state is not LegState.NULL for leg in call.legs):
+            return
+        if self.calls.pop(call.id, None):
+            after, call.after = call.after, ()
+            for setting in after:
+                if setting.after is not None:
+                    self.act(
+                        SetOutput(
+                            endpoint=setting.endpoint, output=setting.output, value=setting.after
+                        )
+                    )
 
     def ignore(self, event: object) -> None:
         """Count an event that means nothing in the state it met."""
@@ -405,21 +437,36 @@ class Switchboard:
             self._directory(leg, event, refusals)
             return
         route = match.route.route
+        leg.number = match.route.shown(event.called)
         call.route, call.record = route.name, route.record
+        call.push_to_talk = route.push_to_talk
         call.priority = max(call.priority, match.route.priority)
-        call.why = (
-            f"route {route.name!r} matched {event.called or 'the call'} from {event.endpoint}"
-        )
+        call.why = f"route {route.name!r} matched {leg.number or 'the call'} from {event.endpoint}"
         self.note(call.why, call=call, route=route.name)
         if route.refuse:
             self.hangup(leg, Cause(route.refuse), f"route {route.name!r} refuses")
-        elif route.command:
+            return
+        call.after = route.outputs
+        for setting in route.outputs:
+            self.act(
+                SetOutput(
+                    endpoint=setting.endpoint,
+                    output=setting.output,
+                    value=setting.value,
+                    pulse_ms=setting.pulse_ms,
+                )
+            )
+        if route.command:
             Service(self, leg, match).begin()
         elif route.conference:
             self.answer(leg)
-            self.bridging.enter(route.conference, leg)
-            for target in match.targets(route.targets):
-                self._invite(route.conference, call, target, leg, match)
+            self.rooms.enter(route.conference, leg)
+            for target in self.expand(match, route.targets):
+                self.rooms.invite(
+                    route.conference, target, call, calling=leg.calling, ring_s=route.ring_s
+                )
+        elif route.page:
+            Paging(self, leg, match).begin()
         elif route.announce and not route.targets:
             AnnounceToCaller(self, leg, match).begin()
         else:
@@ -427,7 +474,7 @@ class Switchboard:
 
     def _hunt(self, leg: Leg, match: Match) -> None:
         route = match.route.route
-        targets = self.expand(match)
+        targets = self.expand(match, route.targets)
         groups = [targets] if route.strategy is Strategy.ALL else [[t] for t in targets]
         Hunt(
             self,
@@ -437,20 +484,23 @@ class Switchboard:
             ring_s=route.ring_s,
             calling=match.expand(route.calling_as),
             auto_answer=route.auto_answer,
+            screened=match if route.acknowledge else None,
         ).begin()
 
-    def expand(self, match: Match) -> list[Target]:
-        """The targets of a route, with captures and directory numbers filled in."""
+    def expand(self, match: Match, texts: Iterable[str]) -> list[Target]:
+        """A route's targets, with captures and directory numbers filled in."""
         targets = []
-        for text in match.route.route.targets:
+        for text in texts:
             expanded = match.expand(text)
-            if expanded.startswith("directory:"):
-                found = self.lookup(expanded.removeprefix("directory:"))
-                if found:
-                    targets.append(found)
-                continue
             try:
-                targets.append(Target.parse(expanded))
+                if expanded.startswith("directory:"):
+                    number = expanded.removeprefix("directory:")
+                    found = self.lookup(number)
+                    if found is None:
+                        raise UsageError(f"{number or '(no number)'} is nobody's number")
+                    targets.append(found)
+                else:
+                    targets.append(Target.parse(expanded))
             except UsageError as error:
                 self.note(f"route {match.route.name!r}: {error}")
         return targets
@@ -495,10 +545,15 @@ class Switchboard:
         match event:
             case LegAnswered():
                 leg.answered_at = self.now
-                if leg.call.answered_at is None and leg.outbound:
+                if leg.call.answered_at is None:
                     leg.call.answered_at = self.now
                 if leg.plan:
                     leg.plan.answered(leg)
+                bridge = self.bridges.get(leg.bridge)
+                if bridge:
+                    self.bridging.arbitrate(bridge)
+            case LegHeld():
+                self.bridging.silence(leg)
             case LegRinging() if leg.plan:
                 leg.plan.ringing(leg)
             case LegProgressed() if leg.plan:
@@ -507,80 +562,53 @@ class Switchboard:
 
     def _end(self, leg: Leg) -> None:
         leg.state = LegState.NULL
+        self.bridging.silence(leg)
         call, plan = leg.call, leg.plan
         leg.plan = None
-        del self.legs[leg.id]
-        self._digits.pop(leg.id, None)
-        self._in_use[leg.endpoint].remove(leg)
         bridge = self.bridges.get(leg.bridge)
         if bridge:
             self.bridging.leave(bridge, leg)
+        del self.legs[leg.id]
+        self.features.forget(leg)
+        # Who waits for the line was first: he gets it before this leg's own plan can want it.
+        self.lines.free(leg)
         if plan:
             plan.ended(leg)
         elif bridge is None or not bridge.room:
             # Two people talking: when one goes, so does the other, for the same reason.
             partners = call.partners(leg)
-            if len(partners) == 1:
+            if len(partners) == 1 and partners[0].plan is None:
                 self.hangup(partners[0], leg.cause or Cause.NORMAL, leg.detail)
-        if all(other.state is LegState.NULL for other in call.legs):
-            self.calls.pop(call.id, None)
-        for act in self._freed.pop(leg.endpoint, []):
-            act()
+        self._close_call(call)
 
     def _media_lost(self, event: MediaLost) -> None:
         leg = self.legs.get(event.leg)
-        if leg is None or not leg.connected:
+        # Who is on hold, or only listens, has nothing to say.
+        if leg is None or leg.state is not LegState.CONNECTED or self.bridging.listens(leg):
             self.ignore(event)
             return
         self.hangup(leg, Cause.MEDIA_TIMEOUT, "no audio arrived")
 
     def _announcement_ended(self, event: AnnouncementEnded) -> None:
         leg = self.legs.get(event.leg)
-        if leg and leg.plan:
+        if leg is None or leg.saying != event.play:
+            self.ignore(event)
+            return
+        self.bridging.said(leg, event.play)
+        if leg.plan:
             leg.plan.play_ended(leg, event.play)
-
-    def _digit(self, leg_id: str, digit: str) -> None:
-        leg = self.legs.get(leg_id)
-        if leg is None or not leg.connected:
-            return
-        if leg.plan and leg.plan.digit(leg, digit):
-            return
-        kept, at = self._digits.get(leg_id, ("", 0.0))
-        kept = (kept if self.now - at <= _DIGITS_IDLE_S else "") + digit
-        self._digits[leg_id] = (kept[-_DIGITS_KEPT:], self.now)
-        for compiled in self.table.routes:
-            if compiled.route.on is not Trigger.DIGITS:
-                continue
-            captures = compiled.digits.match(kept)
-            if captures is None or not compiled.takes(leg.endpoint, self.wall):
-                continue
-            del self._digits[leg_id]
-            fields = {str(index): text for index, text in enumerate(captures, 1)}
-            self.transfers.feature(leg, Match(compiled, fields | {"source": leg.endpoint}))
-            return
-
-    def _invite(self, room: str, call: Call, target: Target, host: Leg, match: Match) -> None:
-        """Dial somebody into a conference, unless he is in it already."""
-        refusal = self.unfit(target)
-        if refusal or not self.seize(target.endpoint, call.priority):
-            self.note(f"cannot invite {target}: {refusal[1] if refusal else 'in use'}", call=call)
-            return
-        own = self.new_call(trace=call.trace, demanded_at=self.now, priority=call.priority)
-        own.route, own.why = call.route, f"invited to conference {room}"
-        leg = self.dial(own, target, Invitation(self, room), calling=host.calling)
-        self.after(match.route.route.ring_s, lambda: self._not_come(leg))
-
-    def _not_come(self, leg: Leg) -> None:
-        if leg.live and not leg.connected:
-            self.hangup(leg, Cause.NO_ANSWER, "ring time-out")
 
     # Places
 
     def _endpoint_changed(self, event: EndpointChanged) -> None:
         self.endpoints[event.endpoint.id] = event.endpoint
+        self.lines.changed(event.endpoint.id)
 
     def _endpoint_removed(self, event: EndpointRemoved) -> None:
         self.endpoints.pop(event.endpoint, None)
+        self.panels.pop(event.endpoint, None)
+        self.alarming.forget(event.endpoint)
+        self.lines.changed(event.endpoint)
 
     def _panel_changed(self, event: PanelChanged) -> None:
         self.panels[event.endpoint] = event.state
@@ -599,12 +627,9 @@ class Switchboard:
             origin, target = Target.parse(event.origin), Target.parse(event.target)
         except UsageError as error:
             self.note(str(error), call=call)
-            self.forget(call)
             return
         self.note(call.why, call=call, route=call.route)
-        Callback(self, call, [[target]], ring_s=60.0, calling=str(target)).begin(
-            origin, auto_answer=False
-        )
+        Callback(self, call, [[target]], ring_s=60.0, calling=str(target)).begin(origin)
 
     def _hangup_requested(self, event: HangupRequested) -> None:
         detail = f"hung up by {event.by or 'the operator'}"
@@ -618,6 +643,8 @@ class Switchboard:
         self.stopping = True
 
         def end_all() -> None:
+            self.closed = True
+            self.alarming.suspend()
             for leg in list(self.legs.values()):
                 self.hangup(leg, Cause.SHUTDOWN, "the gateway stops")
 

@@ -1,18 +1,15 @@
-"""Transfer and feature codes: what a person in a call can ask for."""
+"""Transfer: connect the partner of a call with somebody else."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.core.actions import Command, SetOutput
-from gateway.core.calls import Leg
+from gateway.core.calls import Leg, LegState
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Target
 from gateway.core.events import LegOffered, TransferRequested
 from gateway.core.hunting import Hunt
 from gateway.core.plans import Leaving
-from gateway.core.routes import Match
-from gateway.core.service import person
 from gateway.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,46 +17,10 @@ if TYPE_CHECKING:
 
 
 class Transfers:
-    """Blind and attended transfer, and digits routes during a call."""
+    """Blind and attended transfer."""
 
     def __init__(self, board: Switchboard) -> None:
         self.board = board
-
-    def feature(self, leg: Leg, match: Match) -> None:
-        """A digits route during a call: outputs, a command, or a transfer of the partner."""
-        route = match.route.route
-        by = leg.endpoint
-        if route.pins:
-            by = person(route.pins, match.fields.get("1", ""))
-            if not by:
-                self.board.note(
-                    f"wrong PIN for route {route.name!r} from {leg.endpoint}", call=leg.call
-                )
-                return
-        self.board.note(f"route {route.name!r} by digits of {by}", call=leg.call, route=route.name)
-        for setting in route.outputs:
-            self.board.act(
-                SetOutput(
-                    endpoint=setting.endpoint,
-                    output=setting.output,
-                    value=setting.value,
-                    pulse_ms=setting.pulse_ms,
-                )
-            )
-        if route.command and route.command.verb == "ACKNOWLEDGE":
-            self.board.acknowledge(route.command.endpoint, "", by)
-        elif route.command:
-            self.board.act(
-                Command(
-                    command=self.board.new_id(),
-                    endpoint=route.command.endpoint,
-                    verb=route.command.verb,
-                    by=by,
-                    trace=leg.call.trace,
-                )
-            )
-        if route.targets:
-            self._transfer(leg, self.board.expand(match), route.ring_s)
 
     def requested(self, event: TransferRequested) -> None:
         """The far end asks that its partner be connected to somebody else."""
@@ -76,7 +37,7 @@ class Transfers:
         except UsageError:
             found = self._resolve(leg, event.target)
             targets = [found] if found else []
-        self._transfer(leg, targets, 30.0)
+        self.transfer(leg, targets, 30.0)
 
     def _resolve(self, leg: Leg, number: str) -> Target | None:
         """Where a bare number leads, seen from the leg that asks."""
@@ -85,34 +46,42 @@ class Transfers:
         )
         match, _ = self.board.table.match(probe, self.board.wall)
         if match:
-            return next(iter(self.board.expand(match)), None)
+            return next(iter(self.board.expand(match, match.route.route.targets)), None)
         return self.board.lookup(number)
 
-    def _transfer(self, leg: Leg, targets: list[Target], ring_s: float) -> None:
-        partners = leg.call.partners(leg)
-        if len(partners) != 1 or not targets:
+    def transfer(self, leg: Leg, targets: list[Target], ring_s: float) -> None:
+        """Blind: the partner hunts for the targets, the leg that asks ends."""
+        partner = self._partner(leg)
+        if partner is None or not targets:
             self.board.note(
                 f"{leg.id} cannot transfer: no partner or no such target", call=leg.call
             )
             return
-        partner = partners[0]
         self.board.bridging.part(partner)
-        hunt = Hunt(self.board, leg.call, partner, [[target] for target in targets], ring_s=ring_s)
-        hunt.begin()
+        # Its end must not take the partner along, whatever the hunt has come to by then.
+        leg.plan = Leaving()
+        groups = [[target] for target in targets]
+        Hunt(self.board, leg.call, partner, groups, ring_s=ring_s).begin()
         self.board.hangup(leg, Cause.NORMAL, "transferred")
+
+    def _partner(self, leg: Leg) -> Leg | None:
+        """The one other person of a call that nobody else decides about."""
+        partners = leg.call.partners(leg)
+        if not leg.connected or leg.plan or len(partners) != 1:
+            return None
+        partner = partners[0]
+        waits = partner.state is LegState.OFFERED and not partner.answering
+        return None if partner.plan or waits or partner.bridge != leg.bridge else partner
 
     def _attended(self, leg: Leg, consulted: Leg) -> None:
         """Join the partners of both calls; both legs of the one who transfers end."""
-        first, second = leg.call.partners(leg), consulted.call.partners(consulted)
-        if len(first) != 1 or len(second) != 1 or leg.call is consulted.call:
+        stays, moves = self._partner(leg), self._partner(consulted)
+        if stays is None or moves is None or leg.call is consulted.call:
             self.board.note(f"{leg.id} cannot transfer: both calls need one partner", call=leg.call)
             return
-        stays, moves = first[0], second[0]
         for other in (stays, moves):
             self.board.bridging.part(other)
-        moves.call.legs.remove(moves)
-        moves.call = leg.call
-        leg.call.legs.append(moves)
+        self.board.move(moves, leg.call)
         for other in (leg, consulted):
             other.plan = Leaving()
             self.board.hangup(other, Cause.NORMAL, "transferred")

@@ -121,9 +121,12 @@ class Softphone:
         )
         (self.directory / "accounts").write_text(self.account + "\n")
         (self.directory / "contacts").touch()
+        # Line by line, so that its trace of SIP can be followed while it runs.
+        stdbuf = shutil.which("stdbuf")
+        unbuffered = (stdbuf, "-oL") if stdbuf else ()
         with (self.directory / "log").open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                program, "-4", "-s", "-f", str(self.directory),
+                *unbuffered, program, "-4", "-s", "-f", str(self.directory),
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         try:

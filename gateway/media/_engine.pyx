@@ -4,162 +4,8 @@ Every function is called from one thread (the event loop's) and returns at once.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
-
-cdef extern from "<netinet/in.h>":
-    enum: AF_INET, AF_INET6
-    uint16_t htons(uint16_t n) nogil
-    uint16_t ntohs(uint16_t n) nogil
-    cdef struct in_addr:
-        uint32_t s_addr
-    cdef struct in6_addr:
-        uint8_t s6_addr[16]
-    cdef struct sockaddr_in:
-        uint16_t sin_family
-        uint16_t sin_port
-        in_addr sin_addr
-    cdef struct sockaddr_in6:
-        uint16_t sin6_family
-        uint16_t sin6_port
-        in6_addr sin6_addr
-        uint32_t sin6_scope_id
-    cdef struct sockaddr:
-        uint16_t sa_family
-
-cdef extern from "engine_impl.h" nogil:
-    enum: CE_RTP, CE_DEVICE, CE_NULL, CE_NONE, CE_MAX_DIGITS, CE_NO_PT, CE_FRAME_MS
-    enum: CP_TONE_STEPS, CP_TONE_FREQS, CP_TONE_PATTERNS
-    enum: CE_CMD_OPEN, CE_CMD_CLOSE, CE_CMD_UPDATE, CE_CMD_CONFIGURE, CE_CMD_PLAY
-    enum: CE_CMD_STOP_PLAY, CE_CMD_DIGITS, CE_CMD_RECORD, CE_CMD_STOP_RECORD
-    enum: CE_CMD_BRIDGE_OPEN, CE_CMD_BRIDGE_CLOSE, CE_CMD_JOIN, CE_CMD_LEAVE, CE_CMD_FLOOR
-
-    ctypedef struct ce_addr:
-        sockaddr sa
-        sockaddr_in in4
-        sockaddr_in6 in6
-    ctypedef struct cp_level:
-        double sum_squares
-        int64_t n_samples
-    ctypedef struct cp_tone_step:
-        float freq_hz[4]
-        float level_dbm0
-        int32_t n_freqs
-        int32_t is_am
-        int32_t duration_ms
-    ctypedef struct cp_tone_tx:
-        int32_t sample_rate
-    int32_t cp_tone_tx_init(cp_tone_tx *tx, const cp_tone_step *steps, int32_t n_steps,
-                            int32_t repeat_from, int32_t sample_rate)
-    ctypedef struct cp_tone_pattern:
-        int32_t id
-        int32_t n_freqs
-        float freq_hz[2]
-        int32_t n_cadence
-        int32_t cadence_ms[16]
-        int32_t n_cycles
-        int32_t min_ms
-    ctypedef struct cp_resampler:
-        pass
-    void cp_resample_setup()
-    int32_t cp_resampler_init(cp_resampler *r, int32_t from_hz, int32_t to_hz)
-    int32_t cp_resample(cp_resampler *r, const int16_t *src, int32_t n_in, int16_t *out,
-                        int32_t cap)
-
-    ctypedef struct ce_rtp_config:
-        ce_addr remote
-        uint8_t remote_set, codec, pt, te_pt, ptime_ms, tx, rx, symmetric, anywhere, wideband
-        uint32_t latch_ms, timeout_ms, jitter_min_ms, jitter_max_ms
-    ctypedef struct ce_options:
-        uint8_t detect_dtmf, mute_dtmf, detect_fsk, n_tones
-        float gain_in, gain_out
-        cp_tone_pattern tone[8]
-    ctypedef struct ce_play:
-        uint32_t id
-        uint8_t is_tone
-        cp_tone_tx tone
-        const int16_t *pcm
-        uint32_t n_samples, rate, gap_samples, times
-        int done
-    ctypedef struct ce_record:
-        int16_t *ring
-        uint32_t capacity
-        uint8_t channels
-        uint32_t rate
-        uint32_t head, tail
-        uint64_t dropped
-        int done
-    ctypedef struct ce_counters:
-        uint64_t rx_packets, rx_octets, tx_packets, tx_octets
-        uint64_t refused, late, duplicate, concealed, dropped_blocks, slips
-        int64_t expected, lost
-        cp_level level_in, level_out
-        uint64_t silent_frames
-        double jitter
-        uint32_t buffer_ms
-        uint8_t remote_fraction_lost, have_remote, have_rtt
-        uint32_t rtt_us
-        ce_addr source
-    ctypedef struct ce_stream:
-        int fd, fd_rtcp
-        uint8_t paced, readable, writable
-        uint16_t block_bytes
-        ce_counters c
-        ce_options opt
-        uint32_t clock_ms
-        ce_addr remote
-        uint8_t remote_set
-        int dead
-    ctypedef struct ce_bridge:
-        uint8_t pass_digits
-        int dead
-    ctypedef struct _Digits:
-        char digits[64]
-        uint8_t n
-        uint16_t on_ms, off_ms
-    ctypedef struct _Join:
-        uint8_t speaks, hears
-        float gain
-    ctypedef struct _CommandUnion:
-        ce_rtp_config rtp
-        ce_options options
-        ce_play *play
-        ce_record *record
-        _Digits digits
-        _Join join
-    ctypedef struct ce_command:
-        uint8_t type
-        ce_stream *s
-        ce_bridge *b
-        _CommandUnion u
-    ctypedef struct ce_event:
-        uint8_t type
-        uint32_t stream
-        int32_t a, b, c
-        uint16_t n_data
-        uint8_t data[272]
-    ctypedef struct ce_engine_stats:
-        uint64_t ticks, late_ticks, skipped_ticks, dropped_events, send_errors
-        uint64_t rx_packets, tx_packets
-        int64_t worst_late_ns
-        uint32_t n_streams, n_bridges, n_relays
-        uint8_t realtime, locked, running
-        double cpu_s
-    ctypedef struct ce_engine:
-        int event_fd
-    ce_engine *ce_engine_new(uint32_t max_streams, int realtime, const char *cname)
-    int ce_engine_start(ce_engine *e)
-    void ce_engine_stop(ce_engine *e)
-    void ce_engine_free(ce_engine *e)
-    int ce_engine_push(ce_engine *e, const ce_command *c)
-    int ce_engine_pop(ce_engine *e, ce_event *out)
-    void ce_engine_stats_get(ce_engine *e, ce_engine_stats *out)
-    ce_stream *ce_stream_new(ce_engine *e, uint32_t id, int kind)
-    void ce_stream_free(ce_stream *s)
-    uint32_t ce_record_fill(ce_record *r)
-    void ce_record_take(ce_record *r, int16_t *out, uint32_t n)
-    int ce_is_set(const void *flag)
-
 
 DIGIT, TONE, FSK, STARTED, TIMEOUT, PLAY_ENDED, DEVICE_FAILED, BYE = range(1, 9)
 
@@ -613,7 +459,7 @@ def resample(samples, int from_hz, int to_hz):
     cdef int n, at = 0, k, put = 0, step = from_hz // 50
     cp_resample_setup()
     n = len(samples) // 2
-    pad = -n % step
+    pad = (step - n % step) % step  # with C division -n % step is negative
     src = memoryview(bytes(samples) + bytes(2 * pad)).cast("h")
     out = bytearray((n + pad) * 2 * to_hz // from_hz)
     if not n:
@@ -643,10 +489,6 @@ cdef extern from *:
     size_t sizeof_resampler "ce_sizeof_resampler" ()
 
 
-cdef extern from "engine_impl.h" nogil:
-    void cp_g711_setup()
-    void cp_ulaw_decode(const uint8_t *src, int16_t *out, int32_t n)
-    void cp_alaw_decode(const uint8_t *src, int16_t *out, int32_t n)
 
 
 def decode_g711(const uint8_t[::1] octets, bint alaw):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
-import math
 import os
 import random
 import socket
@@ -20,36 +19,26 @@ from typing import Any
 import msgspec
 
 from gateway.errors import DeviceError, UsageError
-from gateway.media import _engine, tones, wav
-from gateway.media.offer import RATES
+from gateway.media import _engine, wav
+from gateway.media.open_stream import CODECS, OpenStream, ratio, rtp_config, wideband_of
 from gateway.media.streams import (
     ByeReceived,
-    Codec,
     DeviceFailed,
     DeviceSpec,
     DigitDetected,
-    Direction,
     FskReceived,
     MediaEvent,
     MediaStarted,
     MediaTimeout,
-    NullSpec,
     PlayEnded,
     RecordEnded,
     RtpSpec,
     StreamOptions,
     StreamSpec,
-    StreamStats,
     ToneDetected,
 )
 
-_CODECS = {Codec.PCMU: 0, Codec.PCMA: 1, Codec.G722: 2, Codec.L16: 3}
 _NO_CODEC = 4
-_PTIMES = (10, 20, 30, 40, 50, 60)
-_FSK = {None: 0, "bell202": 1, "v23": 2}
-_DIGITS = "0123456789*#ABCD"
-_FULL_SCALE_DBM0 = 3.14
-_RECORD_RING_S = 4.0
 _REAP_S = 0.02
 
 
@@ -77,292 +66,6 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: float
     bytes_per_stream: int
     """Memory of one stream, without the kernel's socket buffers."""
-
-
-def _ratio(db: float) -> float:
-    return float(10.0 ** (db / 20.0))
-
-
-def _wideband(codec: Codec, rate: int, what: str) -> bool:
-    if rate not in RATES[codec]:
-        legal = " or ".join(str(r) for r in RATES[codec])
-        raise UsageError(f"{what}: {codec.value} at {rate} Hz; use {legal} Hz")
-    return rate == 16000
-
-
-def _rtp_config(spec: RtpSpec) -> dict[str, Any]:
-    if not spec.local_ip:
-        raise UsageError("RtpSpec.local_ip is empty; name the address to bind")
-    if spec.ptime_ms not in _PTIMES:
-        raise UsageError(f"ptime_ms {spec.ptime_ms}; use one of {_PTIMES}")
-    if spec.remote_ip and not 1 <= spec.remote_port <= 65535:
-        raise UsageError(f"remote_port {spec.remote_port} for {spec.remote_ip}; use 1 to 65535")
-    if not 0 <= spec.payload_type <= 127:
-        raise UsageError(f"payload_type {spec.payload_type}; use 0 to 127")
-    if spec.telephone_event is not None and not 0 <= spec.telephone_event <= 127:
-        raise UsageError(f"telephone_event {spec.telephone_event}; use 0 to 127")
-    if not 0 <= spec.jitter_min_ms <= spec.jitter_max_ms:
-        raise UsageError("jitter_min_ms must be 0 to jitter_max_ms")
-    wideband = _wideband(spec.codec, spec.rate if spec.codec is not Codec.G722 else 16000, "RTP")
-    if spec.remote_ip:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            try:
-                socket.inet_pton(family, spec.remote_ip.partition("%")[0])
-            except OSError:
-                continue
-            break
-        else:
-            raise UsageError(f"remote_ip {spec.remote_ip!r} is not an IP address")
-        if (":" in spec.remote_ip) != (":" in spec.local_ip):
-            raise UsageError(f"{spec.local_ip} cannot send to {spec.remote_ip}: IPv4 and IPv6")
-    return {
-        "remote_ip": spec.remote_ip,
-        "remote_port": spec.remote_port,
-        "codec": _CODECS[spec.codec],
-        "wideband": wideband,
-        "pt": spec.payload_type,
-        "te_pt": spec.telephone_event,
-        "ptime_ms": spec.ptime_ms,
-        "tx": spec.direction in (Direction.SENDRECV, Direction.SENDONLY),
-        "rx": spec.direction in (Direction.SENDRECV, Direction.RECVONLY),
-        "symmetric": spec.symmetric,
-        "anywhere": spec.latch_anywhere,
-        "latch_ms": spec.latch_ms,
-        "timeout_ms": round(spec.media_timeout_s * 1000),
-        "jitter_min_ms": spec.jitter_min_ms,
-        "jitter_max_ms": spec.jitter_max_ms,
-    }
-
-
-class OpenStream:
-    """A stream of the engine; see `gateway.media.streams.Stream`."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        handle: _engine.Handle,
-        spec: StreamSpec,
-        local: tuple[str, int],
-        on_event: Callable[[MediaEvent], None] | None,
-    ) -> None:
-        self._engine, self._handle, self._spec, self._local = engine, handle, spec, local
-        self._on_event = on_event
-        self._options = StreamOptions()
-        self._play: _engine.Play | None = None
-        self._closed = False
-        self._bridge: str | None = None
-        self._levels = (0.0, 0, 0.0, 0)
-        self._last = StreamStats()
-
-    def __repr__(self) -> str:
-        return f"<stream {self.id} {type(self._spec).__name__} {self._local[0]}:{self._local[1]}>"
-
-    @property
-    def id(self) -> int:
-        """Engine's number of this stream, unique while the engine lives."""
-        return self._handle.id
-
-    @property
-    def local(self) -> tuple[str, int]:
-        """Bound address and port (RTP); ``("", 0)`` for other kinds."""
-        return self._local
-
-    @property
-    def closed(self) -> bool:
-        """True after `close`, or when the engine stopped."""
-        return self._closed
-
-    @property
-    def _rate(self) -> int:
-        spec = self._spec
-        return 16000 if isinstance(spec, RtpSpec) and spec.codec is Codec.G722 else spec.rate
-
-    def _core(self) -> _engine.Core:
-        if self._closed:
-            raise UsageError(f"stream {self.id} is closed")
-        return self._engine._running()
-
-    def update(self, spec: RtpSpec) -> None:
-        """Apply a new remote, codec, payload type or direction without losing the port.
-
-        Opens the latch window again: this is the signalling that lets a source change.
-        Raises `UsageError` on a closed or non-RTP stream, or when `local_ip` changes.
-        """
-        core = self._core()
-        if not isinstance(self._spec, RtpSpec):
-            raise UsageError(f"stream {self.id} is no RTP stream")
-        if spec.local_ip != self._spec.local_ip:
-            raise UsageError("local_ip cannot change while the stream is open")
-        config = _rtp_config(spec)
-        self._engine._do(core.update, self._handle, config)
-        self._spec = spec
-
-    def configure(self, options: StreamOptions) -> None:
-        """Replace the stream's options. `UsageError` for unknown tones, country or FSK name."""
-        core = self._core()
-        if options.detect_fsk not in _FSK:
-            raise UsageError(f"detect_fsk {options.detect_fsk!r}; use 'bell202' or 'v23'")
-        patterns = []
-        for index, name in enumerate(options.detect_tones):
-            tone = tones.tone(options.country, name)
-            step = next(step for step in tone.steps if step.frequencies_hz)
-            frequencies = step.frequencies_hz[: 1 if step.modulated else 2]
-            patterns.append((index, frequencies, tone.cadence_ms, 1000))
-        if len(patterns) > 8:
-            raise UsageError("at most 8 tones can be detected at once")
-        self._engine._do(
-            core.configure,
-            self._handle,
-            options.detect_dtmf,
-            options.mute_dtmf,
-            _FSK[options.detect_fsk],
-            _ratio(options.gain_in_db),
-            _ratio(options.gain_out_db),
-            patterns,
-        )
-        self._options = options
-
-    def play_tone(self, tone: str, *, play: str = "", repeat: bool = True) -> None:
-        """Play a call-progress tone to this leg instead of what its bridge says.
-
-        With `repeat` off the cadence is played once. Unknown tone: `UsageError`.
-        """
-        core = self._core()
-        found = tones.tone(self._options.country, tone)
-        steps = [
-            (step.frequencies_hz, step.level_dbm0, step.modulated, step.duration_ms)
-            for step in found.steps
-        ]
-        self._start(
-            core,
-            _engine.Play(
-                self._engine._next_id(),
-                play or tone,
-                steps=steps,
-                repeat_from=found.repeat_from if repeat else -1,
-                rate=self._rate,
-            ),
-        )
-
-    def play_file(self, path: str, *, play: str = "", repeat: int = 1, gap_s: float = 0.0) -> None:
-        """Play a WAV file to this leg instead of its bridge, `repeat` times (0: for ever).
-
-        Raises `DeviceError` when the file is missing or not 8/16/48 kHz 16-bit PCM or G.711.
-        """
-        core = self._core()
-        samples = self._engine._load(path, self._rate)
-        if not samples:
-            raise DeviceError(f"{path}: no audio in this WAV file")
-        self._start(
-            core,
-            _engine.Play(
-                self._engine._next_id(),
-                play or path,
-                samples=samples,
-                rate=self._rate,
-                times=repeat,
-                gap_samples=round(gap_s * self._rate),
-            ),
-        )
-
-    def play_samples(self, samples: bytes, *, rate: int = 8000, play: str = "") -> None:
-        """Play signed 16-bit mono samples once (caller ID bursts, synthesised speech).
-
-        Raises `UsageError` for an odd length or a rate other than 8000, 16000 or 48000 Hz.
-        """
-        core = self._core()
-        if not samples or len(samples) % 2:
-            raise UsageError("samples must be a whole, positive number of 16-bit words")
-        if rate not in (8000, 16000, 48000):
-            raise UsageError(f"rate {rate} Hz; use 8000, 16000 or 48000")
-        if rate != self._rate:
-            samples = _engine.resample(samples, rate, self._rate)
-        self._start(
-            core,
-            _engine.Play(self._engine._next_id(), play, samples=bytes(samples), rate=self._rate),
-        )
-
-    def _start(self, core: _engine.Core, play: _engine.Play) -> None:
-        self._engine._keep(play)
-        self._engine._do(core.play, self._handle, play)
-        self._play = play
-
-    def stop_play(self) -> None:
-        """Stop whatever plays; the bridge is heard again."""
-        if not self._closed and self._play is not None:
-            self._engine._do(self._core().stop_play, self._handle)
-            self._engine._arm()
-            self._play = None
-
-    def send_digits(self, digits: str, *, on_ms: int = 100, off_ms: int = 100) -> None:
-        """Send DTMF: as RFC 4733 where negotiated, else in-band. `UsageError` on a bad digit.
-
-        At most 64 digits wait on a stream; what does not fit is dropped.
-        """
-        core = self._core()
-        digits = digits.upper()
-        for digit in digits:
-            if digit not in _DIGITS:
-                raise UsageError(f"{digit!r} is no DTMF digit; use {_DIGITS}")
-        if not (20 <= on_ms <= 5000 and 20 <= off_ms <= 5000):
-            raise UsageError("on_ms and off_ms must be 20 to 5000")
-        if digits:
-            self._engine._do(core.send_digits, self._handle, digits.encode(), on_ms, off_ms)
-
-    def record(self, path: str, *, both: bool = True) -> None:
-        """Record to a WAV file: received left, sent right (`both`), or received only.
-
-        `RecordEnded` follows when it is complete. `DeviceError` when the file cannot be made.
-        """
-        core = self._core()
-        recording = _engine.Recording(2 if both else 1, self._rate, _RECORD_RING_S)
-        self._engine._record(path, recording, self.id)
-        self._engine._do(core.record, self._handle, recording)
-
-    def stop_record(self) -> None:
-        """Finish the file; harmless when nothing is recorded."""
-        if not self._closed:
-            self._engine._do(self._core().stop_record, self._handle)
-
-    def stats(self) -> StreamStats:
-        """Present counters; after `close`, the last ones."""
-        c = None if self._closed else self._handle.counters()
-        if c is None:
-            return self._last
-        before, now = self._levels, (c["sum_in"], c["n_in"], c["sum_out"], c["n_out"])
-        self._levels = now
-        spec = self._spec
-        self._last = StreamStats(
-            codec="" if isinstance(spec, NullSpec) else spec.codec.value,
-            local=f"{self._local[0]}:{self._local[1]}" if self._local[1] else "",
-            remote=c["remote"],
-            packets_received=c["rx_packets"],
-            packets_sent=c["tx_packets"],
-            packets_lost=max(0, c["lost"]),
-            packets_late=c["late"],
-            packets_duplicate=c["duplicate"],
-            packets_refused=c["refused"],
-            frames_concealed=c["concealed"],
-            jitter_ms=c["jitter_ms"],
-            buffer_ms=c["buffer_ms"],
-            level_in_dbm0=_level(now[0] - before[0], now[1] - before[1]),
-            level_out_dbm0=_level(now[2] - before[2], now[3] - before[3]),
-            remote_loss_percent=c["remote_loss"],
-            round_trip_ms=c["round_trip_ms"],
-            silent_s=c["silent_s"],
-        )
-        return self._last
-
-    def close(self) -> None:
-        """Free port or descriptor and leave any bridge. Later calls do nothing."""
-        self._engine._close(self)
-
-
-def _level(sum_squares: float, n: int) -> float:
-    if n <= 0 or sum_squares <= 0:
-        return -99.0
-    mean = sum_squares / n / (32768.0**2 / 2)
-    return max(-99.0, 10.0 * math.log10(mean) + _FULL_SCALE_DBM0)
 
 
 class Engine:
@@ -476,7 +179,7 @@ class Engine:
         self._reap()
         local = ("", 0)
         if isinstance(spec, RtpSpec):
-            config = _rtp_config(spec)
+            config = rtp_config(spec)
             rtp, rtcp, port = self._bind(spec)
             local = (spec.local_ip, port)
             try:
@@ -508,7 +211,7 @@ class Engine:
         return stream
 
     def _open_device(self, core: _engine.Core, spec: DeviceSpec) -> _engine.Handle:
-        wideband = _wideband(spec.codec, spec.rate, "DeviceSpec")
+        wideband = wideband_of(spec.codec, spec.rate, "DeviceSpec")
         if not 2 <= spec.block_bytes <= 2560:
             raise UsageError(f"block_bytes {spec.block_bytes}; use 2 to 2560")
         try:
@@ -523,7 +226,7 @@ class Engine:
                 core.open_other,
                 self._next_id(),
                 fd,
-                _CODECS[spec.codec],
+                CODECS[spec.codec],
                 wideband,
                 spec.block_bytes,
                 spec.paced_by_device and readable,
@@ -623,7 +326,7 @@ class Engine:
         """
         handle = self._find(bridge)
         core = stream._core()
-        self._do(core.join, handle, stream._handle, speaks, hears, _ratio(gain_db))
+        self._do(core.join, handle, stream._handle, speaks, hears, ratio(gain_db))
         stream._bridge = bridge
 
     def leave(self, bridge: str, stream: OpenStream) -> None:

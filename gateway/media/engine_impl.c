@@ -29,7 +29,7 @@ static int64_t mono_ns(void)
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
-static void *zeroed(size_t n)
+void *ce_zeroed(size_t n)
 {
     void *p = NULL;
     n = (n + CP_ALIGN - 1) / CP_ALIGN * CP_ALIGN;
@@ -37,78 +37,6 @@ static void *zeroed(size_t n)
         return NULL;
     memset(p, 0, n);
     return p;
-}
-
-/* ---- G.722 lanes ---- */
-
-static int lanes_new(ce_lanes *l, uint32_t n_groups, int encode)
-{
-    l->n_groups = n_groups;
-    l->encode = encode;
-    l->group = zeroed(n_groups * sizeof *l->group);
-    l->used = zeroed(n_groups * sizeof *l->used);
-    l->phase = zeroed(n_groups);
-    return l->group && l->used && l->phase ? 0 : -1;
-}
-
-static void lanes_free(ce_lanes *l)
-{
-    for (uint32_t g = 0; l->group && g < l->n_groups; g++)
-        free(l->group[g]);
-    free(l->group), free(l->used), free(l->phase);
-}
-
-int16_t ce_lane_take(ce_lanes *l, int phase)
-{
-    int empty = -1;
-    for (uint32_t g = 0; g < l->n_groups; g++) {
-        if (!l->used[g]) {
-            if (empty < 0)
-                empty = (int)g;
-            continue;
-        }
-        if (l->phase[g] == phase && l->used[g] != UINT32_MAX) {
-            empty = (int)g;
-            break;
-        }
-    }
-    if (empty < 0)
-        return -1;
-    if (!l->group[empty]) {
-        /* First use of a group: at most once per 32 streams of the engine's life. */
-        l->group[empty] = zeroed(l->encode ? cp_g722_64.encoder_bytes : cp_g722_64.decoder_bytes);
-        if (!l->group[empty])
-            return -1;
-    }
-    l->phase[empty] = (uint8_t)phase;
-    int lane = __builtin_ctz(~l->used[empty]);
-    l->used[empty] |= 1u << lane;
-    (l->encode ? cp_g722_64.init_encoder : cp_g722_64.init_decoder)(l->group[empty], 1u << lane);
-    return (int16_t)(empty * CP_LANES + lane);
-}
-
-void ce_lane_give(ce_lanes *l, int16_t *lane)
-{
-    if (*lane >= 0)
-        l->used[*lane / CP_LANES] &= ~(1u << (*lane % CP_LANES));
-    *lane = -1;
-}
-
-/* A stream that moves to another phase takes its codec state along: a group is nothing but
- * int16 arrays of CP_LANES entries. */
-static void lane_move(ce_lanes *l, int16_t *lane, int phase)
-{
-    if (*lane < 0 || l->phase[*lane / CP_LANES] == phase)
-        return;
-    int16_t to = ce_lane_take(l, phase);
-    if (to < 0)
-        return;
-    size_t n = (l->encode ? cp_g722_64.encoder_bytes : cp_g722_64.decoder_bytes) / (2 * CP_LANES);
-    int16_t *a = l->group[*lane / CP_LANES], *b = l->group[to / CP_LANES];
-    for (size_t i = 0; i < n; i++)
-        b[i * CP_LANES + to % CP_LANES] = a[i * CP_LANES + *lane % CP_LANES];
-    ce_lane_give(l, lane);
-    *lane = to;
 }
 
 /* ---- phases: streams spread over the 20 ticks, G.722 packed so that lanes fill ---- */
@@ -157,8 +85,8 @@ void ce_stream_set_phase(ce_stream *s, int phase)
         return;
     bucket_remove(s);
     bucket_add(s, phase);
-    lane_move(&s->e->decoders, &s->decoder_lane, phase);
-    lane_move(&s->e->encoders, &s->encoder_lane, phase);
+    ce_lane_move(&s->e->decoders, &s->decoder_lane, phase);
+    ce_lane_move(&s->e->encoders, &s->encoder_lane, phase);
 }
 
 void ce_stream_set_codec(ce_stream *s, int codec, int wideband)
@@ -486,7 +414,7 @@ uint64_t ce_engine_random(ce_engine *e)
 
 ce_engine *ce_engine_new(uint32_t max_streams, int realtime, const char *cname)
 {
-    ce_engine *e = zeroed(sizeof *e);
+    ce_engine *e = ce_zeroed(sizeof *e);
     if (!e)
         return NULL;
     cp_g711_setup();
@@ -508,23 +436,23 @@ ce_engine *ce_engine_new(uint32_t max_streams, int realtime, const char *cname)
     if (!e->rng)
         e->rng = 1;
     e->due_capacity = max_streams;
-    e->commands = zeroed(CE_COMMANDS * sizeof *e->commands);
-    e->events = zeroed(CE_EVENTS * sizeof *e->events);
-    e->due = zeroed(max_streams * sizeof *e->due);
-    e->mix_src = zeroed(max_streams * sizeof *e->mix_src);
-    e->mix_out = zeroed(max_streams * sizeof *e->mix_out);
-    e->mix_gain = zeroed(max_streams * sizeof *e->mix_gain);
-    e->mix_who = zeroed(max_streams * sizeof *e->mix_who);
+    e->commands = ce_zeroed(CE_COMMANDS * sizeof *e->commands);
+    e->events = ce_zeroed(CE_EVENTS * sizeof *e->events);
+    e->due = ce_zeroed(max_streams * sizeof *e->due);
+    e->mix_src = ce_zeroed(max_streams * sizeof *e->mix_src);
+    e->mix_out = ce_zeroed(max_streams * sizeof *e->mix_out);
+    e->mix_gain = ce_zeroed(max_streams * sizeof *e->mix_gain);
+    e->mix_who = ce_zeroed(max_streams * sizeof *e->mix_who);
     uint32_t groups = (max_streams + CP_LANES - 1) / CP_LANES * 2 + CE_FRAME_MS;
-    e->dec_src = zeroed(groups * CP_LANES * sizeof *e->dec_src);
-    e->dec_out = zeroed(groups * CP_LANES * sizeof *e->dec_out);
-    e->enc_src = zeroed(groups * CP_LANES * sizeof *e->enc_src);
-    e->enc_out = zeroed(groups * CP_LANES * sizeof *e->enc_out);
-    e->dec_mask = zeroed(groups * sizeof *e->dec_mask);
-    e->enc_mask = zeroed(groups * sizeof *e->enc_mask);
+    e->dec_src = ce_zeroed(groups * CP_LANES * sizeof *e->dec_src);
+    e->dec_out = ce_zeroed(groups * CP_LANES * sizeof *e->dec_out);
+    e->enc_src = ce_zeroed(groups * CP_LANES * sizeof *e->enc_src);
+    e->enc_out = ce_zeroed(groups * CP_LANES * sizeof *e->enc_out);
+    e->dec_mask = ce_zeroed(groups * sizeof *e->dec_mask);
+    e->enc_mask = ce_zeroed(groups * sizeof *e->enc_mask);
     if (!e->dec_src || !e->dec_out || !e->enc_src || !e->enc_out || !e->dec_mask || !e->enc_mask ||
-        lanes_new(&e->decoders, groups, 0) ||
-        lanes_new(&e->encoders, groups, 1) || !e->commands ||
+        ce_lanes_new(&e->decoders, groups, 0) ||
+        ce_lanes_new(&e->encoders, groups, 1) || !e->commands ||
         !e->events || !e->due || !e->mix_src || !e->mix_out || !e->mix_gain || !e->mix_who) {
         ce_engine_free(e);
         return NULL;
@@ -584,8 +512,8 @@ void ce_engine_free(ce_engine *e)
         close(e->event_fd);
     if (e->wake_fd >= 0)
         close(e->wake_fd);
-    lanes_free(&e->decoders);
-    lanes_free(&e->encoders);
+    ce_lanes_free(&e->decoders);
+    ce_lanes_free(&e->encoders);
     free(e->commands), free(e->events), free(e->due);
     free(e->dec_src), free(e->dec_out), free(e->enc_src), free(e->enc_out);
     free(e->dec_mask), free(e->enc_mask);
@@ -604,7 +532,7 @@ void ce_engine_stats_get(ce_engine *e, ce_engine_stats *out)
 
 ce_stream *ce_stream_new(ce_engine *e, uint32_t id, int kind)
 {
-    ce_stream *s = zeroed(sizeof *s);
+    ce_stream *s = ce_zeroed(sizeof *s);
     if (!s)
         return NULL;
     s->e = e;

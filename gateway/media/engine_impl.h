@@ -41,6 +41,7 @@ enum {
     CE_EVENTS = 2048,
     CE_EVENT_BYTES = 272,
     CE_NO_PT = 255,
+    CE_TE_SILENT_MS = 120, /* RFC 4733 2.5.1.4: an end was lost after a few missing updates */
 };
 
 typedef union {
@@ -318,14 +319,23 @@ void ce_post(ce_engine *e, int type, ce_stream *s, int32_t a, int32_t b, int32_t
 void ce_stream_set_codec(ce_stream *s, int codec, int wideband);
 void ce_stream_set_phase(ce_stream *s, int phase);
 int ce_choose_phase(ce_engine *e, int g722);
+void *ce_zeroed(size_t n); /* 64-byte aligned; NULL when there is no memory */
+
+/* engine_lanes.c */
+int ce_lanes_new(ce_lanes *l, uint32_t n_groups, int encode); /* 0 or -1 */
+void ce_lanes_free(ce_lanes *l);
 int16_t ce_lane_take(ce_lanes *l, int phase); /* -1: none left */
 void ce_lane_give(ce_lanes *l, int16_t *lane);
+void ce_lane_move(ce_lanes *l, int16_t *lane, int phase);
+
+/* engine_jitter.c */
+void ce_jitter_put(ce_stream *s, uint32_t ts, const uint8_t *p, int n);
+void ce_rtp_fetch(ce_stream *s); /* in_state: 1 a frame, 2 lost, 0 the sender is silent */
 
 /* engine_rtp.c */
 void ce_rtp_apply(ce_stream *s, const ce_rtp_config *c, int first);
 void ce_rtp_readable(ce_engine *e, ce_stream *s);
 void ce_rtcp_readable(ce_engine *e, ce_stream *s);
-void ce_rtp_fetch(ce_stream *s);
 void ce_rtp_send_frame(ce_stream *s, const uint8_t *payload);
 void ce_rtp_skip_frame(ce_stream *s);
 void ce_rtp_send_event(ce_stream *s, int event, int end, uint32_t duration, uint32_t ts, int marker);

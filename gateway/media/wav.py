@@ -65,10 +65,12 @@ def _parse(path: str, data: bytes) -> tuple[int, int, int, int, bytes]:
 
 
 class _Source(Protocol):
-    channels: int
-    rate: int
-    dropped: int
-
+    @property
+    def channels(self) -> int: ...
+    @property
+    def rate(self) -> int: ...
+    @property
+    def dropped(self) -> int: ...
     def read(self) -> bytes: ...
     def is_done(self) -> bool: ...
 

@@ -133,9 +133,9 @@ async def test_a_telephone_calls() -> None:
         await asyncio.sleep(0.3)
         await phone.record()
         await asyncio.sleep(0.5)
-        heard = samples(await phone.recorded())[800:]
-        assert level_at(heard, 350) == pytest.approx(-13, abs=1)
-        assert level_at(heard, 440) == pytest.approx(-13, abs=1)
+        heard = await phone.recorded()
+        assert loudest(heard, 350) == pytest.approx(-13, abs=1.5)
+        assert loudest(heard, 440) == pytest.approx(-13, abs=1.5)
         await phone.dial_dtmf("123")
         dialled = host.now()
         offered = await host.wait_for(LegOffered)
@@ -149,9 +149,9 @@ async def test_a_telephone_calls() -> None:
         await asyncio.sleep(0.2)
         await phone.record()
         await asyncio.sleep(0.5)
-        heard = samples(await phone.recorded())[800:]
-        assert level_at(heard, 480) > -16
-        assert level_at(heard, 350) < -40
+        heard = await phone.recorded()
+        assert loudest(heard, 480) > -16
+        assert level_at(samples(heard), 350) < -35
         adapter.progress(Progress(leg=leg))
         await asyncio.sleep(0.2)
         await phone.record()
@@ -441,7 +441,8 @@ async def test_calls_over_the_exchange_and_what_answers_them() -> None:
             ended = await host.wait_for(LegEnded, leg=leg)
             assert (ended.cause, ended.detail) == (Cause.NETWORK_OUT_OF_ORDER, "no dial tone")
             second = host.dial("fxo/7", "1x")
-            assert host.of(LegEnded, leg=second)[0].cause is Cause.UNALLOCATED
+            ended = await host.wait_for(LegEnded, leg=second)
+            assert ended.cause is Cause.UNALLOCATED
 
         async def voice() -> None:
             leg = host.dial("fxo/8", "1")

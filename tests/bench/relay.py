@@ -127,16 +127,24 @@ def main() -> None:
     source = Path(os.environ.get("CROSSPOINT_BENCH", ROOT.parent / "shared" / "bench"))
     source = source / "rtp" / "rtpload.c"
     if not source.exists():
-        sys.exit(f"{source} is missing: set CROSSPOINT_BENCH to the folder that holds rtp/rtpload.c")
+        sys.exit(
+            f"{source} is missing: set CROSSPOINT_BENCH to the folder that holds rtp/rtpload.c"
+        )
     with tempfile.TemporaryDirectory() as tmp:
         rtpload = f"{tmp}/rtpload"
         subprocess.run(["gcc", "-O2", "-w", "-o", rtpload, str(source), "-lm"], check=True)
         model = next(
-            (line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if "model name" in line),
+            (
+                line.partition(":")[2].strip()
+                for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if "model name" in line
+            ),
             platform.machine(),
         )
-        print(f"machine: {model}, {os.cpu_count()} CPUs, Linux {platform.release()}, "
-              f"load {os.getloadavg()[0]:.1f}")
+        print(
+            f"machine: {model}, {os.cpu_count()} CPUs, Linux {platform.release()}, "
+            f"load {os.getloadavg()[0]:.1f}"
+        )
         for case in [args.only] if args.only else CASES:
             measure(case, args.calls, args.seconds, args.windows, rtpload, tmp)
 

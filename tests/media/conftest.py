@@ -11,13 +11,17 @@ import pytest_asyncio
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from peers import Peer  # noqa: E402
+from peers import Peer
 
-from gateway.media.engine import Engine, OpenStream  # noqa: E402
-from gateway.media.streams import Codec, MediaEvent, RtpSpec, StreamOptions  # noqa: E402
+from gateway.media.engine import Engine, OpenStream
+from gateway.media.streams import Codec, MediaEvent, RtpSpec, StreamOptions
 
-CODECS = {0: (Codec.PCMU, 8000), 8: (Codec.PCMA, 8000), 9: (Codec.G722, 16000),
-          96: (Codec.L16, 16000)}  # fmt: skip
+CODECS = {
+    0: (Codec.PCMU, 8000),
+    8: (Codec.PCMA, 8000),
+    9: (Codec.G722, 16000),
+    96: (Codec.L16, 16000),
+}
 
 
 @pytest_asyncio.fixture
@@ -50,9 +54,15 @@ def leg(engine: Engine) -> Callable[..., OpenStream]:
     def make(peer: Peer, options: StreamOptions = StreamOptions(), **fields) -> OpenStream:  # noqa: B008
         codec, rate = CODECS[peer.pt]
         spec = {
-            "local_ip": peer.ip, "remote_ip": peer.ip, "remote_port": peer.port, "codec": codec,
-            "rate": rate, "payload_type": peer.pt, "telephone_event": peer.te_pt, **fields,
-        }  # fmt: skip
+            "local_ip": peer.ip,
+            "remote_ip": peer.ip,
+            "remote_port": peer.port,
+            "codec": codec,
+            "rate": rate,
+            "payload_type": peer.pt,
+            "telephone_event": peer.te_pt,
+            **fields,
+        }
         events: list[MediaEvent] = []
         stream = engine.open(RtpSpec(**spec), options, events.append)
         stream.events = events  # type: ignore[attr-defined]

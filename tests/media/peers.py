@@ -119,13 +119,25 @@ class Peer:
         self.sock.close()
         self.rtcp.close()
 
-    def send(self, payload: bytes, to: tuple[str, int], *, pt: int | None = None,
-             marker: int = 0, ticks: int = 160, ts: int | None = None) -> None:
+    def send(
+        self,
+        payload: bytes,
+        to: tuple[str, int],
+        *,
+        pt: int | None = None,
+        marker: int = 0,
+        ticks: int = 160,
+        ts: int | None = None,
+    ) -> None:
         """One packet; the clock goes on by `ticks`."""
         header = struct.pack(
-            "!BBHII", 0x80, marker << 7 | (self.pt if pt is None else pt), self.seq & 0xFFFF,
-            (self.ts if ts is None else ts) & 0xFFFFFFFF, self.ssrc,
-        )  # fmt: skip
+            "!BBHII",
+            0x80,
+            marker << 7 | (self.pt if pt is None else pt),
+            self.seq & 0xFFFF,
+            (self.ts if ts is None else ts) & 0xFFFFFFFF,
+            self.ssrc,
+        )
         self.sock.sendto(header + payload, to)
         self.seq += 1
         self.ts += ticks

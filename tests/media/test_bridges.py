@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from peers import level_at, listen, pace, rms_dbm0, sine, talk
@@ -36,7 +38,7 @@ async def test_a_pair_with_one_codec_is_relayed_untouched(engine, peer, leg):
     assert [p.payload for p in heard[:50]] == [sent[i * 160 : i * 160 + 160] for i in range(50)]
     assert len({p.ssrc for p in b.packets}) == 1
     assert a.ssrc != b.packets[0].ssrc
-    for before, after in zip(heard, heard[1:], strict=False):
+    for before, after in pairwise(heard):
         assert (after.seq - before.seq) & 0xFFFF == 1
         assert (after.ts - before.ts) & 0xFFFFFFFF == 160
 
@@ -65,15 +67,20 @@ async def test_a_pair_with_two_codecs_is_transcoded_both_ways(engine, peer, leg,
 
 async def test_a_conference_of_twelve_hears_all_others_and_not_itself(engine, peer, leg):
     peers = [peer(pt) for pt in (0, 8, 9, 0, 8, 9, 0, 8, 0, 96, 0, 8)]
-    tones = [(401, 601, 809, 1009, 1201, 1409, 1601, 1801, 2003, 2203, 2411, 2609)[i] for i in range(12)]
+    tones = [
+        (401, 601, 809, 1009, 1201, 1409, 1601, 1801, 2003, 2203, 2411, 2609)[i] for i in range(12)
+    ]
     engine.open_bridge("room")
     legs = [leg(p) for p in peers]
     for stream in legs:
         engine.join("room", stream)
-    await pace(2.2, *(
-        talk(p, s.local, sine(hz, 1.0, rate_of(p), -25.0))
-        for p, s, hz in zip(peers, legs, tones, strict=True)
-    ))  # fmt: skip
+    await pace(
+        2.2,
+        *(
+            talk(p, s.local, sine(hz, 1.0, rate_of(p), -25.0))
+            for p, s, hz in zip(peers, legs, tones, strict=True)
+        ),
+    )
     for i, p in enumerate(peers):
         heard = steady(p)
         for k, hz in enumerate(tones):
@@ -93,8 +100,11 @@ async def test_calls_do_not_leak_into_each_other(engine, peer, leg):
         engine.join(f"call {call}", sa)
         engine.join(f"call {call}", sb)
         legs.append((a, b, sa, sb, (503, 797, 1103, 1409)[call]))
-    await pace(2.0, *(talk(a, sa.local, sine(hz, 1.0)) for a, b, sa, sb, hz in legs),
-               *(listen(b) for a, b, sa, sb, hz in legs))  # fmt: skip
+    await pace(
+        2.0,
+        *(talk(a, sa.local, sine(hz, 1.0)) for a, b, sa, sb, hz in legs),
+        *(listen(b) for a, b, sa, sb, hz in legs),
+    )
     for _, b, _, _, hz in legs:
         heard = steady(b)
         for other in (leg[4] for leg in legs):
@@ -110,8 +120,11 @@ async def test_a_page_is_heard_by_all_and_nobody_answers(engine, peer, leg):
     ears = [leg(z) for z in zones]
     for ear in ears:
         engine.join("page", ear, speaks=False)
-    await pace(2.0, talk(speaker, mouth.local, sine(811, 1.0)),
-               *(talk(z, s.local, sine(1511, 1.0, rate_of(z))) for z, s in zip(zones, ears, strict=True)))  # fmt: skip
+    await pace(
+        2.0,
+        talk(speaker, mouth.local, sine(811, 1.0)),
+        *(talk(z, s.local, sine(1511, 1.0, rate_of(z))) for z, s in zip(zones, ears, strict=True)),
+    )
     for zone in zones:
         assert level_at(steady(zone), 811, rate_of(zone)) == pytest.approx(-13, abs=0.7)
         assert level_at(steady(zone), 1511, rate_of(zone)) < -63
@@ -125,7 +138,10 @@ async def test_only_the_floor_holder_is_heard(engine, peer, leg):
     for stream in legs:
         engine.join("floor", stream)
     engine.set_floor("floor", legs[0])
-    jobs = [talk(p, s.local, sine(hz, 1.0)) for p, s, hz in zip((a, b, c), legs, (503, 907, 1301), strict=True)]  # fmt: skip
+    jobs = [
+        talk(p, s.local, sine(hz, 1.0))
+        for p, s, hz in zip((a, b, c), legs, (503, 907, 1301), strict=True)
+    ]
     await pace(1.6, *jobs)
     assert level_at(steady(c), 503) == pytest.approx(-13, abs=0.7)
     assert level_at(steady(c), 907) < -63

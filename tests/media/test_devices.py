@@ -72,7 +72,9 @@ def card():
 async def test_a_line_card_talks_with_rtp(engine, peer, leg, card, block):
     line, a = card(0, block), peer(8)
     events = []
-    stream = engine.open(DeviceSpec(fd=line.theirs.fileno(), block_bytes=block), on_event=events.append)
+    stream = engine.open(
+        DeviceSpec(fd=line.theirs.fileno(), block_bytes=block), on_event=events.append
+    )
     sa = leg(a)
     engine.open_bridge("x")
     engine.join("x", stream)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from gateway.media.streams import DigitDetected, StreamOptions
 
 KEYS = "0123456789*#ABCD"
 ROWS = {k: f for f, ks in ((697, "123A"), (770, "456B"), (852, "789C"), (941, "*0#D")) for k in ks}
-COLUMNS = {k: f for f, ks in ((1209, "147*"), (1336, "2580"), (1477, "369#"), (1633, "ABCD")) for k in ks}  # fmt: skip
+COLUMNS = {
+    k: f for f, ks in ((1209, "147*"), (1336, "2580"), (1477, "369#"), (1633, "ABCD")) for k in ks
+}
 
 multimon = pytest.mark.skipif(not shutil.which("multimon-ng"), reason="multimon-ng is missing")
 
@@ -34,14 +37,36 @@ def dtmf(digits: str, on_ms: int = 100, off_ms: int = 100, rate: int = 8000) -> 
 def heard_by_multimon(pcm: np.ndarray, rate: int = 8000) -> str:
     """Digits that multimon-ng finds."""
     raw = subprocess.run(
-        ["sox", "-q", "-t", "raw", "-r", str(rate), "-e", "signed", "-b", "16", "-c", "1", "-",
-         "-t", "raw", "-r", "22050", "-"],
-        input=pcm.tobytes(), capture_output=True, check=True,
-    ).stdout  # fmt: skip
+        [
+            "sox",
+            "-q",
+            "-t",
+            "raw",
+            "-r",
+            str(rate),
+            "-e",
+            "signed",
+            "-b",
+            "16",
+            "-c",
+            "1",
+            "-",
+            "-t",
+            "raw",
+            "-r",
+            "22050",
+            "-",
+        ],
+        input=pcm.tobytes(),
+        capture_output=True,
+        check=True,
+    ).stdout
     out = subprocess.run(
         ["multimon-ng", "-q", "-a", "DTMF", "-t", "raw", "-"],
-        input=raw, capture_output=True, check=True,
-    ).stdout.decode()  # fmt: skip
+        input=raw,
+        capture_output=True,
+        check=True,
+    ).stdout.decode()
     return "".join(line.split()[-1] for line in out.splitlines() if line.startswith("DTMF:"))
 
 
@@ -78,8 +103,11 @@ def press(peer, to, digit, *, at, on_ms=100, ends=3, te_pt=101, speech=None):
         end = k >= n and ends > 0
         peer.send(
             struct.pack("!BBH", KEYS.index(digit), 0x80 * end | 10, min(k, n) * 160),
-            to, pt=te_pt, marker=int(k == 1), ts=state["ts"],
-        )  # fmt: skip
+            to,
+            pt=te_pt,
+            marker=int(k == 1),
+            ts=state["ts"],
+        )
 
     return job
 
@@ -100,7 +128,7 @@ async def test_send_digits_as_rfc4733(engine, peer, leg):
     seqs = [(p.seq - a.packets[0].seq) & 0xFFFF for p in a.packets]
     assert seqs == list(range(len(seqs)))
     stamps = list({p.ts: None for p in a.audio(101)})
-    gaps = {(y - x) & 0xFFFFFFFF for x, y in zip(stamps, stamps[1:], strict=False)}
+    gaps = {(y - x) & 0xFFFFFFFF for x, y in pairwise(stamps)}
     assert gaps == {1600}, "on plus off is 200 ms"
 
 
@@ -228,5 +256,5 @@ async def test_digits_do_not_disturb_the_bridge_afterwards(engine, peer, leg):
 
 async def test_a_bad_digit_is_refused(engine, peer, leg):
     stream = leg(peer())
-    with pytest.raises(UsageError, match="'x' is no DTMF digit|'X' is no DTMF digit"):
+    with pytest.raises(UsageError, match="'X' is no DTMF digit"):
         stream.send_digits("12x")

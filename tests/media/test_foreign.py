@@ -1,5 +1,6 @@
 """Foreign RTP: ffmpeg sends and receives, tshark reads what we send."""
 
+# ruff: noqa: ASYNC221 (the foreign program is the oracle; nothing else waits for the loop)
 from __future__ import annotations
 
 import asyncio
@@ -27,11 +28,24 @@ async def test_ffmpeg_sends_and_we_hear(engine, peer, leg, pt):
     engine.join("x", sb)
     _, encoder, rate = NAMES[pt]
     process = await asyncio.create_subprocess_exec(
-        "ffmpeg", "-v", "error", "-re", "-f", "lavfi", "-i",
-        f"sine=frequency=1009:sample_rate={rate}:duration=3", "-ac", "1", "-c:a", encoder,
-        "-f", "rtp", "-payload_type", str(pt),
+        "ffmpeg",
+        "-v",
+        "error",
+        "-re",
+        "-f",
+        "lavfi",
+        "-i",
+        f"sine=frequency=1009:sample_rate={rate}:duration=3",
+        "-ac",
+        "1",
+        "-c:a",
+        encoder,
+        "-f",
+        "rtp",
+        "-payload_type",
+        str(pt),
         f"rtp://127.0.0.1:{sa.local[1]}?localrtpport={source.port}&pkt_size=172",
-    )  # fmt: skip
+    )
     await pace(3.0, listen(ear))
     await process.wait()
     heard = ear.pcm()[12000:20000]
@@ -55,16 +69,28 @@ async def test_we_send_and_ffmpeg_hears(engine, peer, leg, tmp_path, pt):
     engine.join("x", sa)
     engine.join("x", sb)
     process = await asyncio.create_subprocess_exec(
-        "ffmpeg", "-v", "error", "-protocol_whitelist", "file,udp,rtp", "-i", str(sdp),
-        "-t", "2.5", "-y", str(out),
-    )  # fmt: skip
+        "ffmpeg",
+        "-v",
+        "error",
+        "-protocol_whitelist",
+        "file,udp,rtp",
+        "-i",
+        str(sdp),
+        "-t",
+        "2.5",
+        "-y",
+        str(out),
+    )
     await pace(5.0, talk(mouth, sa.local, sine(1009, 1.0)))
     if process.returncode is None:
         sa.close()
         process.terminate()
     await process.wait()
-    raw = subprocess.run(["ffmpeg", "-v", "error", "-i", str(out), "-f", "s16le", "-"],
-                         capture_output=True, check=True).stdout  # fmt: skip
+    raw = subprocess.run(
+        ["ffmpeg", "-v", "error", "-i", str(out), "-f", "s16le", "-"],
+        capture_output=True,
+        check=True,
+    ).stdout
     pcm = np.frombuffer(raw, np.int16)
     assert len(pcm) > rate
     assert level_at(pcm[-rate:], 1009, rate) == pytest.approx(-13, abs=0.7)
@@ -84,14 +110,35 @@ async def test_tshark_reads_our_telephone_events(engine, peer, leg, tmp_path):
         data = struct.pack("!BBHII", 0x80, p.marker << 7 | p.pt, p.seq, p.ts, p.ssrc) + p.payload
         dump.append("000000 " + " ".join(f"{b:02x}" for b in data))
     (tmp_path / "x.txt").write_text("\n".join(dump) + "\n")
-    subprocess.run(["text2pcap", "-q", "-u", "6000,6002", str(tmp_path / "x.txt"),
-                    str(tmp_path / "x.pcap")], check=True, capture_output=True)  # fmt: skip
+    subprocess.run(
+        ["text2pcap", "-q", "-u", "6000,6002", str(tmp_path / "x.txt"), str(tmp_path / "x.pcap")],
+        check=True,
+        capture_output=True,
+    )
     out = subprocess.run(
-        ["tshark", "-r", str(tmp_path / "x.pcap"), "-d", "udp.port==6002,rtp", "-o",
-         "rtpevent.event_payload_type_value:101", "-Y", "rtpevent", "-T", "fields", "-e",
-         "rtpevent.event_id", "-e", "rtpevent.end_of_event", "-e", "rtpevent.duration"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+        [
+            "tshark",
+            "-r",
+            str(tmp_path / "x.pcap"),
+            "-d",
+            "udp.port==6002,rtp",
+            "-o",
+            "rtpevent.event_payload_type_value:101",
+            "-Y",
+            "rtpevent",
+            "-T",
+            "fields",
+            "-e",
+            "rtpevent.event_id",
+            "-e",
+            "rtpevent.end_of_event",
+            "-e",
+            "rtpevent.duration",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     rows = [line.split("\t") for line in out.splitlines()]
     ends = [r[0] for r in rows if r[1] in ("1", "True")]
     assert ends == ["1"] * 3 + ["9"] * 3 + ["11"] * 3

@@ -21,12 +21,20 @@ TE = Format(101, "telephone-event", 8000)
         ([PCMU], [Format(97, "PCMU", 8000)], Choice(PCMU, 97, 8000, 8000, None)),
         ([PCMU], [Format(0, "PCMU", 8000, 2)], None),
         ([PCMU], [Format(18), TE], None),
-        ([L16], [Format(96, "L16", 8000), Format(97, "L16", 16000),
-                 Format(98, "telephone-event", 16000), TE], Choice(L16, 96, 8000, 8000, 101)),
+        (
+            [L16],
+            [
+                Format(96, "L16", 8000),
+                Format(97, "L16", 16000),
+                Format(98, "telephone-event", 16000),
+                TE,
+            ],
+            Choice(L16, 96, 8000, 8000, 101),
+        ),
         ([L16], [Format(97, "L16", 44100)], None),
         ([PCMU], [], None),
     ],
-)  # fmt: skip
+)
 def test_choice(ours, offered, chosen):
     assert choose(ours, offered) == chosen
 

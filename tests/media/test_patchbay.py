@@ -173,7 +173,7 @@ def test_plays(tmp_path: Path) -> None:
     Play(leg="a", play="p", file="/etc/passwd"),
     Play(leg="a", play="p", file="a\0b"),
     Play(leg="a", play="p", text="no synthesiser here"),
-])  # fmt: skip
+])
 def test_what_cannot_be_played_is_a_tone_that_ends_like_it(play: Play) -> None:
     bay = Bay()
     stream = bay.open("a")

@@ -1,5 +1,6 @@
 """Tones against E.180 (FFT), WAV files, recordings read by sox."""
 
+# ruff: noqa: ASYNC221 (the foreign program is the oracle; nothing else waits for the loop)
 from __future__ import annotations
 
 import json
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import wave
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,14 @@ import pytest
 from peers import level_at, listen, pace, rms_dbm0, sine, talk
 
 from gateway.errors import DeviceError, UsageError
-from gateway.media.streams import NullSpec, PlayEnded, RecordEnded, StreamOptions, ToneDetected
+from gateway.media.streams import (
+    FskReceived,
+    NullSpec,
+    PlayEnded,
+    RecordEnded,
+    StreamOptions,
+    ToneDetected,
+)
 from gateway.media.tones import TONES
 
 sox = pytest.mark.skipif(not shutil.which("sox"), reason="sox is missing")
@@ -27,7 +36,7 @@ def cadence(pcm: np.ndarray, rate: int = 8000) -> list[int]:
     loud = np.abs(pcm[: len(pcm) // 80 * 80].reshape(-1, 80)).max(axis=1) > 100
     edges = np.flatnonzero(np.diff(loud.astype(int))) + 1
     bounds = [0, *edges.tolist(), len(loud)]
-    runs = [(bool(loud[a]), (b - a) * 10) for a, b in zip(bounds, bounds[1:], strict=False)]
+    runs = [(bool(loud[a]), (b - a) * 10) for a, b in pairwise(bounds)]
     if runs and not runs[0][0]:
         runs = runs[1:]
     return [ms for _, ms in runs]
@@ -74,8 +83,18 @@ async def test_tones_have_the_frequencies_and_cadence_of_their_country(
 def test_every_plan_has_every_tone():
     assert len(TONES) >= 12
     names = set(TONES["us"])
-    assert {"dial", "ringback", "busy", "congestion", "call_waiting", "special_information",
-            "howler", "stutter", "confirmation", "intercept"} <= names  # fmt: skip
+    assert {
+        "dial",
+        "ringback",
+        "busy",
+        "congestion",
+        "call_waiting",
+        "special_information",
+        "howler",
+        "stutter",
+        "confirmation",
+        "intercept",
+    } <= names
     assert all(set(plan) == names for plan in TONES.values())
 
 
@@ -123,6 +142,24 @@ async def test_busy_is_detected(engine, peer, leg):
     assert [e.tone for e in listener.events if isinstance(e, ToneDetected)] == ["busy"]
 
 
+async def test_a_caller_id_burst_is_received(engine, peer, leg):
+    """Bell 202 as GR-30 has it, made here: 300 bits 0101, 180 bits of mark, the message."""
+    body = bytes([0x80, 12, 2, 10]) + b"5551234567"
+    message = body + bytes([-sum(body) & 0xFF])
+    bits = [0, 1] * 150 + [1] * 180
+    for octet in message:
+        bits += [0, *((octet >> i) & 1 for i in range(8)), 1]
+    bits += [1] * 20
+    n = int(len(bits) / 1200 * 8000)
+    tone = np.where(np.array(bits)[(np.arange(n) * 1200 // 8000)], 1200.0, 2200.0)
+    pcm = (5000 * np.sin(2 * np.pi * np.cumsum(tone) / 8000)).astype(np.int16)
+    signal = np.concatenate([np.zeros(1600, np.int16), pcm, np.zeros(8000, np.int16)])
+    a = peer(0)
+    stream = leg(a, StreamOptions(detect_fsk="bell202"))
+    await pace(len(pcm) / 8000 + 0.6, talk(a, stream.local, signal))
+    assert [e.data for e in stream.events if isinstance(e, FskReceived)] == [message]
+
+
 def wav(path: Path, pcm: np.ndarray, rate: int, channels: int = 1) -> str:
     with wave.open(str(path), "wb") as file:
         file.setnchannels(channels)
@@ -147,8 +184,11 @@ async def test_wav_files_at_every_rate(engine, peer, leg, tmp_path, pt, rate, ch
         pytest.approx(-13, abs=0.5)
     )
     rhythm = cadence(pcm[:: out // 8000])
-    assert rhythm[:3] == [pytest.approx(500, abs=25), pytest.approx(200, abs=25),
-                          pytest.approx(500, abs=25)]  # fmt: skip
+    assert rhythm[:3] == [
+        pytest.approx(500, abs=25),
+        pytest.approx(200, abs=25),
+        pytest.approx(500, abs=25),
+    ]
     assert stream.events.count(PlayEnded(play="x")) == 1
 
 
@@ -202,7 +242,11 @@ async def test_recording_is_read_by_sox(engine, peer, leg, tmp_path, right):
     engine.join("pair", sb)
     path = str(tmp_path / "r.wav")
     sa.record(path)
-    await pace(2.0, talk(a, sa.local, sine(701, 1.0)), talk(b, sb.local, sine(1009, 1.0, 16000 if right == 9 else 8000)))
+    await pace(
+        2.0,
+        talk(a, sa.local, sine(701, 1.0)),
+        talk(b, sb.local, sine(1009, 1.0, 16000 if right == 9 else 8000)),
+    )
     sa.stop_record()
     await pace(0.4)
     ended = [e for e in sa.events if isinstance(e, RecordEnded)]
@@ -213,8 +257,9 @@ async def test_recording_is_read_by_sox(engine, peer, leg, tmp_path, right):
     assert "Channels       : 2" in info
     sides = []
     for side in "12":
-        raw = subprocess.run(["sox", path, "-t", "raw", "-", "remix", side],
-                             capture_output=True, check=True).stdout  # fmt: skip
+        raw = subprocess.run(
+            ["sox", path, "-t", "raw", "-", "remix", side], capture_output=True, check=True
+        ).stdout
         sides.append(np.frombuffer(raw, np.int16)[-8000:])
     assert level_at(sides[0], 701) == pytest.approx(-13, abs=0.7)
     assert level_at(sides[1], 1009) == pytest.approx(-13, abs=0.7)
@@ -253,7 +298,9 @@ def test_a_killed_process_leaves_a_readable_recording(tmp_path):
     process.wait()
     out = subprocess.run(["soxi", "-D", path], capture_output=True, text=True, check=True).stdout
     assert 0.9 <= float(out) <= 1.3
-    raw = subprocess.run(["sox", path, "-t", "raw", "-", "remix", "2"], capture_output=True, check=True).stdout  # fmt: skip
+    raw = subprocess.run(
+        ["sox", path, "-t", "raw", "-", "remix", "2"], capture_output=True, check=True
+    ).stdout
     assert level_at(np.frombuffer(raw, np.int16)[-6000:], 350) == pytest.approx(-13, abs=0.5)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import struct
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ async def test_nothing_is_sent_before_the_remote_is_known_then_silence_flows(eng
     assert rms_dbm0(a.pcm()) < -70
     assert a.packets[0].marker == 1
     assert all(p.marker == 0 for p in a.packets[1:])
-    assert {(y.ts - x.ts) & 0xFFFFFFFF for x, y in zip(a.packets, a.packets[1:], strict=False)} == {160}
+    assert {(y.ts - x.ts) & 0xFFFFFFFF for x, y in pairwise(a.packets)} == {160}
 
 
 @pytest.mark.parametrize("ptime", [10, 20, 30, 40, 60])
@@ -56,7 +57,7 @@ async def test_ptime_in_and_out(engine, peer, leg, ptime):
     engine.join("pair", sb)
     await pace(1.8, talk(a, sa.local, sine(705, 1.2), ptime_ms=ptime), listen(b))
     assert {len(p.payload) for p in b.packets} == {8 * ptime}
-    assert {(y.ts - x.ts) & 0xFFFFFFFF for x, y in zip(b.packets, b.packets[1:], strict=False)} == {8 * ptime}  # fmt: skip
+    assert {(y.ts - x.ts) & 0xFFFFFFFF for x, y in pairwise(b.packets)} == {8 * ptime}
     heard = b.pcm()[-6000:]
     assert level_at(heard, 705) == pytest.approx(-13, abs=0.7)
     assert rms_dbm0(heard) == pytest.approx(-13, abs=0.7)
@@ -64,13 +65,14 @@ async def test_ptime_in_and_out(engine, peer, leg, ptime):
 
 
 async def test_strangers_are_neither_heard_nor_answered(engine, peer, leg):
-    a, b, sa, sb = pair(engine, peer, leg)
+    a, b, sa, _ = pair(engine, peer, leg)
     stranger = peer()
     stranger.ssrc = a.ssrc
     await pace(0.4, talk(a, sa.local, sine(701, 1.0)), listen(b))
     before = len(b.packets)
-    await pace(1.4, talk(a, sa.local, sine(701, 1.0)), listen(b),
-               talk(stranger, sa.local, sine(1303, 1.0)))  # fmt: skip
+    await pace(
+        1.4, talk(a, sa.local, sine(701, 1.0)), listen(b), talk(stranger, sa.local, sine(1303, 1.0))
+    )
     assert stranger.packets == []
     heard = b.pcm()[before * 160 + 1600 :]
     assert level_at(heard, 1303) < -63
@@ -84,7 +86,9 @@ async def test_symmetric_learns_the_port_once(engine, peer, leg):
     await pace(0.6, talk(a, stream.local, sine(701, 1.0)), listen(b))
     assert a.packets
     assert stream.stats().remote == f"127.0.0.1:{a.port}"
-    await pace(0.4, talk(a, stream.local, sine(701, 1.0)), talk(other, stream.local, sine(907, 1.0)))
+    await pace(
+        0.4, talk(a, stream.local, sine(701, 1.0)), talk(other, stream.local, sine(907, 1.0))
+    )
     assert other.packets == []
     # The phone's NAT rebinds: only the next signalling lets the new port in, after a silence.
     await pace(1.2, talk(other, stream.local, sine(907, 1.0)))
@@ -98,8 +102,9 @@ async def test_the_latch_window_closes(engine, peer, leg):
     await pace(0.3)
     await pace(0.3, talk(a, stream.local, sine(701, 1.0)))
     assert a.packets == []
-    stream.update(RtpSpec(local_ip="127.0.0.1", remote_ip="127.0.0.1", remote_port=a.port ^ 2,
-                          latch_ms=200))  # fmt: skip
+    stream.update(
+        RtpSpec(local_ip="127.0.0.1", remote_ip="127.0.0.1", remote_port=a.port ^ 2, latch_ms=200)
+    )
     await pace(0.3, talk(a, stream.local, sine(701, 1.0)))
     assert a.packets
 
@@ -123,7 +128,7 @@ async def test_other_addresses_only_behind_nat(engine, peer, leg):
 
 
 async def test_ssrc_change_needs_two_packets_in_sequence(engine, peer, leg):
-    a, b, sa, sb = pair(engine, peer, leg)
+    a, b, sa, _ = pair(engine, peer, leg)
     await pace(0.5, talk(a, sa.local, sine(701, 1.0)), listen(b))
     refused = sa.stats().packets_refused
     keep, a.ssrc = a.ssrc, 1
@@ -138,7 +143,7 @@ async def test_ssrc_change_needs_two_packets_in_sequence(engine, peer, leg):
 
 
 async def test_loss_duplicates_and_reordering_are_counted_and_survived(engine, peer, leg):
-    a, b, sa, sb = pair(engine, peer, leg)
+    a, b, sa, _ = pair(engine, peer, leg)
     lost = {20, 41, 42, 77}
     octets = a.encode(sine(701, 2.0))
     base_seq, base_ts = a.seq, a.ts
@@ -169,7 +174,7 @@ async def test_loss_duplicates_and_reordering_are_counted_and_survived(engine, p
 
 
 async def test_jitter_makes_the_buffer_deeper_not_the_speech_gappy(engine, peer, leg):
-    a, b, sa, sb = pair(engine, peer, leg)
+    a, b, sa, _ = pair(engine, peer, leg)
     rng = random.Random(7)
     octets = a.encode(sine(701, 1.0))
     queue: list[tuple[float, int]] = []
@@ -220,8 +225,16 @@ async def test_update_changes_codec_and_port_stays(engine, peer, leg):
     await pace(0.4, talk(a, sa.local, sine(701, 1.0)), talk(b, sb.local, sine(907, 1.0)))
     port, n = sa.local, len(a.packets)
     a.pt = 9
-    sa.update(RtpSpec(local_ip="127.0.0.1", remote_ip="127.0.0.1", remote_port=a.port,
-                      codec=Codec.G722, payload_type=9, rate=16000))  # fmt: skip
+    sa.update(
+        RtpSpec(
+            local_ip="127.0.0.1",
+            remote_ip="127.0.0.1",
+            remote_port=a.port,
+            codec=Codec.G722,
+            payload_type=9,
+            rate=16000,
+        )
+    )
     await pace(1.5, talk(a, sa.local, sine(701, 1.0, 16000)), talk(b, sb.local, sine(907, 1.0)))
     assert sa.local == port
     assert level_at(a.pcm()[-16000:], 907, 16000) == pytest.approx(-13, abs=0.7)
@@ -303,7 +316,11 @@ async def test_garbage_floods_do_no_harm(engine, peer, leg):
         for _ in range(10):  # from the right source, nearly right
             packet = bytearray(struct.pack("!BBHII", 0x80, 0, 1, 1, a.ssrc) + bytes(20))
             packet[rng.randrange(2)] = rng.randrange(256)
-            if bytes(packet[:2]) != b"\x80\x00" and packet[1] & 0x7F != 0 and packet[1] & 0x7F != 13:
+            if (
+                bytes(packet[:2]) != b"\x80\x00"
+                and packet[1] & 0x7F != 0
+                and packet[1] & 0x7F != 13
+            ):
                 a.sock.sendto(bytes(packet[: rng.randrange(len(packet))]), sa.local)
             a.rtcp.sendto(rng.randbytes(rng.randrange(80)), (sa.local[0], sa.local[1] + 1))
 
@@ -319,7 +336,7 @@ async def test_garbage_floods_do_no_harm(engine, peer, leg):
 
 
 async def test_mutated_packets_from_the_right_source(engine, peer, leg):
-    a, b, sa, sb = pair(engine, peer, leg)
+    a, b, sa, _ = pair(engine, peer, leg)
     a.te_pt = 101
     rng = random.Random(2)
 
@@ -327,10 +344,16 @@ async def test_mutated_packets_from_the_right_source(engine, peer, leg):
         for _ in range(40):
             n = rng.randrange(1, 4)
             packet = bytearray(
-                struct.pack("!BBHII", 0x80, rng.choice((0, 101, 72, 200)), rng.randrange(65536),
-                            rng.randrange(2**32), rng.choice((a.ssrc, 5)))
+                struct.pack(
+                    "!BBHII",
+                    0x80,
+                    rng.choice((0, 101, 72, 200)),
+                    rng.randrange(65536),
+                    rng.randrange(2**32),
+                    rng.choice((a.ssrc, 5)),
+                )
                 + rng.randbytes(rng.randrange(1500))
-            )  # fmt: skip
+            )
             for _ in range(n):
                 packet[rng.randrange(min(len(packet), 20))] = rng.randrange(256)
             a.sock.sendto(bytes(packet), sa.local)
@@ -343,7 +366,7 @@ async def test_mutated_packets_from_the_right_source(engine, peer, leg):
 
 async def test_clock_drift_is_absorbed(engine, peer, leg):
     """A fast sender would fill the buffer for ever: it gives frames up instead."""
-    a, b, sa, sb = pair(engine, peer, leg)
+    a, b, sa, _ = pair(engine, peer, leg)
     octets = a.encode(sine(701, 1.0))
     state = {"due": 0.0, "n": 0}
 

@@ -15,8 +15,10 @@ from gateway.adapters.modbus.server import Server
 from gateway.adapters.modbus.state import State
 from gateway.core.actions import AcknowledgeAlarm, Hangup, SetOutput
 from gateway.core.endpoints import Endpoint
-from gateway.errors import UsageError, Unsupported
+from gateway.errors import Unsupported, UsageError
 
+OPEN_S: Final = 2.0
+"""How long the servers may take to listen; what takes longer is not waited for."""
 STOP_S: Final = 3.0
 """How long outputs may take to reach their safe state when the adapter stops."""
 
@@ -50,6 +52,10 @@ class Modbus(Adapter):
         else:
             feed.close()
         try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(OPEN_S):
+                    for server in self.servers.values():
+                        await server.tried.wait()
             host.ready()
             await asyncio.get_running_loop().create_future()
         finally:

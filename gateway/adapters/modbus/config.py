@@ -84,9 +84,7 @@ class Contact(_Section, frozen=True, kw_only=True):
 
     def span(self, name: str, poll_s: float) -> Span:
         """What must be read for it."""
-        return Span(
-            name=name, table=self.table, address=self.address, poll_s=self.poll_s or poll_s
-        )
+        return Span(name=name, table=self.table, address=self.address, poll_s=self.poll_s or poll_s)
 
 
 class _Number(_Section, frozen=True, kw_only=True):
@@ -227,9 +225,7 @@ class Relay(_Section, frozen=True, kw_only=True):
     def span(self, name: str, poll_s: float) -> Span:
         """What must be read to know its position."""
         count = 1 if self.table in BIT_TABLES else WORDS[self.type]
-        return Span(
-            name=name, table=self.table, address=self.address, count=count, poll_s=poll_s
-        )
+        return Span(name=name, table=self.table, address=self.address, count=count, poll_s=poll_s)
 
 
 class Device(_Section, frozen=True, kw_only=True):

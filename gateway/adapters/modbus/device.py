@@ -216,7 +216,9 @@ class Device:
         if self._refused.get(span.name) == text:
             return
         self._refused[span.name] = text
-        self.host.log.error("point refused by the device", device=self.id, point=span.name, why=text)
+        self.host.log.error(
+            "point refused by the device", device=self.id, point=span.name, why=text
+        )
         if span.name in self.inputs:
             self.inputs[span.name].lose(Quality.BAD)
         self.announce()

@@ -15,8 +15,8 @@ import termios
 from collections.abc import Callable
 from typing import Protocol
 
-import serial
-import serial.rs485
+import serial  # type: ignore[import-untyped, unused-ignore]
+import serial.rs485  # type: ignore[import-untyped, unused-ignore]
 from pymodbus.pdu import ModbusPDU
 
 from gateway.adapters.base import Host

@@ -10,10 +10,9 @@ import contextlib
 import ipaddress
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-import msgspec
 from pymodbus.pdu import DecodePDU, ModbusPDU
 from pymodbus.pdu.bit_message import ReadCoilsResponse, ReadDiscreteInputsResponse
 from pymodbus.pdu.register_message import (
@@ -52,6 +51,8 @@ class Server:
         self.id = f"{network}/{local}"
         self.port = 0
         """The TCP port it listens on; 0 while it does not."""
+        self.tried = asyncio.Event()
+        """Set once it listens, or could not."""
         self._readers = _networks(config.readers)
         self._writers = _networks(config.writers)
         self._condition, self._reason = Condition.UNKNOWN, "not started yet"
@@ -252,7 +253,8 @@ class Server:
 
     def _announce(self, condition: Condition, reason: str) -> None:
         self._condition, self._reason = condition, reason
-        self.host.set_endpoint(msgspec.structs.replace(self.endpoint))
+        self.host.set_endpoint(self.endpoint)
+        self.tried.set()
 
     def _complain(self, who: str, what: str) -> None:
         now = self.host.now()
@@ -270,7 +272,6 @@ class _Client(asyncio.Protocol):
         self._who = ""
         self._transport: asyncio.Transport
         self._idle: asyncio.TimerHandle | None = None
-        self._paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -355,7 +356,9 @@ class _SerialListener:
                 server.host.count("modbus.noise_octets", at)
             self._rest = self._rest[at + len(pdu) + 3 :]
             may_write = "serial" in server.config.writers
-            wire.write(rtu(server.config.unit, server.answer(pdu, who="serial", may_write=may_write)))
+            wire.write(
+                rtu(server.config.unit, server.answer(pdu, who="serial", may_write=may_write))
+            )
             if wire.gone:
                 server.line_lost(wire.gone)
         if len(self._rest) > 512:
@@ -386,6 +389,3 @@ def _within(address: str, networks: Sequence[_Network]) -> bool:
         return False
     mapped = getattr(found, "ipv4_mapped", None)
     return any((mapped or found) in network for network in networks)
-
-
-Received = Callable[[bytes], None]

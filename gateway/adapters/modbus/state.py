@@ -22,7 +22,7 @@ Discrete inputs 0 to 255: alarm points. Coils: triggers.
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Final, TypeVar
 
 from gateway.adapters.modbus.config import Server
 from gateway.core.actions import AcknowledgeAlarm, CloseAlarm, Dial
@@ -50,6 +50,9 @@ PER_ENDPOINT: Final = 4
 N_POINTS: Final = 256
 KNOWN_MAXIMUM: Final = 10_000
 """Alarms, inputs and legs that are remembered each; beyond it the oldest is forgotten."""
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 _CONDITIONS: Final = {Condition.UNKNOWN: 0, Condition.UP: 1, Condition.DOWN: 3}
 
@@ -87,8 +90,9 @@ class State:
                 _bound(self._alarms)
             case AlarmCleared(endpoint=endpoint, alarm=alarm):
                 self._alarms.pop((endpoint, alarm), None)
-            case AlarmAcknowledged(endpoint=endpoint, alarm=alarm) | AcknowledgeAlarm(
-                endpoint=endpoint, alarm=alarm
+            case (
+                AlarmAcknowledged(endpoint=endpoint, alarm=alarm)
+                | AcknowledgeAlarm(endpoint=endpoint, alarm=alarm)
             ):
                 self._acknowledge(endpoint, alarm)
             case CloseAlarm(endpoint=endpoint, alarm=alarm, outcome="acknowledged"):
@@ -209,8 +213,6 @@ def _word(number: int) -> int:
     return min(number, 0xFFFF)
 
 
-def _bound(known: dict[str, str] | dict[str, int] | dict[str, Condition]
-           | dict[tuple[str, str], tuple[int, bool]]
-           | dict[tuple[str, str], tuple[bool, bool]]) -> None:  # fmt: skip
+def _bound(known: dict[K, V]) -> None:
     if len(known) > KNOWN_MAXIMUM:
-        del known[next(iter(known))]  # type: ignore[arg-type]
+        del known[next(iter(known))]

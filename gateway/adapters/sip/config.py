@@ -9,6 +9,8 @@ from typing import Annotated
 import msgspec
 
 from gateway.adapters.secrets import Secret
+from gateway.errors import PeerError
+from gateway.protocols.sip.uri import parse_uri
 
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 
@@ -116,10 +118,23 @@ class SipSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         if both:
             raise ValueError(f"{sorted(both)[0]!r} is both a phone and a trunk")
         for trunk in self.trunks.values():
+            check_peer(trunk.peer)
             for network in trunk.allow:
                 ipaddress.ip_network(network, strict=False)
             if trunk.register and not trunk.user:
                 raise ValueError("a trunk that registers needs a user")
+
+
+def check_peer(text: str) -> None:
+    """Raises `ValueError` saying how to write a trunk's peer."""
+    try:
+        uri = parse_uri(text)
+    except PeerError:
+        uri = None
+    if uri is None or uri.scheme != "sip" or not uri.host or uri.user:
+        raise ValueError(f"{text!r}: write it like sip:pbx.example.org:5060")
+    if uri.transport not in ("", "udp", "tcp"):
+        raise ValueError(f"{text!r}: transport is none of udp, tcp")
 
 
 def parse_listen(text: str) -> tuple[str, str, int]:

@@ -106,6 +106,9 @@ class FxsConfig:
     """On hook for so long before the next ring."""
 
 
+# A rotary dial takes more than a second for a 0 before the digit is known.
+_LONGEST_PULSES = 2.0
+
 # States in which the handset is up.
 _UP = frozenset(
     {
@@ -186,8 +189,7 @@ class FxsPort:
             case Signal.PULSE_STARTED if self.state in (FxsState.DIAL_TONE, FxsState.COLLECTING):
                 self._set_tone(None)
                 if self._timers.running("digit"):
-                    # A rotary dial takes more than a second for a 0.
-                    self._timers.start("digit", now + self.config.inter_digit)
+                    self._timers.start("digit", now + _LONGEST_PULSES + self.config.inter_digit)
             case Signal.RINGER_OFF if self.state is FxsState.RINGING:
                 self._ring_paused(now)
             case Signal.FAULT:

@@ -57,6 +57,8 @@ def matches(rule: Rule, frame: Frame, values: Mapping[str, Value]) -> dict[str, 
         value = values.get(name)
         if value != wanted and not (isinstance(wanted, tuple) and value in wanted):
             return None
+    if any(values.get(name) == unwanted for name, unwanted in rule.unless.items()):
+        return None
     return dict(values)
 
 

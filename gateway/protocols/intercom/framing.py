@@ -96,6 +96,9 @@ class Framer:
     def _next(self) -> Frame | Spoiled | int | None:
         """A frame; a number of octets that are noise; None: wait for more."""
         buffer, framing = self._buffer, self._framing
+        if framing.encoding != "octets" and not self._start:
+            # Line ends between lines, whichever of CR and LF the sender adds.
+            del buffer[: len(buffer) - len(buffer.lstrip(b"\r\n"))]
         if self._start:
             at = buffer.find(self._start)
             if at < 0:

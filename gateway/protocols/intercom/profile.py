@@ -154,6 +154,9 @@ class Rule(_Part, frozen=True, kw_only=True):
     means: Means | None = None
     """None: a frame of the bus itself, such as an acknowledgement."""
     when: dict[str, int | str | tuple[int | str, ...]] = {}
+    """Values that fields must have."""
+    unless: dict[str, int | str] = {}
+    """Values that they must not have."""
     pattern: str = ""
     """For text: a regular expression for the whole frame; its groups are fields."""
     station: str = ""
@@ -289,7 +292,7 @@ class Profile(_Part, frozen=True, kw_only=True):
                 if wanted not in rules:
                     raise ValueError(f"command {name}: there is no rule {wanted!r}")
         for rule in self.rules:
-            for field in rule.when:
+            for field in (*rule.when, *rule.unless):
                 if field not in self.fields and field != "length":
                     raise ValueError(f"rule {rule.name}: there is no field {field!r}")
         re.compile(self.address)

@@ -1,0 +1,136 @@
+"""Features: what digits during a call mean. Talk keys, outputs, commands, transfers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from gateway.core.actions import Command, SetOutput
+from gateway.core.calls import Leg
+from gateway.core.routes import CompiledRoute, Match, Trigger
+from gateway.core.service import person
+
+if TYPE_CHECKING:
+    from gateway.core.switchboard import Switchboard
+
+_IDLE_S: Final = 4.0
+"""Digits that are further apart than this do not belong together."""
+_KEPT: Final = 64
+_TRIES: Final = 3
+
+
+class Features:
+    """The digits pressed on connected legs, and the digits routes they may match."""
+
+    def __init__(self, board: Switchboard) -> None:
+        self.board = board
+        self._kept: dict[str, tuple[str, float]] = {}
+
+    def forget(self, leg: Leg) -> None:
+        """The leg is over."""
+        self._kept.pop(leg.id, None)
+
+    def digit(self, leg_id: str, digit: str) -> None:
+        """A digit; a hook flash is ``!``. Its plan sees it first, then talk keys, then routes."""
+        leg = self.board.legs.get(leg_id)
+        if leg is None or not leg.connected:
+            return
+        if leg.plan and leg.plan.digit(leg, digit):
+            return
+        if self._talk_key(leg, digit):
+            return
+        kept = (self._recent(leg) + digit)[-_KEPT:]
+        self._kept[leg.id] = kept, self.board.now
+        for compiled in self._routes(leg):
+            captures = next(
+                (
+                    found
+                    for tail in _tails(kept)
+                    if (found := compiled.digits.match(tail)) is not None
+                ),
+                None,
+            )
+            if captures is not None:
+                del self._kept[leg.id]
+                fields = {str(index): text for index, text in enumerate(captures, 1)}
+                self._feature(leg, Match(compiled, fields | {"source": leg.endpoint}))
+                return
+
+    def secret(self, leg: Leg) -> bool:
+        """Whether the next digit may be one of a PIN: such a one must not be written down."""
+        kept = self._recent(leg)
+        return leg.secret or any(
+            compiled.digits.awaits_capture(tail)
+            for compiled in self._routes(leg)
+            if compiled.route.pins
+            for tail in (*_tails(kept), "")
+        )
+
+    def _recent(self, leg: Leg) -> str:
+        kept, at = self._kept.get(leg.id, ("", 0.0))
+        return kept if self.board.now - at <= _IDLE_S else ""
+
+    def _routes(self, leg: Leg) -> list[CompiledRoute]:
+        return [
+            compiled
+            for compiled in self.board.table.routes
+            if compiled.route.on is Trigger.DIGITS and compiled.takes(leg.endpoint, self.board.wall)
+        ]
+
+    def _talk_key(self, leg: Leg, digit: str) -> bool:
+        """One digit toggles, of two the first takes the floor and the second gives it back."""
+        keys, bridging = leg.call.push_to_talk, self.board.bridging
+        bridge = self.board.bridges.get(leg.bridge)
+        if not keys or digit not in keys or bridge is None or bridging.half(leg):
+            return False
+        holds = bridge.floor.holder == leg.id or bridge.floor.waits(leg.id)
+        talks = digit == keys[0] and not (len(keys) == 1 and holds)
+        return bridging.request_floor(leg) if talks else bridging.release_floor(leg)
+
+    def _feature(self, leg: Leg, match: Match) -> None:
+        """A digits route: outputs, a command, or a transfer of the partner."""
+        route, board = match.route.route, self.board
+        by = leg.endpoint
+        if route.pins:
+            if leg.wrong_pins >= _TRIES:
+                board.note(f"route {route.name!r} is closed to {leg.id}", call=leg.call)
+                return
+            by = person(route.pins, match.fields.get("1", ""))
+            if not by:
+                leg.wrong_pins += 1
+                board.note(f"wrong PIN for route {route.name!r} from {leg.endpoint}", call=leg.call)
+                return
+        board.note(
+            f"route {route.name!r} by digits of {by}",
+            call=leg.call,
+            leg=leg.id,
+            route=route.name,
+        )
+        for setting in route.outputs:
+            board.act(
+                SetOutput(
+                    endpoint=setting.endpoint,
+                    output=setting.output,
+                    value=setting.value,
+                    pulse_ms=setting.pulse_ms,
+                )
+            )
+        if route.command and route.command.verb == "ACKNOWLEDGE":
+            board.acknowledge(route.command.endpoint, "", by)
+        elif route.command:
+            board.act(
+                Command(
+                    command=board.new_id(),
+                    endpoint=route.command.endpoint,
+                    verb=route.command.verb,
+                    code=match.fields.get("1", "") if route.command.pass_code else "",
+                    by=by,
+                    trace=leg.call.trace,
+                )
+            )
+        if route.targets:
+            board.transfers.transfer(leg, board.expand(match, route.targets), route.ring_s)
+
+
+def _tails(digits: str) -> list[str]:
+    """The digits, and what is left of them without the first ones, longest first."""
+    return [digits[start:] for start in range(len(digits))]

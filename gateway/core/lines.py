@@ -1,0 +1,168 @@
+"""Lines: which legs an endpoint carries, who waits for it, and who has to make room.
+
+An endpoint carries as many legs as its capacity says. When it is full, a plan may wait: for a leg
+that is closing anyway, for one that was thrown off for it, or, if it is patient, for any. Those who
+wait are served by priority, then in the order they came, before anybody new gets the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from gateway.core.calls import Leg
+from gateway.core.causes import Cause
+from gateway.core.endpoints import Target
+from gateway.core.events import Priority
+from gateway.core.timers import Timer
+
+if TYPE_CHECKING:
+    from gateway.core.switchboard import Switchboard
+
+FREED_S: Final = 5.0
+"""How long a line that was promised is waited for before it is dialled all the same."""
+
+WARNING_TONE: Final = "intercept"
+"""What the partners of a displaced leg hear before they are released."""
+
+
+class Waiter:
+    """One plan's place in the queue for an endpoint."""
+
+    __slots__ = ("act", "endpoint", "priority", "timer")
+
+    def __init__(self, endpoint: str, priority: Priority, act: Callable[[], None]) -> None:
+        self.endpoint, self.priority, self.act = endpoint, priority, act
+        self.timer: Timer | None = None
+
+
+class Lines:
+    """The use of all endpoints of a switchboard.
+
+    Driven by `take` and `free` (a leg began, ended), `changed` (an endpoint did), and by plans
+    that `obtain` a line or `drop` their place in the queue.
+    """
+
+    def __init__(self, board: Switchboard) -> None:
+        self.board = board
+        self._legs: dict[str, list[Leg]] = {}
+        self._queue: dict[str, list[Waiter]] = {}
+
+    def take(self, leg: Leg) -> None:
+        """The leg uses its endpoint from now on."""
+        self._legs.setdefault(leg.endpoint, []).append(leg)
+
+    def free(self, leg: Leg) -> None:
+        """The leg has ended: whoever waits gets the line."""
+        legs = self._legs[leg.endpoint]
+        legs.remove(leg)
+        if not legs:
+            del self._legs[leg.endpoint]
+        self.changed(leg.endpoint)
+
+    def changed(self, endpoint: str) -> None:
+        """Serve those who wait, as far as there is room; all of them when the place is gone."""
+        while waiting := self._queue.get(endpoint):
+            place = self.board.endpoints.get(endpoint)
+            if place and place.capacity is not None and self._used(endpoint) >= place.capacity:
+                return
+            # max() answers with the first of equals: who came first.
+            waiter = max(waiting, key=lambda each: each.priority)
+            self.drop(waiter)
+            waiter.act()
+
+    def seize(self, endpoint: str, priority: Priority) -> bool:
+        """Whether a newcomer of this priority could have a line at once."""
+        place = self.board.endpoints.get(endpoint)
+        if place is None:
+            return False
+        ahead = self._ahead(endpoint, priority)
+        return place.capacity is None or self._used(endpoint) + ahead < place.capacity
+
+    def obtain(
+        self,
+        target: Target,
+        priority: Priority,
+        act: Callable[[], None],
+        *,
+        patient: bool = False,
+    ) -> Waiter | tuple[Cause, str] | None:
+        """Ask for a line to the target.
+
+        None: there is one, dial now. A `Waiter`: `act` is called, once, when there is one; it
+        must look again whether the target is fit. Else why there is none. A patient plan waits for
+        whoever has the line; others wait only for a line that is about to be free: one that closes,
+        or that a lower call has to give up for this one.
+        """
+        refusal = self.board.unfit(target)
+        if refusal:
+            return refusal
+        endpoint = target.endpoint
+        if self.seize(endpoint, priority):
+            return None
+        closing = sum(not leg.live for leg in self._legs.get(endpoint, ()))
+        if priority > Priority.ROUTINE and closing > self._ahead(endpoint, priority):
+            return self._wait(endpoint, priority, act, FREED_S)
+        victim = self._victim(endpoint, priority)
+        if victim:
+            waiter = self._wait(endpoint, priority, act, FREED_S)
+            self._displace(victim, priority)
+            return waiter
+        if patient:
+            return self._wait(endpoint, priority, act, None)
+        return Cause.BUSY, f"{endpoint} is in use"
+
+    def drop(self, waiter: Waiter) -> None:
+        """Leave the queue; harmless when the waiter has been served."""
+        if waiter.timer:
+            waiter.timer.cancel()
+        waiting = self._queue.get(waiter.endpoint, [])
+        if waiter in waiting:
+            waiting.remove(waiter)
+        if not waiting:
+            self._queue.pop(waiter.endpoint, None)
+
+    def waiting(self) -> int:
+        """How many plans wait for a line."""
+        return sum(map(len, self._queue.values()))
+
+    def _used(self, endpoint: str) -> int:
+        return len(self._legs.get(endpoint, ()))
+
+    def _ahead(self, endpoint: str, priority: Priority) -> int:
+        return sum(waiter.priority >= priority for waiter in self._queue.get(endpoint, ()))
+
+    def _wait(
+        self, endpoint: str, priority: Priority, act: Callable[[], None], limit: float | None
+    ) -> Waiter:
+        waiter = Waiter(endpoint, priority, act)
+        self._queue.setdefault(endpoint, []).append(waiter)
+
+        def dial_anyway() -> None:
+            self.drop(waiter)
+            act()
+
+        if limit is not None:
+            waiter.timer = self.board.after(limit, dial_anyway)
+        return waiter
+
+    def _victim(self, endpoint: str, priority: Priority) -> Leg | None:
+        """The lowest call below this priority; among equals the youngest has least to lose."""
+        legs = [leg for leg in self._legs.get(endpoint, ()) if leg.live]
+        lowest = min(reversed(legs), key=lambda leg: leg.call.priority, default=None)
+        return lowest if lowest and lowest.call.priority < priority else None
+
+    def _displace(self, victim: Leg, priority: Priority) -> None:
+        board, call = self.board, victim.call
+        reason = f"pre-empted by a call of priority {priority.name.lower()}"
+        board.note(f"{victim.id} is {reason}", call=call, leg=victim.id)
+        partners = call.partners(victim)
+        goes_on = victim.plan is not None and victim.plan.displaced(victim)
+        board.hangup(victim, Cause.PREEMPTED, reason)
+        if goes_on:
+            return
+        for partner in partners:
+            if partner.connected and partner.plan is None:
+                board.confirm_and_hang_up(partner, WARNING_TONE, Cause.PREEMPTED, reason)
+            else:
+                board.hangup(partner, Cause.PREEMPTED, reason)

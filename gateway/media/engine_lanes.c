@@ -1,0 +1,74 @@
+/* Places in the vector groups of the G.722 kernels. */
+#include "engine_impl.h"
+
+#include <stdlib.h>
+
+int ce_lanes_new(ce_lanes *l, uint32_t n_groups, int encode)
+{
+    l->n_groups = n_groups;
+    l->encode = encode;
+    l->group = ce_zeroed(n_groups * sizeof *l->group);
+    l->used = ce_zeroed(n_groups * sizeof *l->used);
+    l->phase = ce_zeroed(n_groups);
+    return l->group && l->used && l->phase ? 0 : -1;
+}
+
+void ce_lanes_free(ce_lanes *l)
+{
+    for (uint32_t g = 0; l->group && g < l->n_groups; g++)
+        free(l->group[g]);
+    free(l->group), free(l->used), free(l->phase);
+}
+
+int16_t ce_lane_take(ce_lanes *l, int phase)
+{
+    int empty = -1;
+    for (uint32_t g = 0; g < l->n_groups; g++) {
+        if (!l->used[g]) {
+            if (empty < 0)
+                empty = (int)g;
+            continue;
+        }
+        if (l->phase[g] == phase && l->used[g] != UINT32_MAX) {
+            empty = (int)g;
+            break;
+        }
+    }
+    if (empty < 0)
+        return -1;
+    if (!l->group[empty]) {
+        /* First use of a group: at most once per 32 streams of the engine's life. */
+        l->group[empty] = ce_zeroed(l->encode ? cp_g722_64.encoder_bytes : cp_g722_64.decoder_bytes);
+        if (!l->group[empty])
+            return -1;
+    }
+    l->phase[empty] = (uint8_t)phase;
+    int lane = __builtin_ctz(~l->used[empty]);
+    l->used[empty] |= 1u << lane;
+    (l->encode ? cp_g722_64.init_encoder : cp_g722_64.init_decoder)(l->group[empty], 1u << lane);
+    return (int16_t)(empty * CP_LANES + lane);
+}
+
+void ce_lane_give(ce_lanes *l, int16_t *lane)
+{
+    if (*lane >= 0)
+        l->used[*lane / CP_LANES] &= ~(1u << (*lane % CP_LANES));
+    *lane = -1;
+}
+
+/* A stream that moves to another phase takes its codec state along: a group is nothing but
+ * int16 arrays of CP_LANES entries. */
+void ce_lane_move(ce_lanes *l, int16_t *lane, int phase)
+{
+    if (*lane < 0 || l->phase[*lane / CP_LANES] == phase)
+        return;
+    int16_t to = ce_lane_take(l, phase);
+    if (to < 0)
+        return;
+    size_t n = (l->encode ? cp_g722_64.encoder_bytes : cp_g722_64.decoder_bytes) / (2 * CP_LANES);
+    int16_t *a = l->group[*lane / CP_LANES], *b = l->group[to / CP_LANES];
+    for (size_t i = 0; i < n; i++)
+        b[i * CP_LANES + to % CP_LANES] = a[i * CP_LANES + *lane % CP_LANES];
+    ce_lane_give(l, lane);
+    *lane = to;
+}

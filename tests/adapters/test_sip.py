@@ -1,0 +1,521 @@
+"""The SIP adapter: its contract, its door, what it reads out of requests, what survives."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.adapters.sip import Sip
+from gateway.adapters.sip.config import SipSection, parse_listen
+from gateway.adapters.sip.door import Door
+from gateway.adapters.sip.identity import (
+    Caller,
+    asserted,
+    called_of,
+    caller_of,
+    clean,
+    from_value,
+    number_of,
+    session_id,
+    session_id_of,
+    wants_auto_answer,
+)
+from gateway.adapters.sip.legs import Leg, why
+from gateway.config import convert
+from gateway.core.actions import Dial
+from gateway.core.causes import Cause
+from gateway.core.endpoints import Condition
+from gateway.core.events import LegEnded, LegOffered
+from gateway.errors import DeviceError
+from gateway.lab.softphone import Softphone
+from gateway.protocols.sip.auth import Credentials, DigestClient
+from gateway.protocols.sip.events import Ended, How
+from gateway.protocols.sip.gate import Admit, Drop, Refuse
+from gateway.protocols.sip.headers import Reason
+from gateway.protocols.sip.message import Request, Response, parse_datagram
+from gateway.protocols.sip.transaction import Flow
+from gateway.protocols.sip.uri import parse_uri
+from gateway.testing import Scenario, TestHost, check_adapter
+from gateway.testing.audio import tone, write_wav
+
+LOCAL = ("127.0.0.1", 5060)
+
+
+def section(**fields: Any) -> SipSection:
+    return convert(SipSection, {"listen": ["udp:127.0.0.1:0", "tcp:127.0.0.1:0"], **fields})
+
+
+def request(method: str = "INVITE", uri: str = "sip:202@box", *lines: str, user: str = "anna") -> Request:  # fmt: skip
+    text = "\r\n".join(
+        [
+            f"{method} {uri} SIP/2.0",
+            "Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKx",
+            f'From: "Anna" <sip:{user}@box>;tag=1',
+            f"To: <sip:{'box' if method != 'REGISTER' else user + '@box'}>",
+            "Call-ID: c1",
+            f"CSeq: 1 {method}",
+            *lines,
+            "",
+            "",
+        ]
+    )
+    found = parse_datagram(text.encode())
+    assert isinstance(found, Request)
+    return found
+
+
+def flow(host: str) -> Flow:
+    return Flow("udp", host, 5060, 0, LOCAL)
+
+
+# The contract, with a phone that is not ours as the world
+
+
+@pytest.mark.interop
+async def test_it_keeps_every_promise(tmp_path: Path) -> None:
+    microphone = write_wav(tmp_path / "tone.wav", tone(440, 5))
+    n = 0
+
+    @contextlib.asynccontextmanager
+    async def world() -> AsyncIterator[Softphone]:
+        nonlocal n
+        n += 1
+        account = "<sip:anna@127.0.0.1>;regint=0;audio_codecs=PCMU/8000/1;answermode=manual"
+        async with Softphone(account, microphone, tmp_path / str(n)) as phone:
+            yield phone
+
+    def configure(outside: Softphone) -> dict[str, Any]:
+        peer = f"sip:127.0.0.1:{outside.port}"
+        return {"trunks": {"far": {"peer": peer, "keepalive_s": 0}}}
+
+    async def offer(adapter: Sip, outside: Softphone) -> None:
+        await outside.dial(f"sip:201@127.0.0.1:{adapter.ports['udp']}")
+
+    async def answer(adapter: Sip, outside: Softphone) -> None:
+        await outside.wait("CALL_INCOMING")
+        await outside.accept()
+
+    def garbage(adapter: Sip, outside: Softphone) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for data in (b"\0" * 100, b"INVITE sip:x SIP/2.0\r\n\r\n", b"SIP/2.0 999 \r\n\r\n"):
+                sock.sendto(data, ("127.0.0.1", adapter.ports["udp"]))
+
+    report = await check_adapter(
+        Sip,
+        {"listen": ["udp:127.0.0.1:0", "tcp:127.0.0.1:0"]},
+        Scenario(
+            dial="sip/far",
+            number="anna",
+            world=world,
+            configure=configure,
+            offer=offer,
+            answer=answer,
+            garbage=garbage,
+        ),
+    )
+    assert not report.unchecked, str(report)
+
+
+# Configuration
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"listen": ["udp:localhost:5060"]}, "localhost"),
+        ({"listen": ["tls:0.0.0.0:5061"]}, "write it like"),
+        ({"codecs": ["OPUS"]}, "OPUS"),
+        ({"digest": ["SHA1"]}, "SHA1"),
+        ({"public_ip": "example.org"}, "example.org"),
+        ({"trunks": {"t": {"peer": "sip:x", "register": True}}}, "needs a user"),
+        ({"phones": {"t": {"password": "x"}}, "trunks": {"t": {"peer": "sip:x"}}}, "both"),
+        ({"trunks": {"t": {"peer": "http://x"}}}, "http://x"),
+    ],
+)
+def test_what_is_wrong_is_named(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(Exception, match=words):
+        section(**fields)
+
+
+def test_listen() -> None:
+    assert parse_listen("tcp:[::1]:5060") == ("tcp", "::1", 5060)
+
+
+# Who is who
+
+
+@pytest.mark.parametrize(
+    ("uri", "number"),
+    [
+        ("sip:+49301234@host", "+49301234"),
+        ("sip:+49-30-(1234)@host;user=phone", "+49301234"),
+        ("tel:+49.30.1234;phone-context=x", "+49301234"),
+        ("sip:+49301234;npdi@host", "+49301234"),
+        ("sip:anna-maria@host", "anna-maria"),
+        ("sip:%23%2A1@host", "#*1"),
+        ("sip:%FF1@host", "1"),
+        ("sip:host", ""),
+    ],
+)
+def test_number_of(uri: str, number: str) -> None:
+    assert number_of(parse_uri(uri)) == number
+
+
+@given(st.text(max_size=300))
+def test_cleaned_text_can_be_stored(text: str) -> None:
+    cleaned = clean(text)
+    assert msgspec.json.decode(msgspec.json.encode(cleaned)) == cleaned
+    assert len(cleaned) <= 128
+    assert cleaned.isprintable()
+
+
+def test_asserted_identity_counts_only_from_trusted_peers() -> None:
+    asked = request("INVITE", "sip:1@box", 'P-Asserted-Identity: "Real" <sip:+491@c>')
+    assert caller_of(asked, trusted=True) == Caller("+491", "Real")
+    assert caller_of(asked, trusted=False) == Caller("anna", "Anna")
+
+
+def test_private_callers_are_not_shown() -> None:
+    lines = ("P-Asserted-Identity: <sip:+491@c>", "Privacy: id;critical")
+    assert caller_of(request("INVITE", "sip:1@box", *lines), trusted=True) == Caller("", "")
+    assert "anonymous.invalid" in from_value("box", Caller("", "x"))
+    assert asserted("box", Caller("", "")) == [("Privacy", "id")]
+
+
+def test_called_number_of_an_account_is_in_to() -> None:
+    asked = request("INVITE", "sip:gw@box")
+    asked.headers["to"] = ["<sip:+49301@carrier>"]
+    assert called_of(asked, "gw") == "+49301"
+    assert called_of(asked, "") == "gw"
+
+
+def test_session_id_round_trip() -> None:
+    trace = "01a20061-c25b-7000-81f6-3c81e08ec020"
+    name, value = session_id(trace, "a" * 32)
+    asked = request("INVITE", "sip:1@box", f"{name}: {value}")
+    assert session_id_of(asked) == trace.replace("-", "")
+    assert session_id_of(request()) == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("Answer-Mode: Auto", True),
+        ("Call-Info: <sip:x>;answer-after=0", True),
+        ("Alert-Info: <http://x>;info=alert-autoanswer", True),
+        ("Alert-Info: <http://x/ring.wav>", False),
+    ],
+)
+def test_auto_answer(line: str, wanted: bool) -> None:
+    assert wants_auto_answer(request("INVITE", "sip:1@box", line)) is wanted
+
+
+# Why a leg ended
+
+
+def ended(how: How, status: int = 0, *reasons: Reason) -> Ended:
+    message = Response(status, "Word", {}, b"") if status else None
+    return Ended(session=1, how=how, status=status, reasons=reasons, message=message)
+
+
+def test_a_reason_header_counts_for_more_than_the_status() -> None:
+    event = ended(How.REJECTED, 480, Reason("Q.850", 17, "user busy"))
+    assert why(event) == (Cause.BUSY, "rejected: Q.850 17 user busy")
+    assert why(ended(How.REJECTED, 404)) == (Cause.UNALLOCATED, "404 Word")
+    assert why(ended(How.BYE)) == (Cause.NORMAL, "BYE")
+    assert why(ended(How.TIMEOUT, 408))[0] is Cause.NO_RESPONSE
+
+
+def test_what_one_contact_says_is_not_lost_in_the_silence_of_others() -> None:
+    audio: Any = None
+    for order in ((0, 1, 2), (2, 1, 0), (1, 0, 2), (0, 2, 1)):
+        events = [ended(How.REJECTED, 486), ended(How.TIMEOUT, 408), ended(How.REJECTED, 480)]
+        leg = Leg("l", "sip/a", audio, False)
+        for n in order:
+            leg.note_end(events[n])
+        assert leg.cause is Cause.BUSY, order
+
+
+# The door
+
+
+def door(**fields: Any) -> tuple[Door, TestHost]:
+    host = TestHost("sip")
+    phones = {"anna": {"password": "secret", "number": "201"}}
+    trunks = {"carrier": {"peer": "sip:192.0.2.7", "allow": ["198.51.100.0/24"]}}
+    config = section(phones=phones, trunks=trunks, digest=["MD5"], **fields)
+    found = Door(config, host.count, host.log)
+    found.peers["carrier"] = frozenset(["192.0.2.7"])
+    return found, host
+
+
+def proven(to: Door, asked: Request, user: str, password: str, host: str) -> Any:
+    """Ask, and ask again with credentials."""
+    verdict = to(asked, flow(host), 0.0)
+    assert isinstance(verdict, Refuse)
+    client = DigestClient(Credentials(user, password))
+    lines = [f"{name}: {value}" for name, value in verdict.headers]
+    challenge = parse_datagram(
+        "\r\n".join(
+            [
+                "SIP/2.0 401 Unauthorized", "Via: SIP/2.0/UDP x;branch=z9hG4bKx",
+                "From: <sip:a@b>;tag=1", "To: <sip:a@b>", "Call-ID: c", "CSeq: 1 INVITE", *lines,
+                "", "",
+            ]
+        ).encode()
+    )  # fmt: skip
+    assert isinstance(challenge, Response)
+    assert client.challenged(challenge)
+    for name, value in client.headers(asked.method, asked.target, asked.body):
+        asked.headers[name.lower()] = [value]
+    return to(asked, flow(host), 0.0)
+
+
+def test_trunks_come_in_by_address_and_register_nowhere() -> None:
+    gate, _ = door()
+    assert gate(request(), flow("192.0.2.7"), 0.0) == Admit("carrier")
+    assert gate(request(), flow("198.51.100.9"), 0.0) == Admit("carrier")
+    assert isinstance(gate(request(), flow("192.0.2.8"), 0.0), Refuse)
+    assert isinstance(gate(request("REGISTER", "sip:box"), flow("192.0.2.7"), 0.0), Refuse)
+
+
+def test_phones_prove_who_they_are_and_are_nobody_else() -> None:
+    gate, host = door()
+    assert proven(gate, request(), "anna", "secret", "192.0.2.9") == Admit("anna")
+    assert proven(gate, request(user="201"), "anna", "secret", "192.0.2.9") == Admit("anna")
+    assert proven(gate, request(user="202"), "anna", "secret", "192.0.2.9") == Refuse(403)
+    assert host.counters["identity_mismatch"] == 1
+
+
+def test_unknown_users_look_like_wrong_passwords() -> None:
+    gate, _ = door()
+    wrong = proven(gate, request(), "anna", "guess", "192.0.2.9")
+    unknown = proven(gate, request(user="eve"), "eve", "guess", "192.0.2.9")
+    assert wrong.status == unknown.status == 401
+    assert [name for name, _ in wrong.headers] == [name for name, _ in unknown.headers]
+
+
+def test_guessers_meet_silence_but_trunks_at_their_address_do_not() -> None:
+    gate, host = door(lockout_failures=2, lockout_s=60.0)
+    for _ in range(2):
+        proven(gate, request("REGISTER", "sip:box"), "anna", "guess", "192.0.2.7")
+    assert gate(request("REGISTER", "sip:box"), flow("192.0.2.7"), 1.0) == Drop()
+    assert gate(request(), flow("192.0.2.7"), 1.0) == Admit("carrier")
+    assert list(gate.locked_out(1.0)) == ["192.0.2.7"]
+    assert isinstance(gate(request("REGISTER", "sip:box"), flow("192.0.2.7"), 61.0), Refuse)
+    assert host.counters["locked_out"] == 1
+
+
+# Running, with a peer of a few lines
+
+
+class Peer:
+    """A socket that says what the test wants."""
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind((host, 0))
+        self.sock.setblocking(False)
+        self.host, self.port = self.sock.getsockname()
+
+    async def receive(self, within_s: float = 5.0) -> Request | Response:
+        loop = asyncio.get_running_loop()
+        data = await asyncio.wait_for(loop.sock_recv(self.sock, 65535), within_s)
+        return parse_datagram(data)
+
+    async def expect(self, status: int) -> Response:
+        while True:
+            found = await self.receive()
+            if isinstance(found, Response) and found.status >= 200:
+                assert found.status == status, found
+                return found
+
+    def send(self, adapter: Sip, text: str) -> None:
+        self.sock.sendto(text.encode(), ("127.0.0.1", adapter.ports["udp"]))
+
+    def invite(self, call: str, *, lines: str = "", body: str = "", method: str = "INVITE") -> str:
+        content = f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n"
+        return (
+            f"{method} sip:201@box SIP/2.0\r\n"
+            f"Via: SIP/2.0/UDP {self.host}:{self.port};branch=z9hG4bK{call}\r\n"
+            f"From: <sip:4711@far>;tag=1\r\nTo: <sip:201@box>\r\nCall-ID: {call}\r\n"
+            f"CSeq: 1 {method}\r\nContact: <sip:{self.host}:{self.port}>\r\n{lines}"
+            f"{content}\r\n{body}"
+        )
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+SDP = (
+    "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
+    "m=audio 40000 RTP/AVP {codec}\r\n"
+)
+
+
+async def up(host: TestHost) -> None:
+    """Wait until the trunk counts as up."""
+    async with asyncio.timeout(5.0):
+        while host.endpoints["sip/far"].condition is not Condition.UP:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+@contextlib.asynccontextmanager
+async def trunk(**fields: Any) -> AsyncIterator[tuple[Sip, TestHost, Peer]]:
+    """The adapter with a trunk to a `Peer`."""
+    peer = Peer()
+    host = TestHost("sip")
+    trunks = {"far": {"peer": f"sip:127.0.0.1:{peer.port}", "keepalive_s": 0}}
+    config = {"listen": ["udp:127.0.0.1:0", "tcp:127.0.0.1:0"], "trunks": trunks, **fields}
+    adapter = host.make(Sip, config)
+    try:
+        async with host.running():
+            await up(host)
+            yield adapter, host, peer  # type: ignore[misc]
+    finally:
+        peer.close()
+
+
+async def test_no_codec_in_common_is_488_before_anything_rings() -> None:
+    async with trunk() as (adapter, host, peer):
+        peer.send(adapter, peer.invite("c1", body=SDP.format(codec="3")))
+        await peer.expect(488)
+        leg = (await host.wait_for(LegOffered)).leg
+        assert (await host.wait_for(LegEnded, leg=leg)).cause is Cause.NOT_ACCEPTABLE
+
+
+async def test_broken_sdp_is_400_and_counted_nowhere_as_a_fault() -> None:
+    async with trunk() as (adapter, host, peer):
+        peer.send(adapter, peer.invite("c1", body="v=0\r\nm=audio x RTP/AVP 0\r\n"))
+        await peer.expect(400)
+        assert (await host.wait_for(LegEnded)).cause is Cause.PROTOCOL_ERROR
+        assert host.counters["faults"] == 0
+
+
+async def test_cancel_right_behind_the_invite_on_a_stream() -> None:
+    """Both in one segment: the call is over before anybody could look at it."""
+    async with trunk() as (adapter, host, peer):
+        reader, writer = await asyncio.open_connection("127.0.0.1", adapter.ports["tcp"])
+        invite = peer.invite("c1", body=SDP.format(codec="0")).replace("/UDP", "/TCP")
+        cancel = peer.invite("c1", method="CANCEL").replace("/UDP", "/TCP")
+        writer.write((invite + cancel).encode())
+        ended_ = await host.wait_for(LegEnded)
+        assert ended_.cause is Cause.CANCELLED
+        text = b""
+        while b" 487 " not in text:
+            text += await asyncio.wait_for(reader.read(4096), 5.0)
+        assert host.counters["faults"] == 0
+        writer.close()
+        # And it still works.
+        peer.send(adapter, peer.invite("c2", body=SDP.format(codec="0")))
+        await host.wait_for(LegOffered, count=2)
+
+
+async def test_a_loop_of_routes_ends() -> None:
+    async with trunk() as (adapter, host, peer):
+        peer.send(
+            adapter, peer.invite("c1", lines="Max-Forwards: 1\r\n", body=SDP.format(codec="0"))
+        )
+        offered = await host.wait_for(LegOffered)
+        leg = host.begin_leg("sip/far")
+        adapter.dial(Dial(leg=leg, endpoint="sip/far", number="1", trace=offered.trace, call="c"))
+        assert (await host.wait_for(LegEnded, leg=leg)).cause is Cause.EXCHANGE_ROUTING_ERROR
+
+
+async def test_max_forwards_counts_down_through_us() -> None:
+    async with trunk() as (adapter, host, peer):
+        peer.send(
+            adapter, peer.invite("c1", lines="Max-Forwards: 9\r\n", body=SDP.format(codec="0"))
+        )
+        offered = await host.wait_for(LegOffered)
+        leg = host.begin_leg("sip/far")
+        adapter.dial(
+            Dial(leg=leg, endpoint="sip/far", number="1", calling="5", trace=offered.trace, call="c")
+        )  # fmt: skip
+        while True:
+            found = await peer.receive()
+            if isinstance(found, Request):
+                break
+        assert found.get("max-forwards") == "8"
+        assert session_id_of(found) == offered.trace.replace("-", "").lower()[:32].ljust(32, "0")
+        assert "<sip:5@" in (found.get("p-asserted-identity") or "")
+
+
+async def test_stopping_says_503_and_when_to_come_back() -> None:
+    peer = Peer()
+    host = TestHost("sip")
+    trunks = {"far": {"peer": f"sip:127.0.0.1:{peer.port}", "keepalive_s": 0}}
+    adapter = host.make(Sip, {"listen": ["udp:127.0.0.1:0"], "trunks": trunks})
+    try:
+        async with host.running():
+            await up(host)
+            peer.send(adapter, peer.invite("c1", body=SDP.format(codec="0")))
+            await host.wait_for(LegOffered)
+        refusal = await peer.expect(503)
+        assert int(refusal.get("retry-after") or 0) > 0
+        assert host.of(LegEnded)[0].cause is Cause.SHUTDOWN
+    finally:
+        peer.close()
+
+
+async def test_port_in_use_is_a_device_error_and_bindings_stay() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        host = TestHost("sip")
+        adapter = host.make(Sip, {"listen": [f"udp:127.0.0.1:{port}"]})
+        file = host.data_dir / "bindings.json"
+        file.write_text('{"users": {}, "bindings": {}}')
+        before = file.stat().st_mtime_ns
+        with pytest.raises(DeviceError, match=str(port)):
+            await adapter.run()
+        assert file.stat().st_mtime_ns == before
+
+
+async def test_damaged_bindings_do_not_matter() -> None:
+    host = TestHost("sip")
+    host.make(Sip, {"listen": ["udp:127.0.0.1:0"], "phones": {"a": {"password": "x"}}})
+    (host.data_dir / "bindings.json").write_text('{"users": 1')
+    async with host.running():
+        assert host.endpoints["sip/a"].condition is Condition.DOWN
+
+
+async def test_a_silent_connection_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.adapters.sip.wires._SILENT_S", 0.05)
+    async with trunk() as (adapter, host, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", adapter.ports["tcp"])
+        assert await asyncio.wait_for(reader.read(1), 5.0) == b""
+        assert host.counters["connections_silent"] == 1
+        writer.close()
+
+
+async def test_too_many_connections_of_one_address_are_cut() -> None:
+    async with trunk(max_connections_per_address=2) as (adapter, host, _):
+        writers = []
+        for _n in range(2):
+            writers.append((await asyncio.open_connection("127.0.0.1", adapter.ports["tcp"]))[1])
+        reader, writer = await asyncio.open_connection("127.0.0.1", adapter.ports["tcp"])
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(1), 5.0) == b""
+        assert host.counters["connections_refused"] == 1
+        for each in [*writers, writer]:
+            each.close()
+
+
+async def test_a_flood_of_garbage_leaves_calls_alone() -> None:
+    async with trunk() as (adapter, host, peer):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as noisy:
+            for n in range(2000):
+                noisy.sendto(b"\xff" * (n % 900 + 1), ("127.0.0.1", adapter.ports["udp"]))
+        peer.send(adapter, peer.invite("c1", body=SDP.format(codec="0")))
+        await host.wait_for(LegOffered)
+        assert host.counters["garbage"] > 1000
