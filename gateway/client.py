@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -141,6 +142,22 @@ class Client:
         return connection.getresponse()
 
 
+def lab_directory() -> Path:
+    """Where this user's lab lives, whether it runs or not."""
+    given = os.environ.get("CROSSPOINT_LAB")
+    return Path(given) if given else Path(tempfile.gettempdir()) / f"crosspoint-lab-{os.getuid()}"
+
+
+def _box_or_lab() -> str:
+    """The box's socket, or the lab's on a machine that is no box but runs a lab of this user."""
+    lab = lab_directory() / "control.sock"
+    try:
+        own = lab.stat().st_uid == os.getuid()
+    except OSError:
+        own = False
+    return str(lab) if own and not os.path.exists(DEFAULT_SOCKET) else DEFAULT_SOCKET
+
+
 def find_config(given: str | None) -> str:
     """The configuration file: as given, else $GATEWAY_CONFIG, else the box's."""
     return given or os.environ.get("GATEWAY_CONFIG") or DEFAULT_CONFIG
@@ -158,8 +175,10 @@ def find_socket(given: str | None, config: str | None) -> str:
         found = tomllib.loads(file.read_text()).get("control", {}).get("socket", "")
     except (OSError, ValueError, AttributeError):
         # Not readable by everybody, or wrong: `gateway check` is there to say so.
-        return DEFAULT_SOCKET
-    return str(file.parent / found) if isinstance(found, str) and found else DEFAULT_SOCKET
+        return _box_or_lab()
+    if isinstance(found, str) and found:
+        return str(file.parent / found)
+    return _box_or_lab()
 
 
 def _with_query(path: str, query: dict[str, Any]) -> str:

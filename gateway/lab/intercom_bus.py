@@ -73,7 +73,6 @@ class CallPoint:
     """How often the watchdog made it let go."""
     released_at: float = 0.0
     frames: int = 0
-    polled_at: list[float] = field(default_factory=list)
     _events: deque[bytes] = field(default_factory=lambda: deque(maxlen=16))
     _sequence: int = 0
     _done: tuple[int, int] = (-1, 0)
@@ -156,7 +155,7 @@ class CallPoint:
 
     def _frame(self, kind: int, sequence: int, data: bytes = b"") -> bytes:
         payload = bytes((self.status,)) + data
-        return sealed(bytes((self.address, kind, sequence, len(payload) - 1)) + payload)
+        return sealed(bytes((self.address, kind, sequence, len(payload))) + payload)
 
     def play(self, audio: bytes) -> None:
         """Loudspeaker."""
@@ -201,6 +200,7 @@ class CallPointBus:
 
     async def __aexit__(self, *_: object) -> None:
         self.unplug()
+        self.stop_watching()
         if self._directory is not None:
             self._directory.cleanup()
 
@@ -287,8 +287,7 @@ class CallPointBus:
         del buffer[:at]
         if len(buffer) < _HEADER:
             return False
-        # The payload has one octet more than the length says: the state, or zero.
-        n_octets = _HEADER + buffer[5] + 1 + 2 - 1
+        n_octets = _HEADER + buffer[5] + 2
         if buffer[5] > _LONGEST:
             self.spoiled += 1
             del buffer[:1]

@@ -13,14 +13,13 @@ import re
 import shutil
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from string import Template
 from typing import Any, Final
 
-from gateway.client import Client, CommandError
+from gateway.client import Client, CommandError, lab_directory
 from gateway.errors import DeviceError
 from gateway.lab.broker import Panel, broker
 from gateway.lab.linecard import Exchange, LineCard, Telephone
@@ -42,8 +41,7 @@ def directory() -> Path:
 
     Raises `DeviceError` when somebody else made it: what lies in it is trusted.
     """
-    found = Path(os.environ.get("CROSSPOINT_LAB", "")) if "CROSSPOINT_LAB" in os.environ else None
-    place = found or Path(tempfile.gettempdir()) / f"crosspoint-lab-{os.getuid()}"
+    place = lab_directory()
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     if place.stat().st_uid != os.getuid():
         raise DeviceError(f"{place} belongs to somebody else; set CROSSPOINT_LAB to another place")

@@ -223,15 +223,14 @@ async def test_on_a_serial_line_a_foreign_master_reads_and_others_are_left_alone
     async with cable(tmp_path) as line:
         serial = {"device": line.ends[0], "baudrate": 19200}
         async with gateway(host="", serial=serial, unit=5, writers=["serial"]) as host:
-            where = ("-0", "-m", "rtu", "-b", "19200", "-P", "none")
+            where = ("-0", "-m", "rtu", "-b", "19200", "-P", "none", "-r", "0")
+            holding = ("-1", "-a", "5", "-t", "4:hex", line.ends[1])
             status, output = await mbpoll(
                 *where, "-1", "-a", "5", "-r", "0", "-t", "4:hex", line.ends[1]
             )
             assert status == 0, output
             assert "0x4757" in output
-            assert (await mbpoll(*where, "-a", "5", "-r", "0", "-t", "0", line.ends[1], "1"))[
-                0
-            ] == 0
+            assert (await mbpoll(*where, "-a", "5", "-t", "0", line.ends[1], "1"))[0] == 0
             await host.wait_for(InputChanged, input="page", value=1.0)
             status, _ = await mbpoll(*where, "-1", "-a", "6", "-o", "0.2", line.ends[1])
             assert status

@@ -189,6 +189,7 @@ class RtuFrames:
         if self._sent:
             at = self._rest.find(self._sent)
             if at < 0:
+                self._drop(len(self._rest) - _KEPT)
                 return None
             self._drop(at)
             self._rest = self._rest[len(self._sent) :]

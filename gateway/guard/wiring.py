@@ -1,0 +1,156 @@
+"""What a guard's line is made of, by its configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import Any, Final
+
+from gateway.drivers.lines import (
+    CarrierLine,
+    Cm108,
+    Cm108Carrier,
+    Cm108Key,
+    Gpio,
+    KeyLine,
+    PtyCarrier,
+    PtyKey,
+    SerialCarrier,
+    SerialKey,
+    SerialPort,
+)
+from gateway.errors import DeviceError
+from gateway.protocols.radio import rigctld
+
+RIG_S: Final = 0.3
+"""How long the rig may take for each command."""
+RELEASES: Final = 3
+"""How often a network radio is told that the over is over: datagrams get lost."""
+
+
+class RigKey:
+    """Push-to-talk through hamlib's rigctld.
+
+    rigctld keeps the rig keyed when its client goes: if this process is killed together with the
+    gateway, only the rig's own time-out is left.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._reader = rigctld.Reader()
+        self._socket = socket.create_connection((host, port), timeout=RIG_S)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def set(self, on: bool) -> None:
+        self._ask("set_ptt", int(on)).check()
+
+    def get(self) -> bool:
+        return self._ask("get_ptt").number("ptt") != 0
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+    def _ask(self, name: str, *arguments: object) -> rigctld.Answer:
+        try:
+            self._socket.sendall(rigctld.command(name, *arguments))
+            while True:
+                data = self._socket.recv(4096)
+                if not data:
+                    raise DeviceError("rigctld closed the connection")
+                for answer in self._reader.feed(data):
+                    if answer.command == name:
+                        return answer
+        except TimeoutError:
+            raise DeviceError(f"rigctld did not answer {name} within {RIG_S:g} s") from None
+
+
+class Wiring:
+    """The key line and the carrier line of one radio; both may be pins of one device."""
+
+    def __init__(self, key: dict[str, Any] | None, carrier: dict[str, Any] | None) -> None:
+        self.senses = carrier is not None
+        self.release = b""
+        """Datagram that ends an over of a network radio."""
+        self._key_config, self._carrier_config = key, carrier
+        self._key: KeyLine | None = None
+        self._carrier: CarrierLine | None = None
+        self._devices: dict[str, SerialPort | Cm108] = {}
+        self._wire = -1
+
+    def open(self) -> None:
+        """Open what is not open; the key line is off then."""
+        if self._key is None and self._key_config is not None:
+            self._key = self._make_key(dict(self._key_config))
+        if self._carrier is None and self._carrier_config is not None:
+            self._carrier = self._make_carrier(dict(self._carrier_config))
+
+    def wire(self, fd: int) -> None:
+        """The socket of a network radio, in place of the former one."""
+        if self._wire >= 0:
+            os.close(self._wire)
+        self._wire = fd
+
+    def set(self, on: bool) -> None:
+        """Key or release."""
+        if self._key is not None:
+            self._key.set(on)
+        elif self._wire >= 0 and self.release and not on:
+            for _ in range(RELEASES):
+                os.write(self._wire, self.release)
+            self.release = b""
+
+    def get(self) -> bool | None:
+        """Read back."""
+        return None if self._key is None else self._key.get()
+
+    def carrier(self) -> bool:
+        """Whether there is a carrier."""
+        return self._carrier is not None and self._carrier.get()
+
+    def close(self) -> None:
+        """Let go of the lines; the key line off."""
+        for line in (self._key, self._carrier):
+            if line is not None:
+                with contextlib.suppress(OSError):
+                    line.close()
+        self._key = self._carrier = None
+        self._devices.clear()
+
+    def _make_key(self, config: dict[str, Any]) -> KeyLine:
+        inverted = bool(config.get("inverted"))
+        match config["by"]:
+            case "serial":
+                port = self._device(config["device"], SerialPort)
+                return SerialKey(port, config["line"], inverted=inverted)
+            case "gpio":
+                return Gpio(config["chip"], config["line"], output=True, inverted=inverted)
+            case "cm108":
+                chip = self._device(config["device"], Cm108)
+                return Cm108Key(chip, config["pin"], inverted=inverted)
+            case "rigctld":
+                return RigKey(config["host"], config["port"])
+            case "pty":
+                return PtyKey(config["path"])
+        raise DeviceError(f"there is no key line {config['by']!r}")
+
+    def _make_carrier(self, config: dict[str, Any]) -> CarrierLine:
+        inverted = bool(config.get("inverted"))
+        match config["by"]:
+            case "serial":
+                port = self._device(config["device"], SerialPort)
+                return SerialCarrier(port, config["line"], inverted=inverted)
+            case "gpio":
+                return Gpio(config["chip"], config["line"], output=False, inverted=inverted)
+            case "cm108":
+                chip = self._device(config["device"], Cm108)
+                return Cm108Carrier(chip, config["source"], inverted=inverted)
+            case "pty":
+                return PtyCarrier(config["path"])
+        raise DeviceError(f"there is no carrier line {config['by']!r}")
+
+    def _device(self, path: str, kind: Any) -> Any:
+        device = self._devices.get(path)
+        if device is None or device.fd < 0:
+            device = self._devices[path] = kind(path)
+        return device
