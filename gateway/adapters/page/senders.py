@@ -8,7 +8,7 @@ import random
 import socket
 from typing import Protocol
 
-from gateway.adapters.page.config import Dialect, PageSection, Zone
+from gateway.adapters.page.config import Dialect, PageSection, Zone, parse_group
 from gateway.core.actions import Dial
 from gateway.drivers._framer import Framer
 from gateway.errors import DeviceError
@@ -60,9 +60,7 @@ def sending_socket(section: PageSection, zone: Zone, group: tuple[str, int]) -> 
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, section.dscp << 2)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, zone.ttl or section.ttl)
         if interface != "0.0.0.0":
-            sock.setsockopt(
-                socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(interface)
-            )
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(interface))
             sock.bind((interface, 0))
         sock.connect(group)
     except OSError as error:
@@ -129,8 +127,6 @@ class SpaSender(RtpSender):
         self._started = False
 
     def open(self) -> StreamSpec:
-        from gateway.adapters.page.config import parse_group
-
         self._sock = sending_socket(self._section, self._zone, parse_group(self._zone.control))
         return super().open()
 
@@ -251,11 +247,9 @@ class PolySender:
                 self._sock.send(self._header(operation))
 
     def facts(self) -> str:
-        if self._framer is None:
-            return ""
-        sent, _, errors, gap_ns = self._framer.counts()
-        return f"longest gap {gap_ns / 1e6:.1f} ms" + (f", {errors} not sent" if errors else "") \
-            if sent else ""
+        sent, _, errors, gap_ns = self._framer.counts() if self._framer else (0, 0, 0, 0)
+        said = [f"longest gap {gap_ns / 1e6:.1f} ms"] if sent > 1 else []
+        return ", ".join([*said, *([f"{errors} packets not sent"] if errors else [])])
 
     def close(self) -> None:
         if self._framer is not None:

@@ -316,7 +316,12 @@ class DigestServer:
             and nonce.isascii()
             and hmac.compare_digest(self._proof(nonce[:30]), nonce[30:])
         )
-        if not ours or not right or secret is None or not _same_target(uri, request, legacy=not qop):
+        if (
+            not ours
+            or not right
+            or secret is None
+            or not _same_target(uri, request, legacy=not qop)
+        ):
             return False
         issued = int(nonce[:14], 16)
         age = now - issued / 1000
