@@ -26,7 +26,7 @@ def extensions() -> list[Extension]:
         depends = [str(h.relative_to(ROOT)) for h in (ROOT / pyx).parent.glob("*.[hc]")]
         if pyx.stem == "_engine":  # the real-time thread calls the kernels as plain C
             parts = {*ROOT.glob("gateway/media/engine_*.c"), *ROOT.glob("gateway/_codecs/*_impl.c")}
-            c_files = sorted(str(p.relative_to(ROOT)) for p in parts if p.name != "jitter_impl.c")
+            c_files = sorted(str(p.relative_to(ROOT)) for p in parts)
             depends += [str(h.relative_to(ROOT)) for h in ROOT.glob("gateway/_codecs/*.h")]
         found.append(
             Extension(

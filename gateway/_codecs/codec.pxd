@@ -7,7 +7,7 @@ links the ``.c`` files it needs and calls their ``cp_<name>_setup``, where there
 before anything else (g711, resample, dtmf: they fill tables).
 
 Rules that hold for all of them: no descriptor, thread, lock or allocation; the caller owns all
-memory (``sizeof`` the struct, or ``cp_jitter_size``); samples are int16 in native byte order; a
+memory (``sizeof`` the struct); samples are int16 in native byte order; a
 negative answer is an error code and nothing was changed. Codecs work on groups of ``CP_LANES``
 streams: bit i of ``mask`` is lane i, lanes outside the mask keep their state and their pointers
 are not read. A group is aligned to ``CP_ALIGN`` octets. Everything else keeps one state per

@@ -69,7 +69,9 @@ class Alert(Silent):
         self.priority = match.route.priority
         self._display = alarm.text or alarm.kind or alarm.alarm
         self._calling = match.expand(self.route.calling_as) or alarm.endpoint
-        self._zones = Zones(board, self, calling=self._calling, display=self._display)
+        self._zones = Zones(
+            board, self, ring_s=self.route.ring_s, calling=self._calling, display=self._display
+        )
         self._rounds_left = self.route.rounds
         self._next_round_at = 0.0
         self._queue: list[Target] = []

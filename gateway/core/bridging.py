@@ -103,7 +103,7 @@ class Bridging:
         bridge.floor.release(leg.id)
         bridge.members.remove(leg.id)
         bridge.keyed.discard(leg.id)
-        self._settle(leg, keyed=bool(leg.saying))
+        self._settle(leg)
         self.arbitrate(bridge)
         leg.bridge = ""
         self.board.act(Leave(bridge=bridge.id, leg=leg.id))
@@ -162,7 +162,7 @@ class Bridging:
         if bridge:
             bridge.floor.release(leg.id)
             bridge.keyed.discard(leg.id)
-        self._settle(leg, keyed=False)
+        self._settle(leg)
         if bridge:
             self.arbitrate(bridge)
 
@@ -190,15 +190,18 @@ class Bridging:
         for leg in legs:
             if leg.id in bridge.keyed and leg.id not in wanted_ids:
                 bridge.keyed.discard(leg.id)
-                self._settle(leg, keyed=bool(leg.saying))
+                self._settle(leg)
         if bridge.kind is BridgeKind.FLOOR and bridge.given != holder:
             bridge.given = holder
             self.board.act(GiveFloor(bridge=bridge.id, leg=holder))
         for leg in wanted:
             bridge.keyed.add(leg.id)
-            self._settle(leg, keyed=True)
+            self._settle(leg)
 
-    def _settle(self, leg: Leg, *, keyed: bool) -> None:
+    def _settle(self, leg: Leg) -> None:
+        """Key or release the leg's transmitter, as what it is needed for says."""
+        bridge = self.board.bridges.get(leg.bridge)
+        keyed = self.half(leg) and bool(leg.saying or (bridge and leg.id in bridge.keyed))
         if keyed and not leg.keyed:
             self.board.act(Key(leg=leg.id))
         elif leg.keyed and not keyed:
@@ -233,8 +236,7 @@ class Bridging:
     def say(self, leg: Leg, play: Play) -> str:
         """Play to a leg, its transmitter keyed; the name of the play."""
         leg.saying = play.play
-        if self.half(leg):
-            self._settle(leg, keyed=True)
+        self._settle(leg)
         self.board.act(play)
         return play.play
 
@@ -248,5 +250,4 @@ class Bridging:
         """A play is over: the transmitter is released, unless the floor wants it."""
         if leg.saying == play:
             leg.saying = ""
-            bridge = self.board.bridges.get(leg.bridge)
-            self._settle(leg, keyed=bridge is not None and leg.id in bridge.keyed)
+            self._settle(leg)

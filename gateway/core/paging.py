@@ -27,7 +27,9 @@ class Paging(Silent):
     def __init__(self, board: Switchboard, caller: Leg, match: Match) -> None:
         self.board, self.caller, self.match = board, caller, match
         self.route = match.route.route
-        self._zones = Zones(board, self, calling=caller.calling, display=caller.display)
+        self._zones = Zones(
+            board, self, ring_s=self.route.ring_s, calling=caller.calling, display=caller.display
+        )
         self._speaking = False
         self._heard = False
 

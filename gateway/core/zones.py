@@ -40,9 +40,15 @@ class Zones(Silent):
     """The zones of one page. The plan of their legs."""
 
     def __init__(
-        self, board: Switchboard, pager: Pager, *, calling: str = "", display: str = ""
+        self,
+        board: Switchboard,
+        pager: Pager,
+        *,
+        ring_s: float,
+        calling: str = "",
+        display: str = "",
     ) -> None:
-        self.board, self.pager = board, pager
+        self.board, self.pager, self._ring_s = board, pager, ring_s
         self._calling, self._display = calling, display
         self.legs: dict[Leg, Target] = {}
         self._waiting: dict[Target, Waiter] = {}
@@ -97,6 +103,11 @@ class Zones(Silent):
             one_way=True,
         )
         self.legs[leg] = target
+        self.board.after(self._ring_s, lambda: self._not_there(leg))
+
+    def _not_there(self, leg: Leg) -> None:
+        if leg.plan is self and not leg.connected:
+            self.board.hangup(leg, Cause.NO_ANSWER, "the zone does not answer")
 
     def answered(self, leg: Leg) -> None:
         self.pager.zone_answered(leg)

@@ -27,6 +27,8 @@ ALIVE_S: Final = 0.25
 POLL_S: Final = 0.01
 RETRY_S: Final = 0.1
 REOPEN_S: Final = 1.0
+ORPHAN_S: Final = 60.0
+"""How long it tries to release a line after the gateway is gone."""
 PROOF_BYTES: Final = 1 << 20
 _TROUBLE: Final = (OSError, DeviceError, PeerError, ValueError)
 
@@ -56,6 +58,8 @@ class Guard:
         """Until the parent is gone and the line is off."""
         while not (self._orphan and not self._loose):
             now = time.monotonic()
+            if self._orphan and now - self._since > ORPHAN_S:
+                return
             wait = min(
                 [self._alive_at - now]
                 + ([self._until - now] if self._keyed else [])
@@ -80,11 +84,13 @@ class Guard:
                 self._drop("the gateway is gone")
                 return
             message = json.loads(data)
-            if fds:
-                self._wiring.wire(fds[0])
+            if "wire" in message:
+                if fds:
+                    self._wiring.wire(fds[0])
             elif message["key"]:
                 self._renew(message)
             elif self._keyed:
+                self._wiring.release = b""  # the gateway ends the over itself
                 self._drop(message.get("why", "released"))
 
     def _renew(self, message: dict[str, Any]) -> None:

@@ -97,7 +97,8 @@ class Wiring:
             self._key.set(on)
         elif self._wire >= 0 and self.release and not on:
             for _ in range(RELEASES):
-                os.write(self._wire, self.release)
+                with contextlib.suppress(OSError):  # a peer that is gone hears nobody
+                    os.write(self._wire, self.release)
             self.release = b""
 
     def get(self) -> bool | None:

@@ -225,9 +225,7 @@ async def test_on_a_serial_line_a_foreign_master_reads_and_others_are_left_alone
         async with gateway(host="", serial=serial, unit=5, writers=["serial"]) as host:
             where = ("-0", "-m", "rtu", "-b", "19200", "-P", "none", "-r", "0")
             holding = ("-1", "-a", "5", "-t", "4:hex", line.ends[1])
-            status, output = await mbpoll(
-                *where, "-1", "-a", "5", "-r", "0", "-t", "4:hex", line.ends[1]
-            )
+            status, output = await mbpoll(*where, *holding)
             assert status == 0, output
             assert "0x4757" in output
             assert (await mbpoll(*where, "-a", "5", "-t", "0", line.ends[1], "1"))[0] == 0
@@ -237,9 +235,7 @@ async def test_on_a_serial_line_a_foreign_master_reads_and_others_are_left_alone
             noise = os.open(line.ends[1], os.O_WRONLY | os.O_NOCTTY)
             os.write(noise, b"\x05\x03\xff\x05" * 200)
             os.close(noise)
-            status, output = await mbpoll(
-                *where, "-1", "-a", "5", "-r", "0", "-t", "4:hex", line.ends[1]
-            )
+            status, output = await mbpoll(*where, *holding)
             assert status == 0, output
             assert host.counters["modbus.noise_octets"] > 500
 

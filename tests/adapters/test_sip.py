@@ -54,7 +54,9 @@ def section(**fields: Any) -> SipSection:
     return convert(SipSection, {"listen": ["udp:127.0.0.1:0", "tcp:127.0.0.1:0"], **fields})
 
 
-def request(method: str = "INVITE", uri: str = "sip:202@box", *lines: str, user: str = "anna") -> Request:  # fmt: skip
+def request(
+    method: str = "INVITE", uri: str = "sip:202@box", *lines: str, user: str = "anna"
+) -> Request:
     text = "\r\n".join(
         [
             f"{method} {uri} SIP/2.0",
@@ -438,9 +440,10 @@ async def test_max_forwards_counts_down_through_us() -> None:
         )
         offered = await host.wait_for(LegOffered)
         leg = host.begin_leg("sip/far")
+        trace = offered.trace
         adapter.dial(
-            Dial(leg=leg, endpoint="sip/far", number="1", calling="5", trace=offered.trace, call="c")
-        )  # fmt: skip
+            Dial(leg=leg, endpoint="sip/far", number="1", calling="5", trace=trace, call="c")
+        )
         while True:
             found = await peer.receive()
             if isinstance(found, Request):

@@ -86,9 +86,11 @@ class Bench:
             time.sleep(0.05)
         raise SystemExit(f"the gateway does not start:\n{(self.home / 'log').read_text()}")
 
-    def cpu_s(self) -> float:
-        """CPU seconds of the gateway so far."""
-        fields = Path(f"/proc/{self.gateway.pid}/stat").read_text().rpartition(")")[2].split()
+    def cpu_s(self, *, loop: bool = False) -> float:
+        """CPU seconds of the gateway so far, or of its event loop's thread alone."""
+        process = f"/proc/{self.gateway.pid}"
+        file = Path(f"{process}/task/{self.gateway.pid}/stat" if loop else f"{process}/stat")
+        fields = file.read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def sipp(self, name: str, address: str, port: int, *more: str) -> subprocess.Popen[bytes]:
@@ -109,7 +111,7 @@ class Bench:
         n = int(rate * seconds)
         called = self.sipp("uas", "127.0.2.30", self.called)
         time.sleep(0.3)
-        before, began = self.cpu_s(), time.monotonic()
+        before, loop, began = self.cpu_s(), self.cpu_s(loop=True), time.monotonic()
         caller = self.sipp(
             "uac", "127.0.2.10", self.caller, "-s", "1000", "-m", str(n), "-r", str(rate),
             "-d", str(HOLD_MS), "-l", str(n), "-recv_timeout", "10000",
@@ -118,7 +120,7 @@ class Bench:
         caller.wait()
         took = time.monotonic() - began
         time.sleep(0.5)
-        cpu = self.cpu_s() - before
+        cpu, loop = self.cpu_s() - before, self.cpu_s(loop=True) - loop
         called.send_signal(signal.SIGTERM)
         called.wait()
         mine, theirs = self.last("uac"), self.last("uas")
@@ -130,6 +132,7 @@ class Bench:
             "failed": failed + n - done - failed,
             "sent_again": again,
             "cpu_ms_per_call": round(1000 * cpu / max(done, 1), 3),
+            "of_which_loop": round(1000 * loop / max(done, 1), 3),
             "core_percent": round(100 * cpu / took, 1),
             "clean": float(done == n and again <= 0.02 * n),
         }

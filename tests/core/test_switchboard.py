@@ -453,7 +453,7 @@ class World(RuleBasedStateMachine):
         assert set(self.open.values()) == {"hung up"}
 
 
-World.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+World.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
 TestWorld = World.TestCase
 
 

@@ -29,7 +29,6 @@ from tests.interop.peers import (
     mulaw,
     phone,
     sipp,
-    until,
 )
 
 pytestmark = pytest.mark.interop
@@ -54,7 +53,13 @@ keepalive_s = {keepalive}
 """
 )
 OUT = '[[routes]]\nname = "out"\ncalled = "0(X.)"\ntargets = ["sip/carrier:{1}"]\n'
-IN = '[[routes]]\nname = "in"\nfrom = ["sip/carrier"]\ncalled = "+49301(XXX)"\ntargets = ["sip/anna"]\n'
+IN = """
+[[routes]]
+name = "in"
+from = ["sip/carrier"]
+called = "+49301(XXX)"
+targets = ["sip/anna"]
+"""
 TALK_S = 1.6
 
 
@@ -127,8 +132,9 @@ async def test_phone_calls_a_carrier_with_early_media(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "cause", "heard"), [(486, "busy", "486"), (603, "rejected", "403"), (404, "unallocated", "404")]
-)  # fmt: skip
+    ("status", "cause", "heard"),
+    [(486, "busy", "486"), (603, "rejected", "403"), (404, "unallocated", "404")],
+)
 async def test_refusals_keep_their_meaning(
     tmp_path: Path, status: int, cause: str, heard: str
 ) -> None:
@@ -268,7 +274,7 @@ async def test_second_carrier_takes_over_when_the_first_is_silent(tmp_path: Path
     sip = TRUNK.format(address="127.0.2.31", port=silent, keepalive=0, more="")
     sip += "no_response_s = 0.5\n"
     sip += f'[adapters.sip.trunks.second]\npeer = "sip:{CARRIER}:{port}"\nkeepalive_s = 0\n'
-    routes = '[[routes]]\nname = "out"\ncalled = "0(X.)"\ntargets = ["sip/carrier:{1}", "sip/second:{1}"]\n'  # noqa: E501
+    routes = OUT.replace("]\n", ', "sip/second:{1}"]\n')
     async with (
         box(sip, routes) as gateway,
         phone(tmp_path, "anna", "a1", gateway, hz=1000) as anna,

@@ -317,6 +317,9 @@ class Line(ABC):
             raise DeviceError(f"{self.endpoint} is closed")
         self.channel.flush(Flush.READ | Flush.WRITE)
         law = self.channel.params().law
+        # The card plays a block as soon as it is written: without one in hand, every block that is
+        # a little later than the one before would be a click.
+        self.channel.write((b"\xd5" if law == Law.A else b"\xff") * BLOCK)
         spec = DeviceSpec(
             fd=self.channel.fileno(),
             codec=Codec.PCMA if law == Law.A else Codec.PCMU,

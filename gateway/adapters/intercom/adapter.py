@@ -63,6 +63,7 @@ from gateway.protocols.intercom.profile import Means
 _KEYS: Final = frozenset("0123456789*#ABCD")
 _WATCH_S: Final = 1.0
 _BLOCK_S: Final = 0.02
+_ROUND_S: Final = 0.5
 
 
 class Intercom(Adapter):
@@ -87,6 +88,8 @@ class Intercom(Adapter):
         """Outputs that are switched on, and what ends the pulse."""
         self._conditions: dict[str, tuple[Condition, str]] = {}
         self._opened = 0
+        self._heard_of: set[str] = set()
+        """Stations whose presence is known since the line was opened."""
         self._refused = False
 
     # Places
@@ -98,7 +101,11 @@ class Intercom(Adapter):
             inputs=tuple(dict.fromkeys(INPUTS.values())), detail={"port": self.config.port},
         )  # fmt: skip
         inputs = tuple(
-            dict.fromkeys(r.input for r in bus.rules if r.means is Means.INPUT and "{" not in r.input)
+            dict.fromkeys(
+                rule.input
+                for rule in bus.rules
+                if rule.means is Means.INPUT and "{" not in rule.input
+            )
         )
         alarm = any(rule.means is Means.ALARM for rule in bus.rules)
         for name, place in self._places.items():
@@ -155,6 +162,7 @@ class Intercom(Adapter):
                 if lost:
                     self.host.count("reopened")
                     self.host.log.info("the bus is back", port=self.config.port, was=lost)
+                await self._first_round()
                 self.host.ready()
                 self._greet()
                 lost = await self._until_lost()
@@ -169,6 +177,7 @@ class Intercom(Adapter):
     async def _open(self) -> None:
         """Open every line and get through setup and log-in. Raises `DeviceError`."""
         self._opened, self._refused = 0, False
+        self._heard_of.clear()
         settings = self.config.settings(self._line_settings)
         bus = msgspec.structs.replace(self._profile, line=self._line_settings)
         addresses = [place.at for place in self.config.stations.values()]
@@ -198,6 +207,13 @@ class Intercom(Adapter):
         except BaseException:
             self._close()
             raise
+
+    async def _first_round(self) -> None:
+        """Let the stations be heard once, so that the first call knows who is there."""
+        deadline = self.host.now() + _ROUND_S
+        stations = self.config.stations.keys()
+        while not stations <= self._heard_of and self.host.now() < deadline:
+            await asyncio.sleep(0.01)
 
     def _greet(self) -> None:
         self._set(BUS, Condition.UP)
@@ -288,6 +304,7 @@ class Intercom(Adapter):
                 self._heard(what, self._names[what.station])
 
     def _present(self, name: str, there: bool, why: str) -> None:
+        self._heard_of.add(name)
         if there:
             self._set(name, Condition.UP)
             return
@@ -456,7 +473,7 @@ class Intercom(Adapter):
         elif not self._lines or self._conditions.get(name, ("",))[0] is Condition.DOWN:
             self._refuse(action, Cause.OUT_OF_ORDER, self._conditions.get(name, ("", ""))[1])
         elif self._on_bus(name) and self._n_speaking() >= self.room:
-            self._refuse(action, Cause.NO_CIRCUIT, f"the line carries {self.room} call(s) at a time")
+            self._refuse(action, Cause.NO_CIRCUIT, self._full)
         else:
             self._legs[leg.id] = leg
             if isinstance(place, Zone):
@@ -478,6 +495,10 @@ class Intercom(Adapter):
         both = 2 if any(s.duplex == "full" for s in self.config.stations.values()) else 1
         return max(1, int(_BLOCK_S * line.baud / bits / (170 * both)))
 
+    @property
+    def _full(self) -> str:
+        return f"the line carries the speech of {self.room} call(s) at a time"
+
     def ring(self, action: Ring) -> None: ...
 
     def progress(self, action: Progress) -> None: ...
@@ -487,7 +508,7 @@ class Intercom(Adapter):
         if leg is None or leg.state is not State.OFFERED:
             return
         if self._on_bus(leg.name) and self._n_speaking() >= self.room:
-            self._end(leg, Cause.NO_CIRCUIT, f"the line carries {self.room} call(s) at a time")
+            self._end(leg, Cause.NO_CIRCUIT, self._full)
             return
         leg.state = State.ANSWERING
         self._ask(leg, self._profile.talk, "talk")
@@ -581,9 +602,8 @@ class Intercom(Adapter):
         try:
             if speech == "bus":
                 assert self._profile.audio is not None
-                leg.bus = BusSpeech(
-                    self.host, leg.id, self._profile.audio.codec, lambda block: self._say(leg, block)
-                )
+                codec = self._profile.audio.codec
+                leg.bus = BusSpeech(self.host, leg.id, codec, lambda block: self._say(leg, block))
             elif isinstance(place, Station):
                 open_elsewhere(self.host, leg.id, place)
         except DeviceError as error:

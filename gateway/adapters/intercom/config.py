@@ -20,7 +20,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _RTP = re.compile(r"rtp://(?:\[(?P<v6>[0-9a-fA-F:]+)\]|(?P<host>[^:/\s]+)):(?P<port>\d{1,5})")
 BUS = "bus"
 """The endpoint that stands for the line itself."""
-FULL_BAUD_HINT = "use duplex = \"half\", or a faster line"
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,7 +130,7 @@ class Config(_Section, frozen=True, kw_only=True):
     password: Secret = Secret()
     """OpenWebNet's: digits for OPEN, any text for HMAC."""
     numbers: tuple[str, ...] = ()
-    """Numbers on the exchange that are the gateway: only calls to these are taken in. Empty: all."""
+    """Numbers on the exchange that are the gateway: only calls to these are taken in; none: all."""
     reopen_s: Annotated[float, msgspec.Meta(ge=0.05, le=60)] = 2.0
     """How often a line that was lost is tried again."""
     stations: dict[str, Station] = {}
@@ -168,7 +167,7 @@ class Config(_Section, frozen=True, kw_only=True):
         if not bus.audio.full_baud or rate < bus.audio.full_baud:
             raise ValueError(
                 f"{name}: full duplex needs a line of {bus.audio.full_baud} Bd, "
-                f"not {rate} ({FULL_BAUD_HINT})"
+                f"not {rate} (use duplex = 'half' or a faster line)"
             )
 
     def speech_of(self, station: Station) -> str:

@@ -18,6 +18,8 @@ from gateway.protocols.calendar import Bell, Calendar, days_of
 
 BELLS = "bells"
 """Local name of the endpoint of all bells."""
+MUTE = "mute_today"
+"""Output: 1 silences the timetable until midnight."""
 
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 _Gain = Annotated[float, msgspec.Meta(ge=-40, le=20)]
@@ -180,9 +182,9 @@ class PageSection(_Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         ipaddress.IPv4Address(self.interface)
         if BELLS in self.zones:
-            raise ValueError(
-                f"a zone cannot be called {BELLS!r}: that is the endpoint of all bells"
-            )
+            raise ValueError(f"no zone can be called {BELLS!r}: that is the endpoint of all bells")
+        if MUTE in self.bells:
+            raise ValueError(f"no bell can be called {MUTE!r}: that is the output that mutes them")
         taken: dict[tuple[str, int, int], str] = {}
         for name, zone in self.zones.items():
             poly = zone.dialect is Dialect.POLY

@@ -48,8 +48,13 @@ class Sender(Protocol):
 
 def make_sender(section: PageSection, zone: Zone, action: Dial) -> Sender:
     """The sender of a page that is asked for."""
-    kinds = {Dialect.RTP: RtpSender, Dialect.SPA: SpaSender, Dialect.POLY: PolySender}
-    return kinds[zone.dialect](section, zone, action)
+    match zone.dialect:
+        case Dialect.RTP:
+            return RtpSender(section, zone, action)
+        case Dialect.SPA:
+            return SpaSender(section, zone, action)
+        case Dialect.POLY:
+            return PolySender(section, zone, action)
 
 
 def sending_socket(section: PageSection, zone: Zone, group: tuple[str, int]) -> socket.socket:

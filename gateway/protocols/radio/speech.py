@@ -107,6 +107,7 @@ class ToAir:
         self._frame = frame_bytes(rate)
         self._most = round(longest_s / FRAME_S) * self._frame
         self._held = bytearray()
+        self._running = False
 
     def __bool__(self) -> bool:
         return bool(self._held)
@@ -118,8 +119,14 @@ class ToAir:
             del self._held[: self._frame]
             self.lost += 1
 
-    def take(self) -> bytes:
-        """The next frame; padded with silence when there is less."""
+    def take(self, *, last: bool = False) -> bytes:
+        """The next frame, or silence until there is enough for going on without gaps.
+
+        last: nothing more will come, so there is nothing to wait for.
+        """
+        if not self._running and not last and len(self._held) < 2 * self._frame:
+            return bytes(self._frame)
+        self._running = len(self._held) > self._frame
         taken = bytes(self._held[: self._frame])
         del self._held[: self._frame]
         return taken.ljust(self._frame, b"\0")
@@ -127,3 +134,4 @@ class ToAir:
     def clear(self) -> None:
         """Forget everything."""
         self._held.clear()
+        self._running = False

@@ -126,10 +126,11 @@ class Transmitter:
             self.poll(now)
 
     def stop(self, now: float) -> None:
-        """Off, at once."""
-        self.release(now)
+        """Off at once, and off until whoever speaks now has let go."""
         if self.line:
             self._rest(now)
+        if not self._released:
+            self._enter(Phase.PENALTY)
 
     def poll(self, now: float) -> None:
         """Time has passed."""

@@ -1,0 +1,117 @@
+"""Sockets: what they tell, and what they do with peers that do not read."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from gateway.drivers.net import (
+    MAX_UNSENT,
+    StreamConnection,
+    StreamOwner,
+    UdpSocket,
+    connect_tcp,
+    listen_tcp,
+    local_address_towards,
+)
+from gateway.errors import DeviceError
+
+
+class Owner(StreamOwner):
+    def __init__(self) -> None:
+        self.open: list[StreamConnection] = []
+        self.data = b""
+        self.gone: list[StreamConnection] = []
+        self.changed = asyncio.Event()
+
+    def opened(self, connection: StreamConnection) -> None:
+        self.open.append(connection)
+        self.changed.set()
+
+    def received(self, connection: StreamConnection, data: bytes) -> None:
+        self.data += data
+        self.changed.set()
+
+    def lost(self, connection: StreamConnection) -> None:
+        self.gone.append(connection)
+        self.changed.set()
+
+    async def until(self, condition: object) -> None:
+        async with asyncio.timeout(5.0):
+            while not condition():  # type: ignore[operator]
+                self.changed.clear()
+                await self.changed.wait()
+
+
+async def test_datagrams_tell_their_source_and_our_address() -> None:
+    got: asyncio.Queue[tuple[bytes, tuple[str, int], tuple[str, int]]] = asyncio.Queue()
+    ours = await UdpSocket.open("127.0.0.1", 0, lambda *what: got.put_nowait(what))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        peer.sendto(b"hello", ours.local)
+        assert await asyncio.wait_for(got.get(), 5.0) == (b"hello", peer.getsockname(), ours.local)
+        assert ours.send(b"back", peer.getsockname())
+        peer.settimeout(5.0)
+        assert peer.recv(100) == b"back"
+    ours.close()
+    ours.close()
+    assert not ours.send(b"late", ("127.0.0.1", 9))
+
+
+async def test_a_datagram_that_the_kernel_refuses_is_told() -> None:
+    ours = await UdpSocket.open("127.0.0.1", 0, lambda *what: None)
+    assert not ours.send(b"x" * 70_000, ("127.0.0.1", 9))
+    assert ours.errors == 1
+    assert ours.send(b"x", ("127.0.0.1", ours.local[1]))
+    ours.close()
+
+
+async def test_a_port_in_use_is_named() -> None:
+    ours = await UdpSocket.open("127.0.0.1", 0, lambda *what: None)
+    port = ours.local[1]
+    with pytest.raises(DeviceError, match=f"udp 127.0.0.1:{port}"):
+        await UdpSocket.open("127.0.0.1", port, lambda *what: None)
+    ours.close()
+    server = await listen_tcp("127.0.0.1", 0, Owner())
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(DeviceError, match=f"tcp 127.0.0.1:{port}"):
+        await listen_tcp("127.0.0.1", port, Owner())
+    server.close()
+    with pytest.raises(DeviceError, match=f"tcp 127.0.0.1:{port}"):
+        await connect_tcp("127.0.0.1", port, Owner())
+
+
+async def test_streams_carry_octets_both_ways_and_tell_their_end() -> None:
+    here, there = Owner(), Owner()
+    server = await listen_tcp("127.0.0.1", 0, there)
+    connection = await connect_tcp("127.0.0.1", server.sockets[0].getsockname()[1], here)
+    assert connection.send(b"ping")
+    await there.until(lambda: there.data == b"ping")
+    assert there.open[0].peer == connection.local
+    assert there.open[0].send(b"pong")
+    await here.until(lambda: here.data == b"pong")
+    connection.close()
+    await there.until(lambda: there.gone)
+    assert not there.open[0].send(b"late")
+    server.close()
+
+
+async def test_a_peer_that_does_not_read_is_cut_off() -> None:
+    here = Owner()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        connection = await connect_tcp("127.0.0.1", listener.getsockname()[1], here)
+        sent, block = 0, b"x" * 65536
+        while connection.send(block):
+            sent += len(block)
+            assert sent < 100 * MAX_UNSENT
+        await here.until(lambda: here.gone)
+        assert sent >= MAX_UNSENT
+
+
+def test_our_address_towards_somebody() -> None:
+    assert local_address_towards("127.0.0.1") == "127.0.0.1"
+    assert local_address_towards("not an address") == ""
