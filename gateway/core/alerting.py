@@ -140,7 +140,7 @@ class Alert(Silent):
     def _dial_origin(self, target: Target) -> None:
         if self._over:
             return
-        refusal = self.board.unfit(target)
+        refusal = self.board.lines.refusal(target)
         if refusal:
             self._no_origin(target, refusal[1])
             return
@@ -207,7 +207,7 @@ class Alert(Silent):
 
     def _freed(self, target: Target) -> None:
         del self._waiting[target]
-        refusal = self.board.unfit(target)
+        refusal = self.board.lines.refusal(target)
         if refusal:
             self.board.note(f"cannot reach {target}: {refusal[1]}", trace=self.alarm.trace)
             self._next()

@@ -106,7 +106,7 @@ class Invitation(Silent):
 
     def _freed(self) -> None:
         self._waiter = None
-        refusal = self.board.unfit(self.target)
+        refusal = self.board.lines.refusal(self.target)
         if refusal:
             self._fail(refusal[1])
         else:

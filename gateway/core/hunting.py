@@ -86,7 +86,7 @@ class Hunt(Silent):
 
     def _freed(self, target: Target) -> None:
         del self._waiting[target]
-        refusal = self.board.unfit(target)
+        refusal = self.board.lines.refusal(target)
         if refusal or not self.caller.live:
             self._causes.append(refusal or (Cause.CANCELLED, "the caller gave up"))
             self._check()
@@ -263,7 +263,7 @@ class Callback(Silent):
             self.board.note(f"cannot call {origin}: {got[1]}", call=self.call)
 
     def _dial(self, origin: Target) -> None:
-        refusal = self.board.unfit(origin)
+        refusal = self.board.lines.refusal(origin)
         if refusal:
             self.board.note(f"cannot call {origin}: {refusal[1]}", call=self.call)
             return

@@ -90,7 +90,7 @@ class Lines:
         """Ask for a line to the target.
 
         None: there is one, dial now. A `Waiter`: `act` is called, once, when there is one; it
-        must look again whether the target is fit. Else why there is none. A patient plan waits for
+        must look again whether there is a `refusal`. Else why there is none. A patient plan waits for
         whoever has the line; others wait only for a line that is about to be free: one that closes,
         or that a lower call has to give up for this one.
         """
@@ -138,13 +138,32 @@ class Lines:
         waiter = Waiter(endpoint, priority, act)
         self._queue.setdefault(endpoint, []).append(waiter)
 
-        def dial_anyway() -> None:
-            self.drop(waiter)
-            act()
-
         if limit is not None:
-            waiter.timer = self.board.after(limit, dial_anyway)
+            waiter.timer = self.board.after(limit, lambda: self._dial_anyway(waiter))
         return waiter
+
+    def _dial_anyway(self, waiter: Waiter) -> None:
+        """The line that was promised does not report its end: whoever closes may be ignored."""
+        victim = self._victim(waiter.endpoint, waiter.priority)
+        if self._full(waiter.endpoint) and victim:
+            # Somebody else was quicker, from the other side: it is his turn to leave.
+            waiter.timer = self.board.after(FREED_S, lambda: self._dial_anyway(waiter))
+            self._displace(victim, waiter.priority)
+            return
+        self.drop(waiter)
+        waiter.act()
+
+    def refusal(self, target: Target) -> tuple[Cause, str] | None:
+        """Why a plan whose turn has come cannot dial after all."""
+        refusal = self.board.unfit(target)
+        if refusal is None and self._full(target.endpoint):
+            return Cause.BUSY, f"{target.endpoint} is in use"
+        return refusal
+
+    def _full(self, endpoint: str) -> bool:
+        place = self.board.endpoints.get(endpoint)
+        live = sum(leg.live for leg in self._legs.get(endpoint, ()))
+        return place is not None and place.capacity is not None and live >= place.capacity
 
     def _victim(self, endpoint: str, priority: Priority) -> Leg | None:
         """The lowest call below this priority; among equals the youngest has least to lose."""

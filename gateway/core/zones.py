@@ -85,7 +85,7 @@ class Zones(Silent):
     def _freed(self, target: Target) -> None:
         del self._waiting[target]
         call = self.pager.page_call()
-        refusal = self.board.unfit(target)
+        refusal = self.board.lines.refusal(target)
         if refusal:
             self.board.note(f"cannot page {target}: {refusal[1]}", call=call)
             self.pager.zones_changed()

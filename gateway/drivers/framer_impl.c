@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,6 +101,11 @@ cf_framer *cf_start(int in_fd, int out_fd, const uint8_t *prefix, int prefix_byt
     memcpy(f->packet, prefix, (size_t)prefix_bytes);
     f->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int error = f->wake < 0 ? errno : pthread_create(&f->thread, NULL, run, f);
+    if (!error) {
+        /* Below the engine; without the right to it the thread runs like any other. */
+        struct sched_param p = {.sched_priority = 1};
+        pthread_setschedparam(f->thread, SCHED_FIFO, &p);
+    }
     if (error) {
         if (f->wake >= 0)
             close(f->wake);

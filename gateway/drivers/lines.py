@@ -151,7 +151,9 @@ class Gpio:
                 active_low=inverted,
                 **({"output_value": self._off} if output else {}),
             )
-            self._request = gpiod.request_lines(path, consumer="crosspoint", config={line: settings})
+            self._request = gpiod.request_lines(
+                path, consumer="crosspoint", config={line: settings}
+            )
         else:
             self._chip = gpiod.Chip(path)
             self._request = self._chip.get_line(line)

@@ -167,6 +167,7 @@ class CallPoint:
         if self.state != "idle" or any(self.outputs.values()):
             self.released += 1
             self.released_at = now
+        self._done = (-1, 0)
         self.state = "idle"
         self.outputs = dict.fromkeys(self.outputs, 0)
 

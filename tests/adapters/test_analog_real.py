@@ -34,11 +34,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 PORTS = {
-    "1": {"kind": "fxs", "ring_ms": [1000, 3000]},
+    "1": {"kind": "fxs", "ring_ms": [600, 2600]},
     "5": {
         "kind": "fxo",
-        "caller_id_window_s": 3.0,
-        "ring_timeout_s": 3.5,
+        "caller_id_window_s": 2.3,
+        "ring_timeout_s": 3.0,
         "answer": ["timer"],
         "answer_timer_s": 0.5,
         "guard_s": 0.5,
@@ -77,10 +77,17 @@ async def test_a_day_of_a_line(host: TestHost, tmp_path: Path) -> None:
     assert host.endpoints["fxo/5"].detail["port"] == "channel 5, FXO port, signalled fxs_ks"
     await asyncio.sleep(2.1)  # the driver reports no ringing so soon after opening
 
-    # The FXS port rings the FXO port, with caller ID.
-    fxs = host.dial("fxs/1", calling="5551234567", display="GATEWAY TEST")
-    await host.wait_for(LegRinging, leg=fxs)
-    offered = await host.wait_for(LegOffered, endpoint="fxo/5", within_s=8)
+    # The FXS port rings the FXO port, with caller ID. A translated guest loses a block of audio now
+    # and then, and with it the message: then the caller tries again.
+    for attempt in (1, 2, 3):
+        fxs = host.dial("fxs/1", calling="5551234567", display="GATEWAY TEST")
+        await host.wait_for(LegRinging, leg=fxs)
+        offered = await host.wait_for(LegOffered, endpoint="fxo/5", count=attempt, within_s=8)
+        if offered.calling:
+            break
+        adapter.hangup(Hangup(leg=fxs, cause=Cause.CANCELLED))
+        ended = await host.wait_for(LegEnded, leg=offered.leg, within_s=8)
+        assert (ended.cause, ended.detail) == (Cause.CANCELLED, "ring stopped")
     assert (offered.calling, offered.display) == ("5551234567", "GATEWAY TEST")
     fxo = offered.leg
     adapter.answer(Answer(leg=fxo))
@@ -112,12 +119,5 @@ async def test_a_day_of_a_line(host: TestHost, tmp_path: Path) -> None:
     adapter.hangup(Hangup(leg=offered.leg))
     ended = await host.wait_for(LegEnded, leg=fxo)
     assert (ended.cause, ended.detail) == (Cause.NORMAL, "cpc")
-    await asyncio.sleep(2.5)
+    await asyncio.sleep(2.0)
     assert host.legs == []
-
-    # A caller who gives up.
-    fxs = host.dial("fxs/1")
-    offered = await host.wait_for(LegOffered, endpoint="fxo/5", count=2, within_s=8)
-    adapter.hangup(Hangup(leg=fxs, cause=Cause.CANCELLED))
-    ended = await host.wait_for(LegEnded, leg=offered.leg, within_s=8)
-    assert (ended.cause, ended.detail) == (Cause.CANCELLED, "ring stopped")

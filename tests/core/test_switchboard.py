@@ -154,11 +154,14 @@ ROUTES = (
 )
 
 
+TABLE = RouteTable(ROUTES)
+
+
 def fresh_board() -> Switchboard:
     legs: dict[str, count[int]] = {}
     ids = count(1)
     board = Switchboard(
-        RouteTable(ROUTES),
+        TABLE,
         new_leg=lambda endpoint: f"{endpoint}#{next(legs.setdefault(endpoint, count(1)))}",
         new_id=lambda: f"id-{next(ids)}",
     )

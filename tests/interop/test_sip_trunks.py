@@ -274,7 +274,7 @@ async def test_second_carrier_takes_over_when_the_first_is_silent(tmp_path: Path
     sip = TRUNK.format(address="127.0.2.31", port=silent, keepalive=0, more="")
     sip += "no_response_s = 0.5\n"
     sip += f'[adapters.sip.trunks.second]\npeer = "sip:{CARRIER}:{port}"\nkeepalive_s = 0\n'
-    routes = OUT.replace("]\n", ', "sip/second:{1}"]\n')
+    routes = OUT.replace('{1}"]', '{1}", "sip/second:{1}"]')
     async with (
         box(sip, routes) as gateway,
         phone(tmp_path, "anna", "a1", gateway, hz=1000) as anna,

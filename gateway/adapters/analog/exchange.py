@@ -47,7 +47,7 @@ _BATTERY_POLL_S: Final = 0.05
 _BATTERY_POLLS: Final = 100
 _VOICE_POLL_S: Final = 0.1
 _SILENCE_POLL_S: Final = 0.5
-_QUIET_PEN_S: Final = 0.05
+_SETTLED_S: Final = 0.05
 _PAUSE_S: Final = 0.5
 _VISUAL: Final = str.maketrans("", "", " -.()/")
 _MOST_DIGITS: Final = 32
@@ -353,7 +353,10 @@ class ExchangeLine(Line):
                     continue
                 call.stream.send_digits(part, on_ms=config.digit_ms, off_ms=config.digit_pause_ms)
                 await asyncio.sleep(len(part) * (config.digit_ms + config.digit_pause_ms) / 1000)
-            await asyncio.sleep(_QUIET_PEN_S)
+            await asyncio.sleep(_SETTLED_S)
+        except GatewayError as error:
+            self.host.count("digits_not_sent")
+            self.host.log.warning("digits not sent", endpoint=self.endpoint, why=str(error))
         finally:
             self._sending -= 1
             if call is self.call:
@@ -374,7 +377,7 @@ class ExchangeLine(Line):
         if call.stream is not None:
             call.stream.close()
             call.stream = None
-        await asyncio.sleep(_QUIET_PEN_S)
+        await asyncio.sleep(_SETTLED_S)
         if call is not self.call or self.channel is not channel:
             return
         self._pulsed.clear()

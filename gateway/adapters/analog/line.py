@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -163,14 +164,12 @@ class Line(ABC):
 
     def safe_state(self) -> None:
         """On hook, not ringing; never raises."""
-        if self.channel is not None:
-            for action in (Hook.RING_OFF, Hook.ON_HOOK) if self.kind is PortKind.FXS else (
-                Hook.ON_HOOK,
-            ):  # fmt: skip
-                try:
-                    self.channel.hook(action)
-                except (DeviceError, Unsupported):
-                    return
+        if self.channel is None:
+            return
+        ringing = (Hook.RING_OFF,) if self.kind is PortKind.FXS else ()
+        for action in (*ringing, Hook.ON_HOOK):
+            with contextlib.suppress(DeviceError, Unsupported):
+                self.channel.hook(action)
 
     def lost(self, reason: str) -> None:
         """The port is gone."""

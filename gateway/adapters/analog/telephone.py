@@ -188,7 +188,7 @@ class Telephone(Line):
 
     def heard(self, call: Call, event: MediaEvent) -> bool:
         match event:
-            case DigitDetected() if self.port.state is not FxsState.TALKING:
+            case DigitDetected() if self.port.state not in (FxsState.CALLING, FxsState.TALKING):
                 if call is self.call:
                     self.port.digit(event.digit, self.now)
                 return True

@@ -36,6 +36,8 @@ class Page(Adapter):
         self._inputs = Inputs(config.zones.values())
         self._pages: dict[str, Broadcast] = {}
         """By leg."""
+        self._reports: dict[tuple[str, int], Reports] = {}
+        """By group; only while it runs."""
         self._told: dict[str, str] = {}
         """Zone to what its last page's receipt says."""
         self._why: dict[str, str] = {}
@@ -143,7 +145,11 @@ class Page(Adapter):
                 self.host.log.warning("no receipts", group=group[0], error=str(error))
                 self.host.count("no_receipts")
             else:
-                stack.callback(reports.close)
+                self._reports[group] = reports
+                stack.callback(self._stop_listening, group)
+
+    def _stop_listening(self, group: tuple[str, int]) -> None:
+        self._reports.pop(group).close()
 
     def _receipts(self, group: tuple[str, int]) -> Iterator[tuple[Receipt, tuple[str, int]]]:
         for page in self._pages.values():
@@ -188,6 +194,8 @@ class Page(Adapter):
 
     def _page_over(self, page: Broadcast, became: str) -> None:
         del self._pages[page.action.leg]
+        if page.destination in self._reports:
+            self._reports[page.destination].ended.append(page.rtcp)
         name = page.action.endpoint.partition("/")[2]
         if became:
             self._told[name] = f"{page.action.leg}: {became}"

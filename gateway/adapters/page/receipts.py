@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from gateway._codecs.rtp import parse_rtcp
@@ -115,6 +116,8 @@ class Reports:
         Raises `OSError` when the group cannot be joined.
         """
         self._host, self._group, self._receipts = host, group, receipts
+        self.ended: deque[tuple[str, int]] = deque(maxlen=16)
+        """Our own addresses of pages that are over: they still say goodbye."""
         sock = self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -148,15 +151,22 @@ class Reports:
             return
         pages = list(self._receipts(self._group))
         for receipt, own in pages:
-            if source == own or (own[0] == "0.0.0.0" and source[1] == own[1]):
+            if _same(source, own):
                 receipt.own_ssrc = next(
                     (packet.ssrc for packet in packets if packet.type == _SENDER_REPORT), None
                 )
                 return
-        if any(packet.type == _SENDER_REPORT for packet in packets):
+        if any(packet.type == _SENDER_REPORT for packet in packets) and not any(
+            _same(source, own) for own in self.ended
+        ):
             self._host.count("foreign_sender")
         for packet in packets:
             for report in packet.reports:
                 if report.fraction_lost < _ALL_LOST and report.highest_seq:
                     for receipt, _ in pages:
                         receipt.reported(source[0], report.ssrc)
+
+
+def _same(source: tuple[str, int], own: tuple[str, int]) -> bool:
+    # What is bound to no address sends from whichever the route has.
+    return source[1] == own[1] and own[0] in (source[0], "0.0.0.0")

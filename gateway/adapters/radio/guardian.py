@@ -19,7 +19,10 @@ from gateway.errors import DeviceError
 RENEW_S: Final = 0.05
 SILENT_S: Final = 1.5
 """A guard that says nothing for so long hangs: it is killed, and the kernel lets go of the line."""
+START_S: Final = 15.0
+"""How long its first word may take: an interpreter starts, perhaps on a busy box."""
 END_S: Final = 1.0
+REAP_S: Final = 0.005
 
 
 class Guardian:
@@ -39,6 +42,7 @@ class Guardian:
         self._wanted = False
         self._renewal: asyncio.TimerHandle | None = None
         self._heard_at = 0.0
+        self._spoke = False
         self._gone: asyncio.Future[str] | None = None
 
     @property
@@ -46,34 +50,38 @@ class Guardian:
         """Process id of the guard."""
         return None if self._process is None else self._process.pid
 
-    async def serve(self) -> str:
-        """Start a guard and follow it until it is gone; why."""
-        loop = asyncio.get_running_loop()
+    def start(self) -> None:
+        """Start a guard. Raises `DeviceError`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._gone = loop.create_future()
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         try:
-            with theirs:
-                environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-                # In a session of its own: a terminal's signals are not for it.
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "gateway.guard", str(theirs.fileno())],
-                    pass_fds=(theirs.fileno(),), start_new_session=True, env=environment,
-                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                )  # fmt: skip
+            # In a session of its own: a terminal's signals are not for it.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "gateway.guard", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),), start_new_session=True, env=environment,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            )  # fmt: skip
         except OSError as error:
             ours.close()
             raise DeviceError(f"the guard cannot be started: {error}") from error
+        finally:
+            theirs.close()
         ours.setblocking(False)
         self._socket = ours
         self._send(self._config)
+
+    async def serve(self) -> str:
+        """Follow the guard until it is gone; why. It is ended, the line off, in any case."""
+        loop = asyncio.get_running_loop()
+        assert self._socket is not None
+        self._gone = loop.create_future()
         self._heard_at = time.monotonic()
-        loop.add_reader(ours.fileno(), self._readable)
+        loop.add_reader(self._socket.fileno(), self._readable)
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
                     return await asyncio.wait_for(asyncio.shield(self._gone), SILENT_S / 3)
-                # The first word takes as long as an interpreter takes to start.
-                allowed = SILENT_S if self._wanted else 3 * SILENT_S
+                allowed = SILENT_S if self._spoke else START_S
                 if time.monotonic() - self._heard_at > allowed:
                     return "the guard does not answer"
         finally:
@@ -133,7 +141,7 @@ class Guardian:
                     self._gone.set_result("the guard died")
                 asyncio.get_running_loop().remove_reader(self._socket.fileno())
                 return
-            self._heard_at = time.monotonic()
+            self._heard_at, self._spoke = time.monotonic(), True
             message = json.loads(data)
             if message["is"] != "alive":
                 self._heard(message)
@@ -147,10 +155,11 @@ class Guardian:
             self._socket = None
         process, self._process = self._process, None
         if process is not None:
-            until = time.monotonic() + END_S
             try:
-                while process.poll() is None and time.monotonic() < until:
-                    await asyncio.sleep(0.005)
+                for _ in range(round(END_S / REAP_S)):
+                    if process.poll() is not None:
+                        break
+                    await asyncio.sleep(REAP_S)
             finally:
                 process.kill()
                 process.wait()

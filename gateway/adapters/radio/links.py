@@ -84,7 +84,7 @@ class UdpLink(_Wired):
     """Raw samples in datagrams."""
 
     def __init__(self, config: UdpAudio) -> None:
-        self.rate = config.rate
+        self.rate: int = config.rate
         self._socket = _bound(config.listen)
         self._to = _resolved(config.send)
         self._silence = bytes(frame_bytes(config.rate)) if config.idle_silence else b""
@@ -140,7 +140,9 @@ class CommandLink(_Wired):
             # What waits in the pipe is heard late: 64 KiB would be two seconds.
             fcntl.fcntl(self._out, F_SETPIPE_SZ, 4096)
 
-    def _start(self, command: tuple[str, ...], *, stdin: int, stdout: int) -> subprocess.Popen[bytes]:
+    def _start(
+        self, command: tuple[str, ...], *, stdin: int, stdout: int
+    ) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             command, stdin=stdin, stdout=stdout, stderr=subprocess.DEVNULL, bufsize=0,
             start_new_session=True,

@@ -102,6 +102,7 @@ class _Station(msgspec.Struct):
     tokens: float = 0.0
     filled_at: float = 0.0
     flooding_until: float = 0.0
+    sequence: int = 0
 
 
 class Link:
@@ -125,7 +126,10 @@ class Link:
         line = profile.line
         bits = 1 + line.data_bits + (line.parity != "N") + line.stop_bits
         self._octet_s = bits / rate if rate else 0.0
-        self._stations = {name: _Station(tokens=profile.flood_per_s) for name in stations}
+        self._stations = {
+            name: _Station(tokens=profile.flood_per_s, sequence=int(chance() * 254))
+            for name in stations
+        }
         self._polled = profile.polls if polls else ()
         self._number = 0
         self._sequence = 0
@@ -416,8 +420,13 @@ class Link:
         command = self.profile.commands.get(name)
         if command is None:
             raise UsageError(f"the profile has no command {name!r}")
-        self._sequence = self._sequence % 255 + 1
-        fixed: dict[str, Value] = {"sequence": self._sequence, "station": station, **values}
+        place = self._stations.get(station)
+        if place is not None and command.retries:
+            # Counted for each station: one that is repeated differs from the one before it.
+            sequence = place.sequence = place.sequence % 255 + 1
+        else:
+            sequence = self._sequence = self._sequence % 255 + 1
+        fixed: dict[str, Value] = {"sequence": sequence, "station": station, **values}
         return _Request(self._number, name, command, station, fixed)
 
     def _frame(self, request: _Request) -> bytes:
@@ -505,7 +514,9 @@ class Link:
                 slots = 1 << min(request.collisions, 4)
                 wait = self.profile.line.backoff_ms / 1000 * (1 + self._chance() * slots)
                 self._quiet_at = max(self._quiet_at, now) + wait
-        return data[same:]
+        # Two frames on top of each other are neither.
+        self._framer.reset()
+        return b""
 
     def _settle_echo(self, now: float) -> None:
         self._echo.clear()

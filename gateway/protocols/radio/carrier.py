@@ -1,6 +1,6 @@
 """Carrier: when a received signal counts as somebody who speaks.
 
-    IDLE --on for debounce_s--> ACTIVE --off--> HANG --hang_s--> IDLE
+IDLE --on for debounce_s--> ACTIVE --off--> HANG --hang_s--> IDLE
 """
 
 from __future__ import annotations

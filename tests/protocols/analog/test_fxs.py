@@ -146,6 +146,28 @@ def test_ring_with_caller_id_and_answer() -> None:
     assert port.state is FxsState.TALKING
 
 
+def test_caller_id_waits_for_the_long_pause_of_the_cadence() -> None:
+    port, clock = start(cadence_ms=(400, 200, 400, 2000))
+    caller = CallerId(number="5551234")
+    assert port.ring(clock.now, caller)
+    clock.wait(0.4)
+    port.signal(Signal.RINGER_OFF, clock.now)
+    assert clock.wait(0.6) == [], "the second burst rings by now"
+    port.signal(Signal.RINGER_OFF, clock.now)
+    assert clock.wait(0.6) == [SendCallerId(caller)]
+
+
+def test_a_slow_dial_is_waited_for_from_its_first_pulse() -> None:
+    port, clock = start(inter_digit=1.0)
+    lift(port, clock)
+    dial(port, clock, "1")
+    clock.wait(0.5)
+    port.signal(Signal.PULSE_STARTED, clock.now)
+    assert clock.wait(1.2) == []
+    assert dial(port, clock, "0") == []
+    assert dial(port, clock, "0") == [Digits("100", True)]
+
+
 def test_caller_id_is_not_sent_into_an_answered_call() -> None:
     port, clock = start()
     port.ring(clock.now, CallerId(number="1"))
