@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PIP    := PYTHONWARNINGS=ignore $(BIN)/pip install -q --disable-pip-version-check
 NATIVE := $(wildcard gateway/*/*.pyx gateway/*/*.pxd gateway/*/*.c gateway/*/*.h)
 
 .PHONY: run test lint build bench soak sanitize clean
@@ -34,20 +35,20 @@ card:                             ## the lab's virtual line card
 $(VENV)/bin/python:
 	@hardware/lab/packages.sh run
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install -q --upgrade pip
+	@$(PIP) --upgrade pip
 
 $(VENV)/run.stamp: $(VENV)/bin/python pyproject.toml setup.py $(NATIVE)
 	@hardware/lab/packages.sh run
-	@$(BIN)/pip install -q -e .[lab]
+	@$(PIP) -e .[lab]
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/run.stamp
 	@hardware/lab/packages.sh test
-	@$(BIN)/pip install -q -e .[lab,test,pyvoip]
+	@$(PIP) -e .[lab,test,pyvoip]
 	@touch $@
 
 $(VENV)/build.stamp: $(VENV)/bin/python $(NATIVE) setup.py
-	@$(BIN)/pip install -q "cython>=3.2,<3.4" "setuptools>=77"
+	@$(PIP) "cython>=3.2,<3.4" "setuptools>=77"
 	@$(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
 

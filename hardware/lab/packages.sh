@@ -5,8 +5,8 @@
 set -euo pipefail
 
 build="gcc libc6-dev make pkg-config python3 python3-dev python3-venv"
-run="$build baresip-core espeak-ng sox"
-test="$run baresip-ffmpeg dahdi ffmpeg kamailio kamailio-tls-modules libasound2-plugins
+run="$build baresip-core dahdi espeak-ng sox"
+test="$run baresip-ffmpeg ffmpeg kamailio kamailio-tls-modules libasound2-plugins
   libmodbus-dev libspandsp-dev linphone-cli mbpoll minimodem mosquitto mosquitto-clients
   multimon-ng netcat-openbsd sip-tester sipsak socat sofia-sip-bin sqlite3 tshark curl iproute2
   cpio dahdi-source gcc-12 kmod qemu-system-x86 xz-utils"
@@ -41,6 +41,11 @@ if [ ! -e "$policy" ]; then
   $sudo chmod +x "$policy"
   trap '$sudo rm -f "$policy"' EXIT
 fi
-export DEBIAN_FRONTEND=noninteractive
-$sudo apt-get -qq update
-$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+log=$(mktemp)
+apt() { $sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq "$@" >>"$log" 2>&1; }
+if ! apt update || ! apt install -y --no-install-recommends "${missing[@]}"; then
+  tail -20 "$log" >&2
+  echo "the packages could not be installed; the whole story is in $log" >&2
+  exit 1
+fi
+rm -f "$log"
