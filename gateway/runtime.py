@@ -149,13 +149,15 @@ class Gateway:
             )
             host.adapter = section.adapter(name, section.config, host)
             self.hosts[name] = host
-        self._queue: deque[tuple[Event, str, bool]] = deque()
-        """Event, adapter, and whether it has been journalled."""
+        self._queue: deque[tuple[Event, str, str]] = deque()
+        """Event, adapter, and the envelope under which it has been journalled, if it has."""
         self._held: dict[str, deque[tuple[Event, str]]] = {}
         """Endpoints whose alarm is on its way to the disk, and what came of them since."""
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due: float | None = None
+        self._pins = any(route.pins for route in configuration.routes)
+        """Whether numbers that are dialled may hold a PIN."""
         self._feeds: set[Feed] = set()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -206,7 +208,7 @@ class Gateway:
         elif type(event) is AlarmRaised:
             self._hold(event, name)
         elif len(self._queue) < QUEUE or not self._overflows(event, host):
-            self._queue.append((event, name, False))
+            self._queue.append((event, name, ""))
             self._schedule()
 
     def _overflows(self, event: Event, host: AdapterHost | None) -> bool:
@@ -233,7 +235,7 @@ class Gateway:
                 return
             done = True
             timer.cancel()
-            self._queue.append((alarm, name, True))
+            self._queue.append((alarm, name, envelope.id))
             behind = self._held.pop(alarm.endpoint)
             while behind:
                 event, who = behind.popleft()
@@ -241,7 +243,7 @@ class Gateway:
                     self._hold(event, who)
                     self._held[event.endpoint].extend(behind)
                     break
-                self._queue.append((event, who, False))
+                self._queue.append((event, who, ""))
             self._schedule()
 
         loop = self._running_loop()
@@ -273,13 +275,15 @@ class Gateway:
             self._schedule()
         self._arm()
 
-    def _process(self, event: Event, name: str, journalled: bool) -> None:
+    def _process(self, event: Event, name: str, journalled: str) -> None:
         now, wall, board = self.now(), time.time(), self.switchboard
-        shown = event
         kind = type(event)
-        if kind is DigitPressed and board.collecting_secret(event.leg):  # type: ignore[union-attr]
-            shown = msgspec.structs.replace(event, digit="?")
-        elif kind is LegEnded:
+        shown = event
+        if kind is DigitPressed or (kind is LegOffered and self._pins):
+            shown = board.shown(event)
+        if journalled:
+            self.journal.taken(journalled, now=now, at=wall)
+        if kind is LegEnded:
             self._dispatch.forget(event.leg)  # type: ignore[union-attr]
             self.patchbay.close_leg(event.leg)  # type: ignore[union-attr]
         call, trace = board.call_of(event)
@@ -412,6 +416,7 @@ class Gateway:
             self._make_directories()
             await self._start_engine()
             carried = self.journal.open(now=loop.time(), at=time.time())
+            self._journal_plan()
             self.store.open(self.box, self.journal.earlier)
             for name in ("journal", "records"):
                 self.accept(EndpointChanged(endpoint=_storage(name)), None)
@@ -481,8 +486,15 @@ class Gateway:
             )
         self.switchboard.replace_routes(configuration.table())
         self.configuration = configuration
+        self._pins = any(route.pins for route in configuration.routes)
+        self._journal_plan()
         self.generation += 1
         self.log.info("routes replaced", routes=len(configuration.routes))
+
+    def _journal_plan(self) -> None:
+        """Let the journal tell by which routes its events were answered."""
+        configuration = self.configuration
+        self.journal.plan(configuration.routes, configuration.gateway.zone)
 
     async def _watch(self, tasks: list[asyncio.Task[None]]) -> None:
         """Wait for `stop`; a supervisor that ends by itself is a fault of ours and ends us."""

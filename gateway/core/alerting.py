@@ -20,7 +20,6 @@ from gateway.core.actions import (
     CloseAlarm,
     OpenAlarm,
     Play,
-    SetOutput,
 )
 from gateway.core.calls import Call, Leg
 from gateway.core.causes import Cause
@@ -96,22 +95,14 @@ class Alert(Silent):
 
     def begin(self) -> None:
         """Switch outputs, open pages and call the first person."""
-        alarm, act = self.alarm, self.board.act
-        act(
+        alarm = self.alarm
+        self.board.act(
             OpenAlarm(
                 endpoint=alarm.endpoint, alarm=alarm.alarm, route=self.route.name, trace=alarm.trace
             )
         )
-        for setting in self.route.outputs:
-            act(
-                SetOutput(
-                    endpoint=setting.endpoint,
-                    output=setting.output,
-                    value=setting.value,
-                    pulse_ms=setting.pulse_ms,
-                )
-            )
-        self._zones.page(self.board.expand(self.match, self.route.page))
+        self.board.switch(self.route.outputs)
+        self._zones.page(self.board.routing.expand(self.match, self.route.page))
         if self.route.origin:
             self._call_origin()
         self._next()
@@ -128,7 +119,7 @@ class Alert(Silent):
     # The place where help is needed
 
     def _call_origin(self) -> None:
-        found = self.board.expand(self.match, (self.route.origin,))
+        found = self.board.routing.expand(self.match, (self.route.origin,))
         if found:
             target = found[0]
             got = self.board.lines.obtain(target, self.priority, lambda: self._dial_origin(target))
@@ -181,7 +172,7 @@ class Alert(Silent):
             return False
         self._rounds_left -= 1
         self._next_round_at = self.board.now + RETRY_S
-        targets = self.board.expand(self.match, self.route.targets)
+        targets = self.board.routing.expand(self.match, self.route.targets)
         busy = {target for target, _ in self._people.values()} | set(self._waiting)
         self._queue = [target for target in targets if target not in busy]
         return bool(self._queue) or self._new_round()
@@ -420,15 +411,21 @@ class Alert(Silent):
 
     def _close(self, outcome: str, by: str = "") -> None:
         self._over = True
+        meeting = self.route.conference if outcome in ("acknowledged", "delivered") else ""
         for leg in list(self._people):
-            self._let_go(leg)
-            self.board.hangup(leg, Cause.ANSWERED_ELSEWHERE, outcome)
+            target = self._let_go(leg)
+            if meeting and not leg.connected:
+                self.board.rooms.adopt(meeting, target, leg, self.route.ring_s)
+            else:
+                self.board.hangup(leg, Cause.ANSWERED_ELSEWHERE, outcome)
+        if meeting:
+            self.board.rooms.settle(meeting)
         self._zones.stop(outcome)
         if self._origin:
             self._origin.plan = None
             self.board.hangup(self._origin, Cause.NO_ANSWER, outcome)
         self._stop_timers()
-        self._rest()
+        self.board.rest(self.route.outputs)
         if self.alarm.state == "active":
             self.alarm.state = outcome
         self.board.act(
@@ -450,13 +447,6 @@ class Alert(Silent):
             if timer:
                 timer.cancel()
 
-    def _rest(self) -> None:
-        for setting in self.route.outputs:
-            if setting.after is not None:
-                self.board.act(
-                    SetOutput(endpoint=setting.endpoint, output=setting.output, value=setting.after)
-                )
-
     def supersede(self) -> None:
         """Another route takes the alarm over: end what this one began, not the alarm."""
         self._over = True
@@ -468,7 +458,7 @@ class Alert(Silent):
             self._origin.plan = None
             self.board.hangup(self._origin, Cause.NORMAL, "the alarm became another one")
         self._stop_timers()
-        self._rest()
+        self.board.rest(self.route.outputs)
         self.alarm.plan = None
 
     def suspend(self) -> None:

@@ -235,6 +235,8 @@ class Bridging:
 
     def say(self, leg: Leg, play: Play) -> str:
         """Play to a leg, its transmitter keyed; the name of the play."""
+        if not leg.live:
+            return play.play
         leg.saying = play.play
         self._settle(leg)
         self.board.act(play)

@@ -46,29 +46,45 @@ class Rooms:
         invited.append(invitation)
         invitation.begin()
 
+    def adopt(self, room: str, target: Target, leg: Leg, ring_s: float) -> None:
+        """Let somebody whom another plan has dialled come in when he answers."""
+        invitation = Invitation(self.board, room, target, leg.call, calling="", ring_s=ring_s)
+        self._invited.setdefault(room, []).append(invitation)
+        invitation.watch(leg)
+
     def done(self, invitation: Invitation) -> None:
         """He came, or will not."""
         self._invited[invitation.room].remove(invitation)
         self._tidy(invitation.room)
+
+    def settle(self, room: str) -> None:
+        """Nobody else is called: a radio that sits there alone waits for nobody."""
+        bridge = self._bridges.get(room)
+        if bridge and room not in self._invited:
+            self._end_if_lost(bridge)
 
     def _tidy(self, room: str) -> None:
         if not self._invited[room]:
             del self._invited[room]
 
     def left(self, bridge: Bridge) -> None:
-        """Somebody left: end what could never end by itself.
+        """Somebody left: end what could never end by itself."""
+        if not bridge.members:
+            del self._bridges[bridge.room]
+        self._end_if_lost(bridge, last=True)
+
+    def _end_if_lost(self, bridge: Bridge, *, last: bool = False) -> None:
+        """End a room in which nobody is left who could leave it.
 
         A radio or an intercom station that was called into a room does not hang up. When nobody
-        else is left it would keep its line, and its transmitter, in the room for ever; so would
+        else is there it would keep its line, and its transmitter, in the room for ever; so would
         the last one who was called and waits for people who have gone.
         """
         room = bridge.room
         legs = [self.board.legs[name] for name in bridge.members]
         bridging = self.board.bridging
         lost = all(leg.outbound and (bridging.half(leg) or bridging.listens(leg)) for leg in legs)
-        if not legs:
-            del self._bridges[room]
-        if lost or (len(legs) == 1 and legs[0].outbound):
+        if lost or (last and len(legs) == 1 and legs[0].outbound):
             for invitation in list(self._invited.get(room, ())):
                 invitation.withdraw()
             for leg in legs:
@@ -114,7 +130,7 @@ class Invitation(Silent):
 
     def _fail(self, why: str) -> None:
         self.board.note(f"cannot invite {self.target}: {why}", call=self.by)
-        self.board.rooms.done(self)
+        self._absent()
 
     def _dial(self) -> None:
         call = self.board.new_call(
@@ -122,14 +138,24 @@ class Invitation(Silent):
         )
         call.route, call.why = self.by.route, f"invited to conference {self.room}"
         call.push_to_talk = self.by.push_to_talk
-        self._leg = self.board.dial(call, self.target, self, calling=self._calling)
+        self.watch(self.board.dial(call, self.target, self, calling=self._calling))
+        self.board.note(call.why, call=call, route=call.route)
+
+    def watch(self, leg: Leg) -> None:
+        """Wait for the leg's answer."""
+        self._leg = leg
+        leg.plan = self
         self._deadline = self.board.after(self._ring_s, lambda: self._give_up("ring time-out"))
 
     def _give_up(self, detail: str) -> None:
         assert self._leg is not None
         self._leg.plan = None
         self.board.hangup(self._leg, Cause.NO_ANSWER, detail)
+        self._absent()
+
+    def _absent(self) -> None:
         self.board.rooms.done(self)
+        self.board.rooms.settle(self.room)
 
     def withdraw(self) -> None:
         """The conference is over before he came."""
@@ -153,7 +179,7 @@ class Invitation(Silent):
         """He does not want, or his line was taken for somebody more urgent."""
         assert self._deadline is not None
         self._deadline.cancel()
-        self.board.rooms.done(self)
+        self._absent()
 
     def displaced(self, leg: Leg) -> bool:
         """The conference goes on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from gateway.core.actions import Command, SetOutput
+from gateway.core.actions import Command
 from gateway.core.calls import Leg
 from gateway.core.routes import CompiledRoute, Match, Trigger
 from gateway.core.service import person
@@ -105,15 +105,7 @@ class Features:
             leg=leg.id,
             route=route.name,
         )
-        for setting in route.outputs:
-            board.act(
-                SetOutput(
-                    endpoint=setting.endpoint,
-                    output=setting.output,
-                    value=setting.value,
-                    pulse_ms=setting.pulse_ms,
-                )
-            )
+        board.switch(route.outputs)
         if route.command and route.command.verb == "ACKNOWLEDGE":
             board.acknowledge(route.command.endpoint, "", by)
         elif route.command:
@@ -128,7 +120,7 @@ class Features:
                 )
             )
         if route.targets:
-            board.transfers.transfer(leg, board.expand(match, route.targets), route.ring_s)
+            board.transfers.transfer(leg, board.routing.expand(match, route.targets), route.ring_s)
 
 
 def _tails(digits: str) -> list[str]:

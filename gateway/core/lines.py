@@ -90,9 +90,9 @@ class Lines:
         """Ask for a line to the target.
 
         None: there is one, dial now. A `Waiter`: `act` is called, once, when there is one; it
-        must look again whether there is a `refusal`. Else why there is none. A patient plan waits for
-        whoever has the line; others wait only for a line that is about to be free: one that closes,
-        or that a lower call has to give up for this one.
+        must look again whether there is a `refusal`. Else why there is none. A patient plan waits
+        for whoever has the line; others wait only for a line that is about to be free: one that
+        closes, or that a lower call has to give up for this one.
         """
         refusal = self.board.unfit(target)
         if refusal:

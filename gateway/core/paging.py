@@ -36,7 +36,7 @@ class Paging(Silent):
     def begin(self) -> None:
         """Call the zones."""
         self.caller.plan = self
-        self._zones.page(self.board.expand(self.match, self.route.page))
+        self._zones.page(self.board.routing.expand(self.match, self.route.page))
         if self._zones.busy and not self._zones.coming:
             self._zones.abandon()
             self.caller.plan = None

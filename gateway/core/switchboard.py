@@ -72,11 +72,11 @@ from gateway.core.events import (
     TransferRequested,
 )
 from gateway.core.features import Features
-from gateway.core.hunting import Callback, Hunt
+from gateway.core.hunting import Callback
 from gateway.core.lines import Lines
-from gateway.core.paging import Paging
-from gateway.core.plans import AnnounceToCaller, LastWords, Plan
-from gateway.core.routes import Match, RouteTable, Strategy
+from gateway.core.plans import LastWords, Plan
+from gateway.core.routes import OutputSetting, RouteTable
+from gateway.core.routing import Routing
 from gateway.core.service import Service
 from gateway.core.timers import Timer, Timers
 from gateway.core.transfer import Transfers
@@ -123,6 +123,7 @@ class Switchboard:
         self.lines = Lines(self)
         self.bridging = Bridging(self)
         self.rooms = Rooms(self)
+        self.routing = Routing(self)
         self.features = Features(self)
         self.transfers = Transfers(self)
         self.alarming = Alarms(self)
@@ -371,6 +372,24 @@ class Switchboard:
         call.priority = max(call.priority, former.priority)
         self._close_call(former)
 
+    def switch(self, outputs: Iterable[OutputSetting]) -> None:
+        """Set a route's outputs as its plan begins."""
+        for each in outputs:
+            self.act(
+                SetOutput(
+                    endpoint=each.endpoint,
+                    output=each.output,
+                    value=each.value,
+                    pulse_ms=each.pulse_ms,
+                )
+            )
+
+    def rest(self, outputs: Iterable[OutputSetting]) -> None:
+        """Set a route's outputs as its plan ends."""
+        for each in outputs:
+            if each.after is not None:
+                self.act(SetOutput(endpoint=each.endpoint, output=each.output, value=each.after))
+
     def expect(self, command: str, service: Service) -> None:
         """Send the outcome of a command to the service call that gave it."""
         self._expected[command] = service
@@ -393,13 +412,7 @@ class Switchboard:
             return
         if self.calls.pop(call.id, None):
             after, call.after = call.after, ()
-            for setting in after:
-                if setting.after is not None:
-                    self.act(
-                        SetOutput(
-                            endpoint=setting.endpoint, output=setting.output, value=setting.after
-                        )
-                    )
+            self.rest(after)
 
     def ignore(self, event: object) -> None:
         """Count an event that means nothing in the state it met."""
@@ -428,104 +441,7 @@ class Switchboard:
         if self.stopping:
             self.hangup(leg, Cause.CONGESTION, "the gateway is stopping")
             return
-        self._route(leg, event)
-
-    def _route(self, leg: Leg, event: LegOffered) -> None:
-        call = leg.call
-        match, refusals = self.table.match(event, self.wall)
-        if match is None:
-            self._directory(leg, event, refusals)
-            return
-        route = match.route.route
-        leg.number = match.route.shown(event.called)
-        call.route, call.record = route.name, route.record
-        call.push_to_talk = route.push_to_talk
-        call.priority = max(call.priority, match.route.priority)
-        call.why = f"route {route.name!r} matched {leg.number or 'the call'} from {event.endpoint}"
-        self.note(call.why, call=call, route=route.name)
-        if route.refuse:
-            self.hangup(leg, Cause(route.refuse), f"route {route.name!r} refuses")
-            return
-        call.after = route.outputs
-        for setting in route.outputs:
-            self.act(
-                SetOutput(
-                    endpoint=setting.endpoint,
-                    output=setting.output,
-                    value=setting.value,
-                    pulse_ms=setting.pulse_ms,
-                )
-            )
-        if route.command:
-            Service(self, leg, match).begin()
-        elif route.conference:
-            self.answer(leg)
-            self.rooms.enter(route.conference, leg)
-            for target in self.expand(match, route.targets):
-                self.rooms.invite(
-                    route.conference, target, call, calling=leg.calling, ring_s=route.ring_s
-                )
-        elif route.page:
-            Paging(self, leg, match).begin()
-        elif route.announce and not route.targets:
-            AnnounceToCaller(self, leg, match).begin()
-        else:
-            self._hunt(leg, match)
-
-    def _hunt(self, leg: Leg, match: Match) -> None:
-        route = match.route.route
-        targets = self.expand(match, route.targets)
-        groups = [targets] if route.strategy is Strategy.ALL else [[t] for t in targets]
-        Hunt(
-            self,
-            leg.call,
-            leg,
-            groups * route.rounds,
-            ring_s=route.ring_s,
-            calling=match.expand(route.calling_as),
-            auto_answer=route.auto_answer,
-            screened=match if route.acknowledge else None,
-        ).begin()
-
-    def expand(self, match: Match, texts: Iterable[str]) -> list[Target]:
-        """A route's targets, with captures and directory numbers filled in."""
-        targets = []
-        for text in texts:
-            expanded = match.expand(text)
-            try:
-                if expanded.startswith("directory:"):
-                    number = expanded.removeprefix("directory:")
-                    found = self.lookup(number)
-                    if found is None:
-                        raise UsageError(f"{number or '(no number)'} is nobody's number")
-                    targets.append(found)
-                else:
-                    targets.append(Target.parse(expanded))
-            except UsageError as error:
-                self.note(f"route {match.route.name!r}: {error}")
-        return targets
-
-    def lookup(self, number: str) -> Target | None:
-        """The extension with this directory number."""
-        for endpoint in self.endpoints.values():
-            if number and endpoint.number == number:
-                return Target(endpoint.id)
-        return None
-
-    def _directory(self, leg: Leg, event: LegOffered, refusals: list[tuple[str, str]]) -> None:
-        """No route matched: extensions reach each other by number; trunks need a route."""
-        origin = self.endpoints.get(event.endpoint)
-        target = self.lookup(event.called)
-        if target and origin and not origin.takes_number and target.endpoint != event.endpoint:
-            leg.call.route = "directory"
-            leg.call.why = f"{event.called} is the number of {target.endpoint}"
-            self.note(leg.call.why, call=leg.call, route="directory")
-            Hunt(self, leg.call, leg, [[target]], ring_s=60.0).begin()
-            return
-        why = "; ".join(f"{name}: {reason}" for name, reason in refusals) or "there are no routes"
-        leg.call.why = f"no route matched {event.called or '(no number)'} from {event.endpoint}"
-        self.note(f"{leg.call.why}: {why}", call=leg.call)
-        self.hangup(leg, Cause.UNALLOCATED, leg.call.why)
+        self.routing.route(leg, event)
 
     def _leg_moved(
         self,

@@ -46,8 +46,8 @@ class Transfers:
         )
         match, _ = self.board.table.match(probe, self.board.wall)
         if match:
-            return next(iter(self.board.expand(match, match.route.route.targets)), None)
-        return self.board.lookup(number)
+            return next(iter(self.board.routing.expand(match, match.route.route.targets)), None)
+        return self.board.routing.lookup(number)
 
     def transfer(self, leg: Leg, targets: list[Target], ring_s: float) -> None:
         """Blind: the partner hunts for the targets, the leg that asks ends."""

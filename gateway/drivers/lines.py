@@ -282,7 +282,10 @@ class PtyCarrier:
 
     def get(self) -> bool:
         with contextlib.suppress(BlockingIOError):
-            while heard := os.read(self._fd, 256):
+            while True:
+                heard = os.read(self._fd, 256)
+                if not heard:
+                    raise OSError(errno.EIO, "the other end of the PTY is gone")
                 for octet in heard:
                     self._on = octet == ord("T") if octet in b"TR" else self._on
         return self._on

@@ -27,6 +27,8 @@ ALIVE_S: Final = 0.25
 POLL_S: Final = 0.01
 RETRY_S: Final = 0.1
 REOPEN_S: Final = 1.0
+LOOK_S: Final = 0.25
+"""How often a keyed line is read back."""
 ORPHAN_S: Final = 60.0
 """How long it tries to release a line after the gateway is gone."""
 PROOF_BYTES: Final = 1 << 20
@@ -47,7 +49,8 @@ class Guard:
         self._why = "start"
         self._loose = True
         """The line must be released and has not been seen to be."""
-        self._retry_at = self._alive_at = 0.0
+        self._proven = False
+        self._retry_at = self._alive_at = self._look_at = 0.0
         self._since = time.monotonic()
         self._carrier: bool | None = None
         self._fault = ""
@@ -56,7 +59,7 @@ class Guard:
 
     def serve(self) -> None:
         """Until the parent is gone and the line is off."""
-        while not (self._orphan and not self._loose):
+        while not (self._orphan and self._proven):
             now = time.monotonic()
             if self._orphan and now - self._since > ORPHAN_S:
                 return
@@ -74,7 +77,7 @@ class Guard:
     def _listen(self) -> None:
         for _ in range(64):
             try:
-                data, fds, _, _ = socket.recv_fds(self._control, 65536, 1, socket.MSG_DONTWAIT)
+                data, fds, _, _ = socket.recv_fds(self._control, 65536, 1)
             except BlockingIOError:
                 return
             except OSError:
@@ -113,20 +116,24 @@ class Guard:
             self._trouble(error)
             self._drop(f"it could not be keyed: {error}")
             return
+        self._look_at = time.monotonic() + LOOK_S
         self._say("keyed", took_ms=_ms(begin))
 
     def _drop(self, why: str) -> None:
         if self._keyed or self._orphan:
-            self._keyed, self._loose, self._why = False, True, why
-            self._since = time.monotonic()
-            self._retry_at = 0.0
+            self._lose(why)
         self._release(time.monotonic())
+
+    def _lose(self, why: str) -> None:
+        self._keyed, self._loose, self._proven, self._why = False, True, False, why
+        self._since = time.monotonic()
+        self._retry_at = 0.0
 
     def _release(self, now: float) -> None:
         if not self._loose or now < self._retry_at:
             return
         try:
-            self._wiring.open()
+            self._wiring.open_key()
             self._wiring.set(False)
             read_back = self._wiring.get()
             if read_back:
@@ -136,26 +143,36 @@ class Guard:
             self._trouble(error)
             self._wiring.close()
             return
+        text = "none" if read_back is None else "off"
+        if not self._proven:
+            self._proven = True
+            self._prove(read_back=text)
+        try:
+            self._wiring.open_carrier()
+        except _TROUBLE as error:
+            # The key line stays open: opening a serial port moves its outputs.
+            self._retry_at = time.monotonic() + REOPEN_S
+            self._trouble(error)
+            return
         self._loose = False
         self._fault = ""
-        text = "none" if read_back is None else "off"
-        self._prove(read_back=text)
-        self._say("unkeyed" if self._ready else "ready", why=self._why, read_back=text,
-                  took_ms=_ms(self._since))  # fmt: skip
+        what = "unkeyed" if self._ready else "ready"
+        self._say(what, why=self._why, read_back=text, took_ms=_ms(self._since))
         self._ready = True
 
     def _tick(self, now: float) -> None:
         if self._keyed and now >= self._until:
             self._drop("the lease was not renewed")
+        elif self._keyed and now >= self._look_at:
+            self._look(now)
         self._release(now)
         if self._wiring.senses and self._ready and not self._loose:
             try:
                 carrier = self._wiring.carrier()
             except _TROUBLE as error:
                 self._trouble(error)
-                self._keyed, self._loose, self._why = False, True, f"the line broke: {error}"
-                self._retry_at, self._since = 0.0, now
                 self._wiring.close()
+                self._lose(f"the line broke: {error}")
                 carrier = False
             if carrier is not self._carrier:
                 self._carrier = carrier
@@ -163,6 +180,19 @@ class Guard:
         if now >= self._alive_at:
             self._alive_at = now + ALIVE_S
             self._say("alive")
+
+    def _look(self, now: float) -> None:
+        """A line that somebody else has released, or a rig that is gone, ends the over."""
+        self._look_at = now + LOOK_S
+        try:
+            if self._wiring.get() is not False:
+                return
+            why = "the line was released by somebody else"
+        except _TROUBLE as error:
+            self._trouble(error)
+            self._wiring.close()
+            why = f"the line broke: {error}"
+        self._drop(why)
 
     def _trouble(self, error: Exception) -> None:
         text = str(error) or type(error).__name__
@@ -174,7 +204,7 @@ class Guard:
     def _say(self, what: str, **facts: Any) -> None:
         # A parent that does not read is as good as none: the lease will tell.
         with contextlib.suppress(OSError):
-            self._control.send(json.dumps({"is": what, **facts}).encode(), socket.MSG_DONTWAIT)
+            self._control.send(json.dumps({"is": what, **facts}).encode())
 
     def _prove(self, **facts: Any) -> None:
         line = {
@@ -211,6 +241,8 @@ def main() -> None:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(5))
     with socket.socket(fileno=int(sys.argv[1])) as control:
         first = control.recv(65536)
+        # recv_fds of Python 3.11 ignores its flags: only the socket itself can say not to wait.
+        control.setblocking(False)
         if first:
             Guard(control, json.loads(first)).serve()
 

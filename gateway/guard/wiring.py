@@ -78,10 +78,13 @@ class Wiring:
         self._devices: dict[str, SerialPort | Cm108] = {}
         self._wire = -1
 
-    def open(self) -> None:
-        """Open what is not open; the key line is off then."""
+    def open_key(self) -> None:
+        """Open the key line, if it is not open; it is off then."""
         if self._key is None and self._key_config is not None:
             self._key = self._make_key(dict(self._key_config))
+
+    def open_carrier(self) -> None:
+        """Open the carrier line, if it is not open."""
         if self._carrier is None and self._carrier_config is not None:
             self._carrier = self._make_carrier(dict(self._carrier_config))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ import msgspec
 from gateway.core.actions import Command, SendDigits
 from gateway.core.envelope import Envelope
 from gateway.core.events import DigitPressed
+from gateway.core.routes import Route
 
 _NAME: Final = re.compile(
     r"journal-([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[0-9a-f-]{17}\.jsonl\Z"
@@ -22,12 +24,58 @@ CARRIED: Final = b'{"carried":'
 """Begins the first line of a segment: the alarms that were open."""
 OPENED: Final = b'{"opened":'
 """Begins the line that stands where a run of the gateway began."""
+PLAN: Final = b'{"plan":'
+"""Begins a line with the routes that are used from here on; each segment has one near its head."""
+TAKEN: Final = b'{"taken":'
+"""Begins the line that says when the switchboard was given an alarm that is written above."""
+MARKS: Final = (CARRIED, OPENED, PLAN, TAKEN)
+"""Lines that are no envelopes."""
 
 
 class Head(msgspec.Struct, frozen=True):
     """First line of a segment: the envelopes of the alarms that are open."""
 
     carried: list[Envelope]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The routes in use. Of a PIN only the length is kept."""
+
+    routes: list[Route]
+    zone: str = "UTC"
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """An alarm is written down before anybody acts on it; this is when it was acted on."""
+
+    alarm: str
+    """Id of the alarm's envelope."""
+    mono: float
+    at: float
+
+
+class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line that is no envelope and no head."""
+
+    opened: str = ""
+    plan: Plan | None = None
+    taken: Taken | None = None
+
+
+def plan(routes: Iterable[Route], zone: str) -> bytes:
+    """The line with the routes in use, without PINs."""
+    hidden = [
+        msgspec.structs.replace(
+            route, pins={who: "?" * len(pin) for who, pin in route.pins.items()}
+        )
+        for route in routes
+    ]
+    return msgspec.json.encode(Mark(plan=Plan(hidden, zone))) + b"\n"
+
+
+def taken(alarm: str, mono: float, at: float) -> bytes:
+    """The line that says when the alarm of this envelope was acted on."""
+    return msgspec.json.encode(Mark(taken=Taken(alarm, mono, at))) + b"\n"
 
 
 def opened(run: str) -> bytes:

@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.core.envelope import Envelope
 from gateway.journal.alarms import OpenAlarms
-from gateway.journal.lines import CARRIED, OPENED, Head, line_start, opened, segments
+from gateway.journal.lines import MARKS, OPENED, Head, line_start, opened, segments
 
 
 class Reader:
@@ -96,7 +96,7 @@ class Reader:
                 continue
 
     def _envelope(self, line: bytes) -> Envelope | None:
-        if line.startswith((CARRIED, OPENED)):
+        if line.startswith(MARKS):
             return None
         if not all(needle in line for needle in self._needles):
             return None

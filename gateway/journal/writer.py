@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -17,9 +17,20 @@ from gateway.core.actions import CloseAlarm, OpenAlarm
 from gateway.core.envelope import Envelope
 from gateway.core.events import AlarmRaised
 from gateway.core.ids import Ids
+from gateway.core.routes import Route
 from gateway.errors import DeviceError
 from gateway.journal.alarms import OpenAlarms
-from gateway.journal.lines import CARRIED, begun, encode, opened, segments, sound_size
+from gateway.journal.lines import (
+    CARRIED,
+    PLAN,
+    begun,
+    encode,
+    opened,
+    plan,
+    segments,
+    sound_size,
+    taken,
+)
 from gateway.journal.reader import Reader, read_open_alarms
 
 
@@ -55,7 +66,8 @@ class JournalCounters(msgspec.Struct, kw_only=True):
 
 
 class _Entry(msgspec.Struct):
-    envelope: Envelope
+    envelope: Envelope | None
+    """None: a mark, whose line is given."""
     line: bytes
     done: Future[None] | None
 
@@ -122,6 +134,8 @@ class Journal:
         self._began = ""
         """Names this run: what stands before its mark was written by earlier ones."""
         self._marked = False
+        self._plan = b""
+        """The line with the routes in use: a segment must tell them without those before it."""
         self._alarms_known = False
         self._due = 0.0
         self._cut: tuple[Path, int] | None = None
@@ -184,11 +198,23 @@ class Journal:
             )
         return done
 
-    def _put(self, envelope: Envelope, done: Future[None] | None) -> bool:
+    def plan(self, routes: Iterable[Route], zone: str) -> bool:
+        """Write down the routes that are used from now on, without PINs."""
+        return self._put(None, None, plan(routes, zone))
+
+    def taken(self, alarm: str, *, now: float, at: float) -> bool:
+        """Write down that the alarm of this envelope is acted on now.
+
+        An alarm's line stands where it was raised, to be safe from a crash; a replay has to know
+        where in the order of events it took effect.
+        """
+        return self._put(None, None, taken(alarm, now, at))
+
+    def _put(self, envelope: Envelope | None, done: Future[None] | None, line: bytes = b"") -> bool:
         limit = self._queue_limit
         if done is not None:
             limit *= 2
-        if isinstance(envelope.body, AlarmRaised | OpenAlarm | CloseAlarm):
+        if envelope is None or isinstance(envelope.body, AlarmRaised | OpenAlarm | CloseAlarm):
             limit = self._queue_limit * 4
         with self._wake:
             if len(self._queue) >= limit or self._closing:
@@ -197,7 +223,7 @@ class Journal:
                 else:
                     self.counters.refused += 1
                 return False
-            self._queue.append(_Entry(envelope, b"", done))
+            self._queue.append(_Entry(envelope, line, done))
             if len(self._queue) == 1:
                 self._wake.notify()
         return True
@@ -270,6 +296,8 @@ class Journal:
                 break
             if not entry.line:
                 entry.line = self._line(entry)
+            elif entry.line.startswith(PLAN):
+                self._plan = entry.line
             n, size = n + 1, size + len(entry.line)
             urgent = urgent or entry.done is not None
         _write_all(segment.fd, b"".join(entry.line for entry in batch[:n]))
@@ -284,6 +312,8 @@ class Journal:
         return n
 
     def _line(self, entry: _Entry) -> bytes:
+        if entry.envelope is None:
+            return b""
         try:
             return encode(entry.envelope, keep_digits=self._keep_digits)
         except Exception as error:
@@ -299,7 +329,8 @@ class Journal:
         segment.synced = segment.size
         for entry in self._unsynced:
             self.counters.written += 1
-            self._alarms.see(entry.envelope)
+            if entry.envelope is not None:
+                self._alarms.see(entry.envelope)
             if entry.done is not None and entry.done.set_running_or_notify_cancel():
                 entry.done.set_result(None)
         self._unsynced.clear()
@@ -381,7 +412,7 @@ class Journal:
         head = b"".join(
             encode(envelope, keep_digits=True)[:-1] + b"," for envelope in self._alarms.envelopes()
         )
-        line = CARRIED + b"[" + head[:-1] + b"]}\n"
+        line = CARRIED + b"[" + head[:-1] + b"]}\n" + self._plan
         fd = os.open(
             scratch, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640
         )

@@ -312,9 +312,9 @@ class CallPointBus:
         address, kind, sequence, data = body[0], body[1], body[2], body[4:]
         if address == ALL or address in GROUPS:
             for station in self.stations.values():
-                if kind == 0x02 and (address == ALL or address in station.groups):
-                    if station.state == "idle" and not station.mute:
-                        station.play(data)
+                wanted = address == ALL or address in station.groups
+                if kind == 0x02 and wanted and station.state == "idle" and not station.mute:
+                    station.play(data)
             return
         addressed = self.stations.get(address)
         if addressed is not None and not addressed.mute:

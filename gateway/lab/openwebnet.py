@@ -26,6 +26,12 @@ LogIn = Literal["none", "open", "sha1", "sha256"]
 _LOCK: Final = re.compile(r"\*8\*(19|20)\*(\d+)##")
 _REQUEST: Final = re.compile(r"\*#\d+\*.*##")
 _LONGEST: Final = 1024
+_OVER: Final = (
+    OSError,
+    asyncio.IncompleteReadError,
+    asyncio.LimitOverrunError,
+    asyncio.CancelledError,
+)
 
 
 class OpenWebNetGateway:
@@ -77,7 +83,10 @@ class OpenWebNetGateway:
         self._sessions.add(task)
         try:
             with contextlib.suppress(
-                OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError
+                OSError,
+                asyncio.IncompleteReadError,
+                asyncio.LimitOverrunError,
+                asyncio.CancelledError,
             ):
                 await self._session(reader, writer)
         finally:

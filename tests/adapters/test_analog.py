@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.adapters.analog import Analog
+from gateway.adapters.analog.telephone import BusPlan
 from gateway.config import ConfigErrors
 from gateway.core.actions import Answer, Hangup, Progress, Ring, SendDigits
 from gateway.core.causes import Cause
@@ -25,11 +26,12 @@ from gateway.core.events import (
     LegProgressed,
     LegRinging,
 )
-from gateway.core.numbers import Completeness
+from gateway.core.numbers import Completeness, NumberPattern, combine
 from gateway.drivers.dahdi import LineEvent
 from gateway.lab import linecard
 from gateway.lab.linecard import BUSY_TONE, CONGESTION_TONE, LineCard
 from gateway.media.engine import Engine
+from gateway.protocols.analog.digits import DigitCollector
 from gateway.testing import PROMISES, Scenario, TestHost, check_adapter
 from gateway.testing.audio import level_at
 
@@ -606,6 +608,26 @@ async def test_random_events_are_survived() -> None:
         started = time.perf_counter()
         on.adapter.safe_state()
         assert time.perf_counter() - started < 0.1
+
+
+@pytest.mark.parametrize(
+    ("patterns", "dialled", "called"),
+    [
+        (["0."], "0123#", "0123"),
+        (["0123", "0."], "0123#", "0123"),
+        (["*21*.", "9X"], "*21*55#", "*21*55"),
+        (["*1#", "0."], "*1#", "*1#"),
+        (["X#X"], "1#2", "1#2"),
+    ],
+)
+def test_the_terminator_ends_open_numbers(patterns: list[str], dialled: str, called: str) -> None:
+    found = [NumberPattern(pattern) for pattern in patterns]
+    plan = BusPlan(lambda digits: combine([each.completeness(digits) for each in found]), "#")
+    collector = DigitCollector(plan)
+    waits = [collector.digit(digit) for digit in dialled]
+    assert waits[-1] is None
+    assert None not in waits[:-1]
+    assert (collector.dialled, collector.complete) == (called, True)
 
 
 # -- configuration ---------------------------------------------------------------------------------

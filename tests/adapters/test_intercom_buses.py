@@ -1,4 +1,4 @@
-"""The intercom adapter on buses that are not ours, with split legs, and on a line that is pulled."""
+"""The intercom adapter on other buses, with split legs, and on a line that is pulled."""
 
 from __future__ import annotations
 
@@ -33,9 +33,8 @@ from gateway.lab.openwebnet import LogIn, OpenWebNetGateway
 from gateway.media.engine import Engine
 from gateway.media.streams import RtpSpec
 from gateway.testing import TestHost
-from gateway.testing.audio import level_at
+from gateway.testing.audio import level_at, write_wav
 from gateway.testing.audio import tone as samples
-from gateway.testing.audio import write_wav
 from gateway.testing.wires import SerialLine
 from tests.adapters.test_intercom import until
 
@@ -216,7 +215,9 @@ async def test_speech_on_a_device(tmp_path: Path) -> None:
                     await asyncio.sleep(0.02)
             got = memoryview(g711.decode_ulaw(heard[1600:])).cast("h")
             # The test's clock is no card's: blocks may slip, but within one the tone is whole.
-            levels = sorted(level_at(got[at : at + 400], 440) for at in range(0, len(got) - 400, 400))
+            levels = sorted(
+                level_at(got[at : at + 400], 440) for at in range(0, len(got) - 400, 400)
+            )
             assert levels[len(levels) // 2] == pytest.approx(-10, abs=1.5)
     finally:
         await engine.stop()
@@ -256,9 +257,7 @@ async def test_a_bus_that_is_pulled_in_the_middle_of_a_frame_again_and_again(
         for cycle in range(1, cycles + 1):
             async with cable(), CallPointBus(station, device=str(theirs)) as bus:
                 service = service or asyncio.ensure_future(host.serve())
-                await until(
-                    lambda: host.endpoints["intercom/km3"].condition is Condition.UP
-                )
+                await until(lambda: host.endpoints["intercom/km3"].condition is Condition.UP)
                 leg = host.dial("intercom/km3")
                 await host.wait_for(LegRinging, leg=leg)
                 adapter.set_output(SetOutput(endpoint="intercom/km3", output="relay", value=1))

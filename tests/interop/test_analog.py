@@ -7,6 +7,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from gateway.adapters.analog.config import AnalogSection
 from gateway.config import load
+from gateway.core.actions import Hangup
 from gateway.core.causes import Cause
 from gateway.core.events import LegAnswered, LegEnded, LegOffered
 from gateway.lab import linecard
@@ -193,7 +195,8 @@ async def test_telephone_to_telephone_and_over_the_exchange(tmp_path: Path) -> N
         await asyncio.sleep(0.3)
         need("multimon-ng", "sox")
         digits = await decode(MULTIMON.format("DTMF"), await exchange.recorded())
-        assert "".join(line.split()[-1] for line in digits.splitlines()) == "5612"
+        # A block that a busy machine loses splits a tone, and the decoder then says it twice.
+        assert [digit for digit, _ in groupby(digits.split()[1::2])] == [*"5612"]
         await exchange.tone("440+480/2000,0/4000")
         await gate.record()
         await asyncio.sleep(1.5)
@@ -282,26 +285,30 @@ async def test_foreign_decoders_read_the_caller_id(
 ) -> None:
     need("minimodem", "multimon-ng", "sox")
     port = {"kind": "fxs", "caller_id": standard, "caller_id_when": when, "ring_ms": (800, 3000)}
+    more = "-M 1300 -S 2100" if standard == "v23" else ""
     async with stand({"1": port}, fxs=1, fxo=1) as on:
         telephone = on.card.telephone(1)
-        await telephone.record()
-        on.host.dial("fxs/1", calling="0401234567", display="Alice Höll")
-        await telephone.wait_for("ringing", "on")
-        since = len(on.card.facts)
-        if when == "after_first_ring":
-            await telephone.wait_for("ringing", "on", since=since)
-        raw = await telephone.recorded()
-    if standard == "dtmf":
-        found = await decode(MULTIMON.format("DTMF"), raw)
-        digits = "".join(line.split()[-1] for line in found.splitlines())
-        assert digits == "A0401234567C"
-        return
-    found = await decode(MULTIMON.format("CLIPFSK"), raw)
-    assert "CID=0401234567" in found
-    assert "CNT=Alice H" in found
-    more = "-M 1300 -S 2100" if standard == "v23" else ""
-    found = await decode(MINIMODEM.format(path=tmp_path / "heard.wav", more=more), raw)
-    assert "0401234567" in found.replace("-", "")
+        # A busy machine may lose a block of audio, and with it a message without redundancy.
+        for _ in range(3):
+            since = len(on.card.facts)
+            await telephone.record()
+            leg = on.host.dial("fxs/1", calling="0401234567", display="Alice Höll")
+            first = await telephone.wait_for("ringing", "on", since=since)
+            if when == "after_first_ring":
+                await telephone.wait_for("ringing", "on", since=on.card.facts.index(first) + 1)
+            raw = await telephone.recorded()
+            on.adapter.hangup(Hangup(leg=leg, cause=Cause.CANCELLED))
+            if standard == "dtmf":
+                found = await decode(MULTIMON.format("DTMF"), raw)
+                if "".join(found.split()[1::2]) == "A0401234567C":
+                    return
+                continue
+            found = await decode(MULTIMON.format("CLIPFSK"), raw)
+            other = await decode(MINIMODEM.format(path=tmp_path / "heard.wav", more=more), raw)
+            both = "CID=0401234567" in found and "CNT=Alice H" in found
+            if both and "0401234567" in other.replace("-", ""):
+                return
+    pytest.fail(f"not decoded: {found!r}")
 
 
 @pytest.mark.parametrize("standard", ["bell202", "v23"])

@@ -96,7 +96,8 @@ def test_due_tells_late_from_missed() -> None:
     )
     assert [ring.at for ring in now] == [wall("2026-03-05T08:01", utc)]
     assert [ring.at for ring in missed] == [wall("2026-03-05T08:00", utc)]
-    assert calendar.due(wall("2026-03-05T08:01", utc), wall("2026-03-05T08:02", utc), late_s=30) == (
+    begin, end = wall("2026-03-05T08:01", utc), wall("2026-03-05T08:02", utc)
+    assert calendar.due(begin, end, late_s=30) == (
         [], [],
     )  # fmt: skip
     # Years later there is no end of missed bells; the latest are told.

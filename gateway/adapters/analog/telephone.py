@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from typing import ClassVar, Final, cast
 
 from gateway._codecs import fsk
@@ -65,16 +66,24 @@ _LEFT_OFF: Final = "the handset was left off hook"
 class BusPlan(DialPlan):
     """The gateway's dial plan, as seen from one endpoint."""
 
-    __slots__ = ("_ask",)
+    __slots__ = ("_ask", "_terminator")
 
-    def __init__(self, host: Host, endpoint: str) -> None:
+    def __init__(self, ask: Callable[[str], Completeness], terminator: str) -> None:
         super().__init__(("x.",))
-        ask = lambda dialled: _MATCHES[host.completeness(endpoint, dialled)]  # noqa: E731
         object.__setattr__(self, "_ask", ask)
+        object.__setattr__(self, "_terminator", terminator)
 
     def match(self, dialled: str) -> Match:
         """How the digits stand against all routes and directory numbers."""
-        return cast(Match, self._ask(dialled))  # type: ignore[attr-defined]
+        ask: Callable[[str], Completeness] = self._ask  # type: ignore[attr-defined]
+        end: str = self._terminator  # type: ignore[attr-defined]
+        found = ask(dialled)
+        # An open end takes anything, but there the terminator means what it always means; in a
+        # pattern that names it, it is a digit.
+        ends = end and found is Completeness.EXTENSIBLE and dialled[1:].endswith(end)
+        if ends and ask(dialled[:-1]) in (Completeness.EXTENSIBLE, Completeness.COMPLETE):
+            return Match.NONE
+        return _MATCHES[found]
 
 
 class Telephone(Line):
@@ -108,7 +117,9 @@ class Telephone(Line):
         config = self.config
         when = CallerIdWhen(config.caller_id_when) if self._standard != "off" else None
         return FxsConfig(
-            plan=BusPlan(self.host, self.endpoint),
+            plan=BusPlan(
+                lambda digits: self.host.completeness(self.endpoint, digits), config.terminator
+            ),
             hotline=config.hotline,
             hotline_delay=config.hotline_delay_s,
             first_digit=config.first_digit_s,

@@ -16,6 +16,7 @@ from gateway.adapters.intercom.config import BUS, Station, Zone, profile
 from gateway.adapters.intercom.config import Config as IntercomConfig
 from gateway.adapters.intercom.legs import Leg, State
 from gateway.adapters.intercom.line import Line
+from gateway.adapters.intercom.outputs import Outputs
 from gateway.adapters.intercom.speech import BusSpeech, open_elsewhere
 from gateway.adapters.intercom.troubles import INPUTS, Troubles
 from gateway.core.actions import (
@@ -84,12 +85,12 @@ class Intercom(Adapter):
         self._asked: dict[int, tuple[str, str]] = {}
         """Number of a command: the leg that waits for it and what for."""
         self._inputs: dict[tuple[str, str], float] = {}
-        self._on: dict[tuple[str, str], asyncio.TimerHandle | None] = {}
-        """Outputs that are switched on, and what ends the pulse."""
+        self._outputs = Outputs(bus.outputs, self._send_output, self._write_output)
         self._conditions: dict[str, tuple[Condition, str]] = {}
-        self._opened = 0
+        self._opened = self._n_lines = 0
         self._heard_of: set[str] = set()
         """Stations whose presence is known since the line was opened."""
+        self._round = asyncio.Event()
         self._refused = False
 
     # Places
@@ -121,7 +122,7 @@ class Intercom(Adapter):
                 label=place.label,
                 location=place.location,
                 number=place.number,
-                duplex=Duplex.NONE if speech == "none" else Duplex(place.duplex),
+                duplex=self._duplex(name),
                 can_ring=bool(bus.call) and speech != "none",
                 inputs=(*inputs, *self._more_inputs(speech)),
                 outputs=tuple(bus.outputs),
@@ -178,6 +179,9 @@ class Intercom(Adapter):
         """Open every line and get through setup and log-in. Raises `DeviceError`."""
         self._opened, self._refused = 0, False
         self._heard_of.clear()
+        self._round.clear()
+        if not self.config.stations:
+            self._round.set()
         settings = self.config.settings(self._line_settings)
         bus = msgspec.structs.replace(self._profile, line=self._line_settings)
         addresses = [place.at for place in self.config.stations.values()]
@@ -189,6 +193,7 @@ class Intercom(Adapter):
                 Login(session, self.config.password.reveal(), lambda n: secrets.token_hex(n // 2))
                 for session in (EVENTS, COMMANDS)
             ]
+        self._n_lines = len(logins)
         try:
             for login in logins:
                 polls = login is None or login is logins[-1]
@@ -197,7 +202,7 @@ class Intercom(Adapter):
                 self._lines.append(line)
                 await line.open(self.config.port, settings)
             async with asyncio.timeout(15.0):
-                while self._opened < len(self._lines):
+                while self._opened < self._n_lines:
                     done, _ = await asyncio.wait(
                         [line.lost for line in self._lines], timeout=0.01,
                         return_when=asyncio.FIRST_COMPLETED,
@@ -210,18 +215,13 @@ class Intercom(Adapter):
 
     async def _first_round(self) -> None:
         """Let the stations be heard once, so that the first call knows who is there."""
-        deadline = self.host.now() + _ROUND_S
-        stations = self.config.stations.keys()
-        while not stations <= self._heard_of and self.host.now() < deadline:
-            await asyncio.sleep(0.01)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._round.wait(), _ROUND_S)
 
     def _greet(self) -> None:
         self._set(BUS, Condition.UP)
         for name in self.config.zones:
             self._set(name, Condition.UP)
-        # What was on when the line went away: the station has let go of it, or must now.
-        for name, output in list(self._on):
-            self._switch_off(name, output)
 
     async def _until_lost(self) -> str:
         done, _ = await asyncio.wait(
@@ -265,21 +265,7 @@ class Intercom(Adapter):
             self._troubles.watch()
 
     def safe_state(self) -> None:
-        lines = self._lines
-        for (name, output), timer in list(self._on.items()):
-            if timer is not None:
-                timer.cancel()
-            off = self._profile.outputs[output].off
-            if off and lines:
-                values: dict[str, Value] = dict(self._profile.outputs[output].value)
-                values["value"] = 0
-                with contextlib.suppress(UsageError):
-                    lines[-1].write_now(
-                        lines[-1].link.urgent(off, self._places[name].at, **values)
-                    )
-                    del self._on[name, output]
-            elif not off:
-                del self._on[name, output]
+        self._outputs.rest()
         for leg in self._legs.values():
             leg.keyed = False
 
@@ -289,6 +275,9 @@ class Intercom(Adapter):
         match what:
             case Opened():
                 self._opened += 1
+                if self._opened == self._n_lines:
+                    # What was on when the line went away: let go of by the station, or now.
+                    self._outputs.settle()
             case Failed(why=why):
                 self._refused = True
                 line.end(why)
@@ -305,15 +294,15 @@ class Intercom(Adapter):
 
     def _present(self, name: str, there: bool, why: str) -> None:
         self._heard_of.add(name)
+        if self._heard_of >= self.config.stations.keys():
+            self._round.set()
         if there:
             self._set(name, Condition.UP)
             return
         self.host.count("stations_lost")
         self.host.log.warning("station is gone", station=name, reason=why)
         self._gone(name, why)
-        for place, output in [each for each in self._on if each[0] == name]:
-            if (timer := self._on.pop((place, output))) is not None:
-                timer.cancel()
+        self._outputs.forget(name)
 
     def _heard(self, heard: Heard, name: str) -> None:
         endpoint = f"{self.name}/{name}"
@@ -538,36 +527,24 @@ class Intercom(Adapter):
 
     def set_output(self, action: SetOutput) -> None:
         name = action.endpoint.partition("/")[2]
-        output = self._profile.outputs.get(action.output)
-        if output is None or name not in self.config.stations:
+        if action.output not in self._profile.outputs or name not in self.config.stations:
             raise Unsupported(f"{action.endpoint} has no output {action.output}")
         if not self._lines or self._conditions.get(name, ("",))[0] is Condition.DOWN:
             raise DeviceError(f"{action.endpoint} is down: {action.output} cannot be switched")
-        if not action.value:
-            self._switch_off(name, action.output)
-            return
-        key = (name, action.output)
-        values: dict[str, Value] = {"value": 1, **output.value}
-        self._command(output.on, self._places[name].at, values)
-        if (timer := self._on.pop(key, None)) is not None:
-            timer.cancel()
-        pulse_ms = action.pulse_ms or output.pulse_ms
-        if output.off:
-            loop = asyncio.get_running_loop()
-            self._on[key] = (
-                loop.call_later(pulse_ms / 1000, self._switch_off, *key) if pulse_ms else None
-            )
+        self._outputs.switch(name, action.output, action.value, action.pulse_ms)
 
-    def _switch_off(self, name: str, output: str) -> None:
-        if (timer := self._on.pop((name, output), None)) is not None:
-            timer.cancel()
-        spec = self._profile.outputs[output]
-        if not spec.off:
-            return
+    def _send_output(self, name: str, command: str, values: dict[str, Value]) -> bool:
         if not self._lines:
-            self._on[name, output] = None  # as soon as the line is back
-            return
-        self._command(spec.off, self._places[name].at, {"value": 0, **spec.value})
+            return False
+        self._command(command, self._places[name].at, values)
+        return True
+
+    def _write_output(self, name: str, command: str, values: dict[str, Value]) -> bool:
+        if not self._lines:
+            return False
+        link = self._lines[-1].link
+        self._lines[-1].write_now(link.urgent(command, self._places[name].at, **values))
+        return True
 
     def _command(self, command: str, at: str, values: dict[str, Value], leg: str = "") -> None:
         """Send a command; its failure is logged and counted. Raises `DeviceError`."""
@@ -620,7 +597,14 @@ class Intercom(Adapter):
         if not self._lines:
             return
         audio = self._profile.audio
-        speaks = leg.keyed or self._duplex(leg.name) is not Duplex.HALF
+        place = self._places[leg.name]
+        match place.duplex if isinstance(place, Station) else "full":
+            case "half":
+                speaks = leg.keyed
+            case "switched":
+                speaks = not self._inputs.get((leg.name, "ptt"))
+            case _:
+                speaks = True
         if not speaks and not (audio and audio.listen):
             return
         if not self._lines[-1].speak(leg.at, block if speaks else None):
@@ -647,7 +631,9 @@ class Intercom(Adapter):
         place = self._places[name]
         if isinstance(place, Zone):
             return Duplex.LISTEN
-        return Duplex.NONE if self.config.speech_of(place) == "none" else Duplex(place.duplex)
+        if self.config.speech_of(place) == "none":
+            return Duplex.NONE
+        return Duplex.HALF if place.duplex == "half" else Duplex.FULL
 
     def _on_bus(self, name: str) -> bool:
         place = self._places[name]
@@ -655,8 +641,7 @@ class Intercom(Adapter):
 
     def _n_speaking(self) -> int:
         return sum(
-            leg.state is not State.OFFERED and self._on_bus(leg.name)
-            for leg in self._legs.values()
+            leg.state is not State.OFFERED and self._on_bus(leg.name) for leg in self._legs.values()
         )
 
 
@@ -665,4 +650,3 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return 0.0
-

@@ -61,7 +61,9 @@ class Station(_Section, frozen=True, kw_only=True):
     calls: str = ""
     """Number that its call button calls, when the bus says none."""
     priority: Literal["routine", "priority", "urgent", "emergency"] = "routine"
-    duplex: Literal["half", "full"] = "half"
+    duplex: Literal["half", "switched", "full"] = "half"
+    """``switched``: the talk key turns the direction round; everybody else hears and speaks as on
+    a telephone, without asking for the floor."""
     audio: str = ""
     """``bus``: in the bus's frames; a path or ``rtp://host:port``: the control is on the bus,
     speech on a device or socket; ``none``: elsewhere altogether. Empty: ``bus`` if it can."""
@@ -148,7 +150,8 @@ class Config(_Section, frozen=True, kw_only=True):
             raise ValueError(f"{BUS!r} is the line itself: call the station something else")
         seen: dict[str, str] = {}
         for name, place in places.items():
-            if not re.fullmatch(bus.address, place.at):
+            legal = bus.address if isinstance(place, Station) else bus.zone_address
+            if not re.fullmatch(legal, place.at):
                 raise ValueError(f"{name}: address {place.at!r} is not one of {self.profile}")
             if place.at in seen:
                 raise ValueError(f"{name} and {seen[place.at]} have the same address {place.at}")
@@ -161,13 +164,13 @@ class Config(_Section, frozen=True, kw_only=True):
     def _check_audio(self, name: str, station: Station, bus: Profile) -> None:
         if station.audio == "bus" and bus.audio is None:
             raise ValueError(f"{name}: the profile {self.profile} carries no audio on the bus")
-        if self.speech_of(station) != "bus" or station.duplex == "half" or bus.audio is None:
+        if self.speech_of(station) != "bus" or station.duplex != "full" or bus.audio is None:
             return
         rate = self.line(bus).baud
         if not bus.audio.full_baud or rate < bus.audio.full_baud:
             raise ValueError(
                 f"{name}: full duplex needs a line of {bus.audio.full_baud} Bd, "
-                f"not {rate} (use duplex = 'half' or a faster line)"
+                f"not {rate} (use duplex = 'switched' or a faster line)"
             )
 
     def speech_of(self, station: Station) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gateway.adapters.base import Adapter, Host
@@ -71,16 +72,18 @@ class Page(Adapter):
         )
 
     async def run(self) -> None:
-        # Some milliseconds of arithmetic for each: not between two pages.
-        self._rendered = await asyncio.to_thread(self._render)
         with contextlib.ExitStack() as stack:
+            worker = stack.enter_context(ThreadPoolExecutor(1, f"{self.name}-worker"))
             stack.callback(self._end_all)
+            # Some milliseconds of arithmetic for each: not between two pages.
+            loop = asyncio.get_running_loop()
+            self._rendered = await loop.run_in_executor(worker, self._render)
             self._listen(stack)
             self._look()
             if self.bells or self._inputs.any:
                 self.host.create_task(self._follow(), name="bus")
             if self.bells:
-                self.host.create_task(self.bells.run(), name="bells")
+                self.host.create_task(self.bells.run(worker), name="bells")
             self.host.ready()
             while True:
                 await asyncio.sleep(_LOOK_S)

@@ -15,6 +15,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Final
 
@@ -139,6 +140,7 @@ class Bells:
         self._writing: deque[bytes] = deque(maxlen=1)
         self._alarmed = False
         self._running = False
+        self._worker: Executor | None = None
 
     def place(self, condition: Condition = Condition.UNKNOWN) -> Endpoint:
         """The endpoint of all bells."""
@@ -166,8 +168,9 @@ class Bells:
 
     # The timetable
 
-    async def run(self) -> None:
-        """Ring until cancelled."""
+    async def run(self, worker: Executor) -> None:
+        """Ring until cancelled; the disk is waited for in the worker."""
+        self._worker = worker
         self._read()
         self._running = True
         checked = self._book.since or self.wall()
@@ -184,7 +187,8 @@ class Bells:
                 wait_s = min([_LOOK_S, *(ring.at - wall for ring in self._upcoming(wall)[:1])])
                 await asyncio.sleep(max(wait_s, 0.01))
         finally:
-            self._running = False
+            self._running, self._worker = False, None
+            self._writing.clear()
             self._watches.clear()
             self._book.since = checked
             # At once: no thread is waited for when the gateway stops.
@@ -289,7 +293,10 @@ class Bells:
         self._host.emit(InputChanged(endpoint=self.endpoint, input=bell, value=value, trace=trace))
 
     def mute(self, on: bool) -> None:
-        """Silence the timetable until midnight, or no more."""
+        """Silence the timetable until midnight, or no more. Raises `DeviceError` when the adapter
+        is not open."""
+        if not self._running:
+            raise DeviceError("the bells are not running")
         self._book.muted = str(self._calendar.local(self.wall()).date()) if on else ""
         self._save()
         self.show()
@@ -347,6 +354,8 @@ class Bells:
             self._book = Book(since=self.wall())
 
     def _save(self) -> None:
+        if self._worker is None:
+            return
         if not self._writing:
             self._host.create_task(self._save_latest(), name="bells.json")
         self._writing.append(self._text())
@@ -358,11 +367,12 @@ class Bells:
         while self._writing:
             data = self._writing[-1]
             try:
-                await asyncio.to_thread(_replace, self._file, data, ".new")
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._worker, _replace, self._file, data, ".new")
             except OSError as error:
                 self._host.count("bells_unsaved")
                 self._host.log.error("bells.json cannot be written", error=str(error))
-            if self._writing[-1] is data:
+            if self._writing and self._writing[-1] is data:
                 self._writing.clear()
 
 

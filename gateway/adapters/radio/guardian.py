@@ -71,21 +71,18 @@ class Guardian:
         self._send(self._config)
 
     async def serve(self) -> str:
-        """Follow the guard until it is gone; why. It is ended, the line off, in any case."""
+        """Follow the guard until it is gone; why. `stop` must follow."""
         loop = asyncio.get_running_loop()
         assert self._socket is not None
         self._gone = loop.create_future()
         self._heard_at = time.monotonic()
         loop.add_reader(self._socket.fileno(), self._readable)
-        try:
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    return await asyncio.wait_for(asyncio.shield(self._gone), SILENT_S / 3)
-                allowed = SILENT_S if self._spoke else START_S
-                if time.monotonic() - self._heard_at > allowed:
-                    return "the guard does not answer"
-        finally:
-            await self._stop()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(asyncio.shield(self._gone), SILENT_S / 3)
+            allowed = SILENT_S if self._spoke else START_S
+            if time.monotonic() - self._heard_at > allowed:
+                return "the guard does not answer"
 
     def key(self) -> None:
         """Key, and renew the lease until `unkey`."""
@@ -146,7 +143,8 @@ class Guardian:
             if message["is"] != "alive":
                 self._heard(message)
 
-    async def _stop(self) -> None:
+    async def stop(self) -> None:
+        """End it, the line off; a guard that hangs is killed."""
         self._forget()
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket.fileno())

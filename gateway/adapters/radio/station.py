@@ -139,6 +139,7 @@ class Station:
             if guarded:
                 self.guardian = Guardian(self._guard_config(), self._guard_says, self._release)
                 self.guardian.start()
+                stack.push_async_callback(self.guardian.stop)
                 works.append(self.guardian.serve())
             tasks = [asyncio.create_task(work, name=f"{self.id} guard") for work in works]
             stack.push_async_callback(_put_away, tasks)

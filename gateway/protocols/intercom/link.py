@@ -21,6 +21,8 @@ from gateway.protocols.intercom.profile import Command, Means, Poll, Profile, Ru
 
 QUEUE: Final = 256
 """Commands that may wait; a further one is refused."""
+SPEECH: Final = 3
+"""Blocks of 20 ms that may wait for a station; beyond it the oldest is dropped."""
 REPEAT_S: Final = 2.0
 ECHO_S: Final = 0.05
 FLOOD_REST_S: Final = 5.0
@@ -140,7 +142,7 @@ class Link:
         self._out = bytearray()
         self._commands: deque[_Request] = deque()
         self._replies: deque[_Request] = deque(maxlen=QUEUE)
-        self._speech: dict[str, _Request] = {}
+        self._speech: dict[str, deque[_Request]] = {}
         self._polls: dict[tuple[str, str], _Request] = {}
         self._waiting: _Request | None = None
         self._deadline = 0.0
@@ -195,15 +197,17 @@ class Link:
         return request.number
 
     def speak(self, station: str, now: float, audio: bytes | None) -> bool:
-        """Send 20 ms of audio, or ask for the station's. False: the one before never got out."""
+        """Send 20 ms of audio, or ask for the station's. False: an older block was dropped."""
         speech = self.profile.audio
         assert speech is not None, "the bus carries no audio"
         name = speech.listen if audio is None else speech.send
         if audio is not None and station not in self._stations:
             name = speech.page
-        late = station in self._speech
-        self._speech.pop(station, None)
-        self._speech[station] = self._make(name, station, {} if audio is None else {"audio": audio})
+        queue = self._speech.setdefault(station, deque())
+        late = len(queue) >= (1 if audio is None else SPEECH)
+        if late:
+            queue.popleft()
+        queue.append(self._make(name, station, {} if audio is None else {"audio": audio}))
         self._pump(now)
         return not late
 
@@ -446,7 +450,12 @@ class Link:
         if self._commands:
             return self._commands.popleft()
         if self._speech:
-            return self._speech.pop(next(iter(self._speech)))
+            station, queue = next(iter(self._speech.items()))
+            del self._speech[station]
+            request = queue.popleft()
+            if queue:
+                self._speech[station] = queue  # behind the other stations
+            return request
         if self._polls:
             return self._polls.pop(next(iter(self._polls)))
         return None

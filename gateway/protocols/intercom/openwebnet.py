@@ -81,9 +81,7 @@ class Login:
     `random_hex` gives so many random hexadecimal digits.
     """
 
-    def __init__(
-        self, session: str, password: str, random_hex: Callable[[int], str]
-    ) -> None:
+    def __init__(self, session: str, password: str, random_hex: Callable[[int], str]) -> None:
         self._session, self._password, self._random_hex = session, password, random_hex
         self._step: Callable[[str], list[str]] = self._greeted
         self._algorithm = ""

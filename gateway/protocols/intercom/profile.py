@@ -250,7 +250,9 @@ class Profile(_Part, frozen=True, kw_only=True):
     station: str = "{station}"
     """Template of a frame's station, compared with the addresses of the configuration."""
     address: str = r".+"
-    """Regular expression of a legal address, and what to write in it."""
+    """Regular expression of a station's legal address."""
+    zone_address: str = r".+"
+    """The same of a zone's."""
     login: Literal["", "openwebnet"] = ""
     line: Line = Line()
     framing: Framing
@@ -296,6 +298,7 @@ class Profile(_Part, frozen=True, kw_only=True):
                 if field not in self.fields and field != "length":
                     raise ValueError(f"rule {rule.name}: there is no field {field!r}")
         re.compile(self.address)
+        re.compile(self.zone_address)
 
 
 def parse(text: str, name: str) -> Profile:

@@ -95,7 +95,7 @@ def test_rubbish_never_raises_and_is_bounded(name: str, chunks: list[bytes], gap
         assert len(link.take()) < 4096
 
 
-@given(st.text("0123456789*# \r\n$HL=\"ABCDEF", max_size=60))
+@given(st.text('0123456789*# \r\n$HL="ABCDEF', max_size=60))
 def test_rubbish_of_the_right_letters(text: str) -> None:
     for name in shipped():
         link = Link(profile(name), ["1"])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import binascii
+from itertools import pairwise
 
+from gateway.adapters.intercom.config import profile
 from gateway.protocols.intercom.link import Done, Happening, Heard, Link, Presence, Trouble
 from gateway.protocols.intercom.profile import Means, parse
-from gateway.adapters.intercom.config import profile
 
 
 def sealed(*octets: int, data: bytes = b"") -> bytes:
@@ -87,7 +88,7 @@ def test_the_gateway_gives_a_sign_of_life_every_50_ms() -> None:
     wire = bus("3")
     wire.until(5.0)
     times = [at for at, _ in wire.sent]
-    assert max(b - a for a, b in zip(times, times[1:], strict=False)) <= 0.0751
+    assert max(b - a for a, b in pairwise(times)) <= 0.0751
 
 
 def test_a_silent_station_is_missed_and_polled_less() -> None:
@@ -110,7 +111,7 @@ def test_nothing_is_sent_into_an_answer_or_before_the_line_is_free() -> None:
     wire = bus("3", "4", rate=115200)
     wire.until(0.3)
     octet_s = 10 / 115200
-    for (at, data), (later, _) in zip(wire.sent, wire.sent[1:], strict=False):
+    for (at, data), (later, _) in pairwise(wire.sent):
         assert later - at >= len(data) * octet_s - 1e-9
 
 

@@ -102,11 +102,10 @@ def test_acdp(frame: str, expected: list[tuple[Means, str, str, str]]) -> None:
     link = opened("acdp", "8002", "8009")
     found = [each for each in link.receive(frame.encode() + b"\r\n", 2.0) if type(each) is Heard]
     assert [
-        (each.means, each.station, each.rule.input, each.rule.value)
-        for each in found
+        (each.means, each.station, each.rule.input, each.rule.value) for each in found
     ] == expected
     spoiled = frame[:-1] + ("0" if frame[-1] != "0" else "1")
-    troubles = [each for each in link.receive(spoiled.encode() + b"\r", 2.1)]
+    troubles = link.receive(spoiled.encode() + b"\r", 2.1)
     assert [each.kind for each in troubles if isinstance(each, Trouble)] == ["checksum"]
 
 

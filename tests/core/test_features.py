@@ -1,0 +1,221 @@
+"""PINs are never shown, alarms and inputs do not pile up, what nobody answers is forgotten."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import msgspec
+import pytest
+
+from gateway.core.actions import Action, CloseAlarm, Command, Dial, Note, SetOutput
+from gateway.core.alarms import ALARMS_KEPT
+from gateway.core.causes import Cause
+from gateway.core.endpoints import Condition, Duplex, Endpoint
+from gateway.core.events import (
+    AlarmCleared,
+    AlarmRaised,
+    DigitPressed,
+    EndpointChanged,
+    EndpointRemoved,
+    Event,
+    InputChanged,
+    LegAnswered,
+    LegEnded,
+    LegFlashed,
+    LegHeld,
+    LegOffered,
+    MediaLost,
+    PanelChanged,
+    Quality,
+)
+from gateway.core.routes import OutputSetting, PanelCommand, Route, RouteTable, Trigger
+from gateway.core.switchboard import Switchboard
+
+ARM = PanelCommand("mqtt/house", "ARM_AWAY")
+
+
+class Box:
+    """A switchboard with two telephones and a panel, and all it has done."""
+
+    def __init__(self, *routes: Route) -> None:
+        legs, ids = count(1), count(1)
+        self.board = Switchboard(
+            RouteTable(routes),
+            new_leg=lambda endpoint: f"{endpoint}#{next(legs)}",
+            new_id=lambda: f"id-{next(ids)}",
+        )
+        self.now = 0.0
+        self.shown: list[Event] = []
+        self.done: list[Action] = []
+        for place in ("fxs/1", "fxs/2"):
+            self(EndpointChanged(endpoint=Endpoint(id=place, condition=Condition.UP)))
+        self(EndpointChanged(endpoint=Endpoint(id="mqtt/house", duplex=Duplex.NONE)))
+
+    def __call__(self, event: Event) -> None:
+        self.shown.append(self.board.shown(event))
+        self.done += self.board.receive(event, self.now, self.now)
+
+    def call(self, called: str) -> str:
+        """fxs/1 calls, and is answered or refused."""
+        self(LegOffered(leg="fxs/1#9", endpoint="fxs/1", called=called, trace="t", demanded_at=0.0))
+        for dial in [action for action in self.done if isinstance(action, Dial)]:
+            self(LegAnswered(leg=dial.leg))
+        self(LegAnswered(leg="fxs/1#9"))
+        return "fxs/1#9"
+
+    def press(self, leg: str, digits: str) -> str:
+        """The digits as they were shown."""
+        before = len(self.shown)
+        for digit in digits:
+            self(DigitPressed(leg=leg, digit=digit))
+        return "".join(e.digit for e in self.shown[before:] if isinstance(e, DigitPressed))
+
+    def of(self, kind: type[Action]) -> list[Action]:
+        return [action for action in self.done if isinstance(action, kind)]
+
+    def everything(self) -> str:
+        return msgspec.json.encode([self.shown, self.done]).decode()
+
+
+TALK = Route(name="talk", called="2", targets=("fxs/2",))
+
+
+def test_a_pin_in_a_call_is_not_shown() -> None:
+    pins = Route(
+        name="arm", on=Trigger.DIGITS, digits="*5(XXXX)", pins={"Anna": "4711"}, command=ARM
+    )
+    box = Box(TALK, pins)
+    leg = box.call("2")
+    assert box.press(leg, "12*54711") == "12*5????"
+    assert [action.by for action in box.of(Command)] == ["Anna"]  # type: ignore[union-attr]
+    assert "4711" not in box.everything()
+
+
+def test_wrong_pins_close_the_door_for_the_call() -> None:
+    pins = Route(
+        name="arm", on=Trigger.DIGITS, digits="*5(XXXX)", pins={"Anna": "4711"}, command=ARM
+    )
+    box = Box(TALK, pins)
+    leg = box.call("2")
+    for entered in ("0000", "1111", "2222", "4711"):
+        box.press(leg, f"*5{entered}")
+    assert not box.of(Command)
+
+
+def test_a_pin_dialled_with_the_number_is_not_shown() -> None:
+    route = Route(name="arm", called="*1(XXXX)", pins={"Anna": "4711"}, command=ARM)
+    box = Box(route)
+    box.call("*14711")
+    assert [action.by for action in box.of(Command)] == ["Anna"]  # type: ignore[union-attr]
+    assert "4711" not in box.everything()
+    assert "*1????" in box.everything()
+
+
+def test_digits_after_a_service_number_are_a_pin_to_the_end() -> None:
+    box = Box(Route(name="arm", called="*1", pins={"Anna": "4711"}, command=ARM))
+    leg = box.call("*1")
+    assert box.press(leg, "4711#9") == "??????"
+
+
+def test_a_code_is_found_behind_other_digits_and_a_flash_is_one() -> None:
+    lamp = (OutputSetting("mqtt/house", "lamp"),)
+    box = Box(
+        TALK,
+        Route(name="lamp", on=Trigger.DIGITS, digits="*7", outputs=lamp),
+        Route(name="door", on=Trigger.DIGITS, digits="!1", outputs=lamp),
+    )
+    leg = box.call("2")
+    box.press(leg, "44*7")
+    box(LegFlashed(leg=leg))
+    box.press(leg, "1")
+    assert len(box.of(SetOutput)) == 2
+
+
+def test_digits_that_are_far_apart_are_no_code() -> None:
+    lamp = (OutputSetting("mqtt/house", "lamp"),)
+    box = Box(TALK, Route(name="lamp", on=Trigger.DIGITS, digits="*7", outputs=lamp))
+    leg = box.call("2")
+    box.press(leg, "*")
+    box.now = 10.0
+    box.press(leg, "7")
+    assert not box.of(SetOutput)
+
+
+def alarm(name: str) -> AlarmRaised:
+    return AlarmRaised(endpoint="mqtt/house", alarm=name, trace="t", raised_at=0.0)
+
+
+def test_alarms_without_a_route_are_bounded_and_those_being_told_are_kept() -> None:
+    told = Route(name="fire", on=Trigger.ALARM, kind=("fire",), targets=("fxs/1",))
+    box = Box(told)
+    box(msgspec.structs.replace(alarm("fire"), kind="fire"))
+    for number in range(ALARMS_KEPT + 10):
+        box(alarm(str(number)))
+    assert len(box.board.alarms) == ALARMS_KEPT
+    assert ("mqtt/house", "fire") in box.board.alarms
+    assert any("forgotten" in action.text for action in box.of(Note))  # type: ignore[union-attr]
+
+
+def test_an_alarm_that_is_over_and_gone_is_forgotten() -> None:
+    route = Route(
+        name="fire", on=Trigger.ALARM, targets=("fxs/1",), acknowledge="1", stop_on_clear=False
+    )
+    box = Box(route)
+    box(alarm("fire"))
+    box(AlarmCleared(endpoint="mqtt/house", alarm="fire"))
+    (dial,) = box.of(Dial)
+    box(LegAnswered(leg=dial.leg))  # type: ignore[union-attr]
+    assert not box.of(CloseAlarm)
+    box.press(dial.leg, "1")  # type: ignore[union-attr]
+    assert [action.outcome for action in box.of(CloseAlarm)] == ["acknowledged"]  # type: ignore[union-attr]
+    assert not box.board.alarms
+
+
+@pytest.mark.parametrize("quality", [Quality.STALE, Quality.BAD])
+def test_a_lost_source_is_another_matter_than_its_value(quality: Quality) -> None:
+    hot = Route(name="hot", on=Trigger.INPUT, above=60.0, targets=("fxs/1",))
+    lost = Route(name="lost", on=Trigger.INPUT, quality=quality, targets=("fxs/2",))
+    box = Box(hot, lost)
+    value = InputChanged(endpoint="mqtt/house", input="temp", value=70.0)
+    box(value)
+    box(msgspec.structs.replace(value, quality=quality))
+    assert set(box.board.alarms) == {("mqtt/house", "temp"), ("mqtt/house", f"temp/{quality}")}
+    assert not box.of(CloseAlarm)
+    # Back, and cool: both are over.
+    box(msgspec.structs.replace(value, value=20.0))
+    assert not box.board.alarms
+
+
+def test_a_worse_value_is_the_matter_of_its_own_route() -> None:
+    hotter = Route(name="hotter", on=Trigger.INPUT, above=80.0, targets=("fxs/2",))
+    hot = Route(name="hot", on=Trigger.INPUT, above=60.0, targets=("fxs/1",))
+    box = Box(hotter, hot)
+    box(InputChanged(endpoint="mqtt/house", input="temp", value=70.0))
+    box(InputChanged(endpoint="mqtt/house", input="temp", value=90.0))
+    assert [action.endpoint for action in box.of(Dial)] == ["fxs/1", "fxs/2"]  # type: ignore[union-attr]
+    assert not box.of(CloseAlarm)
+
+
+def test_what_belongs_to_a_removed_endpoint_is_forgotten() -> None:
+    box = Box()
+    box(InputChanged(endpoint="mqtt/house", input="temp", value=1.0))
+    box(PanelChanged(endpoint="mqtt/house", state="disarmed"))
+    box(EndpointRemoved(endpoint="mqtt/house"))
+    assert not box.board.inputs
+    assert not box.board.panels
+
+
+def test_a_command_that_is_never_answered_is_forgotten() -> None:
+    box = Box(Route(name="arm", called="*1", command=ARM))
+    leg = box.call("*1")
+    assert box.board._expected
+    box(LegEnded(leg=leg, cause=Cause.NORMAL))
+    assert not box.board._expected
+
+
+def test_silence_on_hold_is_no_fault() -> None:
+    box = Box(TALK)
+    leg = box.call("2")
+    box(LegHeld(leg=leg))
+    box(MediaLost(leg=leg))
+    assert box.board.legs[leg].live
