@@ -20,7 +20,7 @@ class OpenAlarms:
         """Follow one envelope."""
         body = envelope.body
         if isinstance(body, AlarmRaised):
-            self._raised.setdefault((body.endpoint, body.alarm), envelope)
+            self._keep(envelope, body)
         elif isinstance(body, OpenAlarm):
             self._planned[body.endpoint, body.alarm] = envelope
         elif isinstance(body, CloseAlarm):
@@ -32,6 +32,19 @@ class OpenAlarms:
             key = body.endpoint, body.alarm
             if key not in self._planned:
                 self._raised.pop(key, None)
+
+    def _keep(self, envelope: Envelope, alarm: AlarmRaised) -> None:
+        """The same alarm again is the old one, at its worst."""
+        key = alarm.endpoint, alarm.alarm
+        known = self._raised.get(key)
+        if known is None:
+            self._raised[key] = envelope
+            return
+        before = known.event
+        assert isinstance(before, AlarmRaised)
+        if alarm.severity > before.severity:
+            worse = msgspec.structs.replace(alarm, raised_at=before.raised_at, trace=before.trace)
+            self._raised[key] = msgspec.structs.replace(known, event=worse)
 
     def envelopes(self) -> list[Envelope]:
         """What has to be known again to be in the same state."""

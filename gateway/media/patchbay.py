@@ -45,7 +45,7 @@ from gateway.media.streams import (
     ToneDetected,
 )
 
-FALLBACK_TONE: Final = "info"
+FALLBACK_TONE: Final = "special_information"
 """Heard in place of an announcement that cannot be played: somebody must notice."""
 
 

@@ -178,7 +178,7 @@ def test_what_cannot_be_played_is_a_tone_that_ends_like_it(play: Play) -> None:
     bay = Bay()
     stream = bay.open("a")
     bay.do(play)
-    assert stream.asked == [("play_tone", ("info", "p", False))]
+    assert stream.asked == [("play_tone", ("special_information", "p", False))]
     assert bay.log.lines[0].startswith("error: announcement cannot be played")
     stream.report(PlayEnded(play="p"))
     assert bay.events == [AnnouncementEnded(leg="a", play="p")]
