@@ -94,6 +94,11 @@ class Exchange(Protocol):
 
     def subscribe(self, maximum: int) -> Feed: ...
 
+    def wire(
+        self, adapter: str, about: str, text: str, *, kind: str, outward: bool, key: str
+    ) -> None:
+        """Keep what went over a wire."""
+
 
 class Feed:
     """A bounded subscription: when it is full the oldest envelope is dropped and counted."""
@@ -266,6 +271,9 @@ class AdapterHost:
 
     def count(self, name: str, n: int = 1) -> None:
         self.counters[name] += n
+
+    def wire(self, about: str, text: str, *, kind: str, outward: bool, key: str = "") -> None:
+        self._exchange.wire(self.name, about, text, kind=kind, outward=outward, key=key)
 
     def create_task(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work, name=f"{self.name}: {name}")

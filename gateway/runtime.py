@@ -60,6 +60,7 @@ from gateway.media.speech import Synthesiser
 from gateway.media.streams import StreamStats
 from gateway.notify import notify, watchdog_s
 from gateway.records import Recorder, Store
+from gateway.timeline.wire import Ring, WireEntry
 
 QUEUE: Final = 50_000
 """Events that may wait. Beyond it what only describes is dropped, new calls are refused, and
@@ -158,6 +159,8 @@ class Gateway:
         self._timer_due: float | None = None
         self._pins = any(route.pins for route in configuration.routes)
         """Whether numbers that are dialled may hold a PIN."""
+        self.wires = Ring()
+        """What went over the wires in the last minutes."""
         self._feeds: set[Feed] = set()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -195,6 +198,23 @@ class Gateway:
         feed = Feed(maximum, self._feeds.discard)
         self._feeds.add(feed)
         return feed
+
+    def wire(
+        self, adapter: str, about: str, text: str, *, kind: str, outward: bool, key: str
+    ) -> None:
+        """Keep what went over a wire, for a while."""
+        self.wires.put(
+            WireEntry(
+                mono=self.now(),
+                at=time.time(),
+                adapter=adapter,
+                about=about,
+                outward=outward,
+                kind=kind,
+                text=text,
+                key=key,
+            )
+        )
 
     def emit(self, event: Event) -> None:
         """Put a person's event on the bus: `CallRequested`, `HangupRequested`..."""

@@ -437,3 +437,21 @@ def test_killed_at_any_moment_what_was_acknowledged_is_there(tmp_path: Path) -> 
 def test_lines_are_envelopes_for_everybody(tmp_path: Path) -> None:
     envelope = wear(alarm("a"), trace="t-a")
     assert msgspec.json.decode(encode(envelope), type=Envelope) == envelope
+
+
+def test_an_alarm_that_got_worse_is_carried_on_at_its_worst(tmp_path: Path) -> None:
+    from gateway.core.events import Severity
+    from gateway.journal.alarms import OpenAlarms
+
+    open_alarms = OpenAlarms()
+    for second, severity in enumerate((Severity.MINOR, Severity.CRITICAL, Severity.MAJOR)):
+        raised = AlarmRaised(
+            endpoint="mqtt/p", alarm="a", severity=severity, trace=f"t{second}", raised_at=second
+        )
+        open_alarms.see(
+            Envelope(id=str(second), box="b", at=AT + second, mono=float(second), event=raised)
+        )
+    (alarm,) = open_alarms.raised(now=100.0, at=AT + 10)
+    assert alarm.severity is Severity.CRITICAL
+    assert alarm.trace == "t0"
+    assert alarm.raised_at == pytest.approx(90.0)

@@ -124,6 +124,15 @@ class Host(Protocol):
     def count(self, name: str, n: int = 1) -> None:
         """Add to a counter that `gateway endpoints --counters` and the metrics show."""
 
+    def wire(self, about: str, text: str, *, kind: str, outward: bool, key: str = "") -> None:
+        """Keep what went over the wire for `gateway trace`, a few minutes in memory.
+
+        about: the leg it concerns, else an endpoint, else empty. text: what was sent (`outward`) or
+        received, **without secrets**: no password, digest response, key, code or digit. kind: the
+        protocol, one lower-case word. key: ties messages of one dialogue (a Call-ID, a trace id)
+        to the leg that one of them names.
+        """
+
     def create_task(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
         """Run a task that is cancelled with the adapter; its failure makes `run` fail."""
 

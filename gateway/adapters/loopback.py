@@ -88,6 +88,7 @@ class Loopback(Adapter):
         if port is None:
             raise DeviceError(f"there is no port {action.endpoint}")
         self._legs[action.leg] = None
+        self.host.wire(action.leg, "ring", kind=self.kind, outward=True)
         if port.busy or any(other != action.leg and other.startswith(f"{action.endpoint}#")
                             for other in self._legs):  # fmt: skip
             self._end(action.leg, Cause.BUSY)
@@ -100,6 +101,7 @@ class Loopback(Adapter):
     async def _pick_up(self, leg: str, port: Port) -> None:
         self.host.emit(LegRinging(leg=leg))
         await asyncio.sleep(port.answer_s)
+        self.host.wire(leg, "picked up", kind=self.kind, outward=False)
         await self._talk(leg, port)
 
     # From us: somebody at a port calls.

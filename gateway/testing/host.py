@@ -36,6 +36,7 @@ from gateway.media.streams import (
     StreamSpec,
     StreamStats,
 )
+from gateway.timeline.wire import WireEntry
 
 _E = TypeVar("_E")
 WAIT_S = 5.0
@@ -165,6 +166,7 @@ class _Exchange:
         self.patchbay = patchbay
         self.ids = Ids()
         self.feeds: set[Feed] = set()
+        self.wires: list[WireEntry] = []
         self._host = host
         self._numbers: dict[str, int] = {}
 
@@ -192,6 +194,22 @@ class _Exchange:
         feed = Feed(maximum, self.feeds.discard)
         self.feeds.add(feed)
         return feed
+
+    def wire(
+        self, adapter: str, about: str, text: str, *, kind: str, outward: bool, key: str
+    ) -> None:
+        self.wires.append(
+            WireEntry(
+                mono=self.now(),
+                at=time.time(),
+                adapter=adapter,
+                about=about,
+                outward=outward,
+                kind=kind,
+                text=text,
+                key=key,
+            )
+        )
 
 
 class _Log:

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from hardware.lab import linecard
-from hardware.lab.linecard import LineCard
+from gateway.lab import linecard
+from gateway.lab.linecard import LineCard
 
 
 @pytest.fixture

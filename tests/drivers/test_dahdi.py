@@ -25,8 +25,8 @@ from gateway.drivers.dahdi import (
     Tone,
 )
 from gateway.errors import DeviceError
-from hardware.lab import callerid
-from hardware.lab.linecard import BUSY_TONE, LineCard
+from gateway.lab import callerid
+from gateway.lab.linecard import BUSY_TONE, LineCard
 
 
 async def expect(channel: Channel, kind: EventKind, within: float = 3.0) -> LineEvent:

@@ -46,8 +46,8 @@ from gateway.protocols.analog.signals import (
     StopRing,
     StopTone,
 )
-from hardware.lab import callerid
-from hardware.lab.linecard import LineCard
+from gateway.lab import callerid
+from gateway.lab.linecard import LineCard
 
 FXS_SIGNALS: Final = {
     EventKind.RING_OFF_HOOK: Signal.LIFTED,

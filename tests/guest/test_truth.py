@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hardware.lab import linecard
-from hardware.lab.linecard import LineCard
+from gateway.lab import linecard
+from gateway.lab.linecard import LineCard
 from tests.guest import guest
 
 HERE = Path(__file__).parent

@@ -328,6 +328,13 @@ class Node:
         return Program(["svxreflector", f"--config={home}/conf"], home)
 
     async def __aenter__(self) -> Node:
+        try:
+            return await self._begin()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def _begin(self) -> Node:
         home = self.home / "node"
         (home / "svxlink.d").mkdir(parents=True)
         (home / "conf").write_text(

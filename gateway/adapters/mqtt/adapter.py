@@ -293,6 +293,7 @@ class Mqtt(Adapter):
     # Towards the broker
 
     def _publish(self, message: Outbound) -> bool:
+        self._trace_wire("", message, outward=True)
         return self._link is not None and self._link.publish(message)
 
     async def _follow(self, feed: Subscription) -> None:
@@ -396,6 +397,7 @@ class Mqtt(Adapter):
         for place, meaning in found:
             if place is None:
                 continue
+            self._trace_wire(place.endpoint.id, message, outward=False)
             if isinstance(meaning, alarms.Acknowledged):
                 if message.payload in self._acknowledged:
                     # Our own, come back from the broker.
@@ -405,6 +407,18 @@ class Mqtt(Adapter):
                     continue
             place.hear(meaning, message.trace)
             self._faces.show(place)
+
+    def _trace_wire(self, about: str, message: Inbound | Outbound, *, outward: bool) -> None:
+        commands = {
+            place.config.command_topic
+            for place in self._places.values()
+            if isinstance(place.config, Panel)
+        }
+        # A command may hold the code of a panel.
+        secret = message.topic in commands or message.topic in self._faces.commands
+        payload = "(hidden)" if secret else message.payload.decode("utf-8", "replace")
+        text = f"{message.topic} {payload}"
+        self.host.wire(about, text, kind="mqtt", outward=outward, key=message.trace)
 
     def _complain(self, topic: str, what: str) -> None:
         now = self.host.now()

@@ -168,7 +168,7 @@ class PyVoip(Adapter):
             case say.Counted():
                 self.host.count(message.name, message.n)
             case say.Hello():
-                self.host.ready()
+                pass
             case say.Registered():
                 self._registered = self._was_registered = True
                 self._local = message.local
@@ -334,6 +334,9 @@ class PyVoip(Adapter):
                 self.host.log.info("registered", server=self.config.server)
         self._condition, self._reason = condition, reason
         self.host.set_endpoint(self._endpoint())
+        if condition is not Condition.UNKNOWN:
+            # Not before: until the PBX has answered every call would be refused.
+            self.host.ready()
 
 
 def missing() -> str:

@@ -99,6 +99,10 @@ class Client(SIP.SIPClient):
             self.phone.registered()
         return registered
 
+    def recv_loop(self) -> None:
+        self.phone.listens()
+        super().recv_loop()
+
     def invite(
         self, number: str, ms: dict[int, Any], sendtype: RTP.TransmitType
     ) -> tuple[SIP.SIPMessage, str, int]:
@@ -388,6 +392,7 @@ class Call(VoIPCall):
             # Kept until its end is known: an answer that crosses our CANCEL needs a BYE.
             self.dropped = True
             self.since = time.monotonic()
+            self.sip.forget(self.call_id, "INVITE")
             if self.provisional:
                 self.sip.cancel(self.request)
 
@@ -428,7 +433,7 @@ class Phone(VoIPPhone):
         self._begin = begin
         self._n_offered = 0
         self._failures = 0
-        self._was_registered = False
+        self._was_registered = self._listens = False
         self.sip = Client(self, begin, local)
         if "OPTIONS" not in pyVoIP.SIPCompatibleMethods:
             pyVoIP.SIPCompatibleMethods.append("OPTIONS")
@@ -447,7 +452,14 @@ class Phone(VoIPPhone):
         self._failures = 0
         self._was_registered = True
         pyVoIP.REGISTER_FAILURE_THRESHOLD = 3
-        self.tell(say.Registered(local=f"{self.sip.myIP}:{self.sip.myPort}"))
+        if self._listens:
+            self.tell(say.Registered(local=f"{self.sip.myIP}:{self.sip.myPort}"))
+
+    def listens(self) -> None:
+        """Its receiving thread runs: a second after the registration, and no call before that."""
+        self._listens = True
+        if self._was_registered:
+            self.registered()
 
     def fatal(self) -> None:
         self.tell(say.Unregistered(reason=self._reason, final=True))
@@ -564,10 +576,12 @@ class Phone(VoIPPhone):
                 waited = now - call.since
                 if call.state != CallState.DIALING:
                     continue
-                if not call.provisional and waited > self._begin.no_response_s:
-                    call.finish(408, "no answer to INVITE")
-                elif call.dropped and waited > GIVE_UP_S:
+                if call.dropped and waited > GIVE_UP_S:
                     call.finish(487, "no end of the INVITE")
+                elif not call.dropped and not call.provisional:
+                    if waited > self._begin.no_response_s:
+                        self.tell(say.Over(call=call.key, status=408, reason="no answer to INVITE"))
+                        call.drop(408)
 
     def end(self) -> None:
         """End all calls."""

@@ -14,7 +14,7 @@ from gateway.protocols.analog.callerid import (
     parse,
     parse_dtmf,
 )
-from hardware.lab import callerid as lab
+from gateway.lab import callerid as lab
 
 # Rendered as FSK this frame is printed by minimodem (--rx callerid) and multimon-ng (CLIPFSK).
 ACCEPTED = bytes.fromhex(

@@ -1,0 +1,84 @@
+"""Search: finds a trace in a journal's files without decoding what is not of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from gateway.core.envelope import Envelope
+from gateway.errors import UsageError
+from gateway.journal import segments
+from gateway.journal.lines import MARKS, begun
+from gateway.timeline.items import Item, Picker
+
+LAST: Final = "last"
+_TRACE: Final = re.compile(rb'"trace":"([0-9a-f-]{36})"')
+_ID: Final = re.compile(r"[0-9a-f-]{4,36}\Z")
+
+
+def find(directory: Path, wanted: str) -> str:
+    """The newest trace that is meant: ``last``, the end of a trace's or call's id, a leg, or an
+    endpoint.
+
+    Raises `UsageError` when there is none, `OSError` when the journal cannot be read.
+    """
+    if wanted == LAST:
+        pattern = _TRACE
+    elif "/" in wanted:
+        # A leg's id is whole, an endpoint has any leg.
+        tail = "" if "#" in wanted else r'(?:#\d+)?'
+        pattern = re.compile(rb'"(?:leg|endpoint)":"' + re.escape(wanted).encode() + tail.encode() + rb'"')
+    elif _ID.match(wanted.lower()):
+        pattern = re.compile(rb'"(?:trace|call)":"[0-9a-f-]*' + wanted.lower().encode() + rb'"')
+    else:
+        raise UsageError(
+            f"{wanted!r} is no trace, call, leg or endpoint: give the end of an id (at least 4 "
+            "characters), fxs/1#18, fxs/1, or last"
+        )
+    for path in reversed(segments(directory)):
+        for line in reversed(path.read_bytes().splitlines()):
+            if line.startswith(MARKS) or not pattern.search(line):
+                continue
+            trace = _TRACE.search(line)
+            if trace is not None:
+                return trace[1].decode()
+    where = "nothing has been traced yet" if wanted == LAST else f"the journal has nothing of {wanted}"
+    raise UsageError(where)
+
+
+def read(directory: Path, picker: Picker) -> Iterator[Item]:
+    """The items of the picker's trace, oldest first. Raises `OSError`."""
+    for path in _since(segments(directory), picker.trace):
+        after_ours = False
+        with path.open("rb") as lines:
+            for line in lines:
+                if line.startswith(MARKS) or not line.endswith(b"\n"):
+                    continue
+                bridge = b'"OpenBridge"' in line
+                if not (after_ours or bridge or any(each in line for each in picker.needles)):
+                    continue
+                try:
+                    envelope = msgspec.json.decode(line, type=Envelope)
+                except (msgspec.MsgspecError, UnicodeDecodeError):
+                    continue
+                if envelope.event is None and envelope.action is None:
+                    continue
+                after_ours = picker.follows(envelope.mono)
+                found = picker.take(envelope)
+                after_ours = bool(found) or after_ours
+                yield from found
+
+
+def _since(paths: list[Path], trace: str) -> list[Path]:
+    """The files from the one on in which the trace began: its id tells when it was minted."""
+    try:
+        minted = int(trace.replace("-", "")[:12], 16) / 1000
+    except ValueError:
+        return paths
+    # The clock may have been set back meanwhile: one file more does no harm.
+    first = max((n for n, path in enumerate(paths) if begun(path) <= minted), default=0)
+    return paths[max(0, first - 1) :]
