@@ -7,13 +7,13 @@ import difflib
 import fnmatch
 import importlib.metadata
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
 from gateway.config import load
-from gateway.control import history, views
+from gateway.control import history, tracing, views
 from gateway.control.explain import explain, probe
 from gateway.control.openapi import Operation
 from gateway.control.questions import (
@@ -25,6 +25,7 @@ from gateway.control.questions import (
     Nothing,
     RecordsQuery,
     StatsQuery,
+    TraceQuery,
 )
 from gateway.control.shapes import (
     AcknowledgeAnswer,
@@ -46,18 +47,19 @@ from gateway.control.shapes import (
     Status,
     StopAnswer,
     StopRequest,
+    TraceHead,
 )
 from gateway.core import events
 from gateway.core.actions import Note
 from gateway.core.calls import Call
 from gateway.core.endpoints import Target
-from gateway.core.envelope import Envelope
 from gateway.core.events import CallRequested, HangupRequested, LegEnded, Priority
 from gateway.errors import ConfigError, GatewayError, UsageError
 from gateway.hosting import Feed
 from gateway.records import CallRecord, Database, LegRecord, Measures, Options, measure
 from gateway.records.measures import DAY, HOUR, QUARTER_HOUR
 from gateway.runtime import Gateway
+from gateway.timeline.items import Item
 
 FEED: Final = 10_000
 """Envelopes that a slow follower may be behind; then the oldest are dropped, and it is told."""
@@ -94,6 +96,11 @@ OPERATIONS: Final = (
         "GET", "/v1/events", "events", dict[str, Any], EventsQuery, lines=True,
         summary="Events and actions as CloudEvents 1.0, one in a line. Empty lines only show that "
         "the connection lives; crosspoint.control.Dropped says that the reader was too slow.",
+    ),
+    Operation(
+        "GET", "/v1/trace", "trace", TraceHead | Item, TraceQuery, lines=True,
+        summary="The timeline of one trace: a head, then its items, one in a line. Empty lines "
+        "only show that the connection lives.",
     ),
     Operation(
         "GET", "/v1/records/calls", "call_records", list[CallRecord], RecordsQuery,
@@ -241,7 +248,7 @@ class Desk:
                     yield b"".join(some)
             if feed is None:
                 return
-            async for envelope in _beating(feed):
+            async for envelope in tracing.beating(feed, HEARTBEAT_S):
                 if feed.dropped > told:
                     told = feed.dropped
                     yield history.dropped(told, self.gateway.box)
@@ -254,6 +261,17 @@ class Desk:
             if feed is not None:
                 self._feeds.discard(feed)
                 feed.close()
+
+    async def trace(self, query: TraceQuery) -> AsyncGenerator[bytes, None]:
+        feed = self.gateway.subscribe(FEED)
+        self._feeds.add(feed)
+        try:
+            await self._written()
+            async for line in tracing.lines(self.gateway, query, feed):
+                yield line
+        finally:
+            self._feeds.discard(feed)
+            feed.close()
 
     async def call_records(self, query: RecordsQuery) -> list[CallRecord]:
         def read(database: Database) -> list[CallRecord]:
@@ -506,27 +524,3 @@ def _first(records: Iterable[_T], limit: int) -> list[_T]:
             break
         found.append(record)
     return found
-
-
-async def _beating(feed: Feed) -> AsyncIterator[Envelope | None]:
-    """What is in a feed; None every `HEARTBEAT_S` when nothing is."""
-    envelopes = aiter(feed)
-    waiting: asyncio.Task[Envelope] | None = None
-    try:
-        while True:
-            if waiting is None:
-                waiting = asyncio.ensure_future(anext(envelopes))
-            done, _ = await asyncio.wait({waiting}, timeout=HEARTBEAT_S)
-            if not done:
-                yield None
-                continue
-            try:
-                envelope = waiting.result()
-            except StopAsyncIteration:
-                return
-            finally:
-                waiting = None
-            yield envelope
-    finally:
-        if waiting is not None:
-            waiting.cancel()

@@ -72,6 +72,16 @@ class EventsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Go on with what happens from now on."""
 
 
+class TraceQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which trace."""
+
+    id: _Text
+    """``last``, ``next`` (with `follow`), a trace's or call's id or the end of it, a leg, or an
+    endpoint, of which the newest trace is meant."""
+    follow: bool = False
+    """Go on with what happens from now on."""
+
+
 class RecordsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Which records, newest first."""
 

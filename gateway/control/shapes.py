@@ -317,6 +317,20 @@ class StopAnswer(msgspec.Struct, kw_only=True):
     """When it will have stopped at the latest."""
 
 
+class TraceHead(msgspec.Struct, kw_only=True):
+    """What stands before the items of a trace."""
+
+    trace: str
+    box: str
+    labels: dict[str, str]
+    """What people call its endpoints."""
+    cut: bool = False
+    """There is more than is given here."""
+    wire_s: float = 0.0
+    """For how long the gateway remembers what went over the wires; 0: not answered by a running
+    gateway, so that it is not known."""
+
+
 class ReloadRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Read the configuration file again and use its routes from the next event on."""
 

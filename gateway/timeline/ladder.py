@@ -38,7 +38,9 @@ def line(item: Item, lanes: list[str], began: float) -> str:
     words = item.text.splitlines() or [""]
     more = f" (+{len(words) - 1} lines)" if len(words) > 1 else ""
     name = f"{item.name}:" if item.kind in ("in", "out") else item.name
-    return f"{_clock(item.at)} {_elapsed(item.at - began)}  {marks}  {name} {words[0]}{more}".rstrip()
+    return (
+        f"{_clock(item.at)} {_elapsed(item.at - began)}  {marks}  {name} {words[0]}{more}".rstrip()
+    )
 
 
 def _clock(at: float) -> str:

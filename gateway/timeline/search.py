@@ -30,8 +30,10 @@ def find(directory: Path, wanted: str) -> str:
         pattern = _TRACE
     elif "/" in wanted:
         # A leg's id is whole, an endpoint has any leg.
-        tail = "" if "#" in wanted else r'(?:#\d+)?'
-        pattern = re.compile(rb'"(?:leg|endpoint)":"' + re.escape(wanted).encode() + tail.encode() + rb'"')
+        tail = "" if "#" in wanted else r"(?:#\d+)?"
+        pattern = re.compile(
+            rb'"(?:leg|endpoint)":"' + re.escape(wanted).encode() + tail.encode() + rb'"'
+        )
     elif _ID.match(wanted.lower()):
         pattern = re.compile(rb'"(?:trace|call)":"[0-9a-f-]*' + wanted.lower().encode() + rb'"')
     else:
@@ -46,7 +48,9 @@ def find(directory: Path, wanted: str) -> str:
             trace = _TRACE.search(line)
             if trace is not None:
                 return trace[1].decode()
-    where = "nothing has been traced yet" if wanted == LAST else f"the journal has nothing of {wanted}"
+    where = (
+        "nothing has been traced yet" if wanted == LAST else f"the journal has nothing of {wanted}"
+    )
     raise UsageError(where)
 
 

@@ -81,5 +81,9 @@ class Ring:
         entries = [entry for entry in tuple(self._entries) if since <= entry.at <= until]
         keys = {entry.key for entry in entries if entry.key and entry.about in legs} | {trace}
         for entry in entries:
-            if entry.about in legs or entry.key in keys or (not entry.key and entry.about in places):
+            if (
+                entry.about in legs
+                or entry.key in keys
+                or (not entry.key and entry.about in places)
+            ):
                 yield entry

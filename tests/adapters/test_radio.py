@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from gateway.adapters.radio import Radio
+from gateway.config import load
 from gateway.core.actions import Answer, Hangup, Key, Unkey
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Condition
@@ -31,6 +32,8 @@ from gateway.core.events import (
 )
 from gateway.errors import ConfigError, DeviceError
 from gateway.media.engine import Engine
+from gateway.protocols.radio import usrp
+from gateway.runtime import Gateway
 from gateway.testing import PROMISES, Scenario, TestHost, check_adapter
 from gateway.testing.audio import level_at, read_wav, tone, write_wav
 
@@ -419,15 +422,15 @@ async def test_usrp_both_ways(usrp_peer: socket.socket, engine: Engine, tmp_path
         recording = tmp_path / "heard.wav"
         host.stream(leg).record(str(recording), both=False)
         samples = tone(700, 1.0).tobytes()
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         for n in range(50):
             head = bytes.fromhex(f"55535250{n + 1:08x}00000000000000010000000000000000")
-            usrp_peer.sendto(
-                head + bytes(8) + samples[320 * n : 320 * n + 320], ("127.0.0.1", port)
-            )
+            sender.sendto(head + bytes(8) + samples[320 * n : 320 * n + 320], ("127.0.0.1", port))
             await asyncio.sleep(0.02)
         end = bytes.fromhex("55535250000000330000000000000000") + bytes(16)
         await host.wait_for(FloorRequested, leg=leg)
-        usrp_peer.sendto(end, ("127.0.0.1", port))
+        sender.sendto(end, ("127.0.0.1", port))
+        sender.close()
         await host.wait_for(FloorReleased, leg=leg)
         host.stream(leg).stop_record()
         spoken = write_wav(tmp_path / "spoken.wav", tone(1000, 1.0))
@@ -465,3 +468,81 @@ async def test_usrp_both_ways(usrp_peer: socket.socket, engine: Engine, tmp_path
 def test_configuration_that_makes_no_sense(config: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         TestHost("radio").make(Radio, {"radios": {"a": config}})
+
+
+async def test_two_radios_through_the_whole_gateway(tmp_path: Path) -> None:
+    """Somebody speaks on one channel; the other is called, keyed, and hears him; and back."""
+    peers, ports = [], []
+    for _ in range(2):
+        peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        peer.bind(("127.0.0.1", 0))
+        peer.setblocking(False)
+        peers.append(peer)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    text = f"""
+        [gateway]
+        name = "lab"
+        data_dir = "{tmp_path}/data"
+        drain_s = 0.1
+        [control]
+        socket = "{tmp_path}/s"
+        [media]
+        realtime = false
+        ports = [42300, 42399]
+        [[routes]]
+        name = "cross"
+        from = ["radio/a"]
+        targets = ["radio/b"]
+    """
+    for name, peer, port in zip("ab", peers, ports, strict=True):
+        text += f"""
+        [adapters.radio.radios.{name}]
+        transmit = true
+        calls = "1"
+        [adapters.radio.radios.{name}.usrp]
+        host = "127.0.0.1"
+        port = {peer.getsockname()[1]}
+        listen = "127.0.0.1:{port}"
+        """
+    (tmp_path / "gateway.toml").write_text(text)
+    gateway = Gateway(load(tmp_path / "gateway.toml"))
+    run = asyncio.create_task(gateway.run())
+    try:
+        for name in "ab":
+            await until(
+                lambda place=f"radio/{name}": (
+                    place in gateway.places and gateway.places[place][0].condition == "up"
+                ),
+                20.0,
+            )
+        for speaker, listener, hz in ((0, 1, 500), (1, 0, 900)):
+            samples = tone(hz, 1.0).tobytes()
+            heard: list[bytes] = []
+            for n in range(100):
+                frame = usrp.Frame(n + 1 + 1000 * speaker, True, usrp.Type.VOICE, 0,
+                                   samples[320 * (n % 50) :][:320])  # fmt: skip
+                peers[speaker].sendto(frame.pack(), ("127.0.0.1", ports[speaker]))
+                await asyncio.sleep(0.02)
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        heard.append(peers[listener].recv(4096))
+            end = usrp.Frame(2000, False, usrp.Type.VOICE).pack()
+            peers[speaker].sendto(end, ("127.0.0.1", ports[speaker]))
+            await asyncio.sleep(0.3)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    heard.append(peers[listener].recv(4096))
+            assert len(heard[-1]) == 32, "unkeyed after the last word"
+            voice = b"".join(frame[32:] for frame in heard)
+            said = memoryview(voice).cast("h")[len(voice) // 4 :]
+            assert level_at(said, hz) > -20
+            with pytest.raises(BlockingIOError):
+                peers[speaker].recv(4096)
+    finally:
+        gateway.stop()
+        gateway.stop()
+        await asyncio.wait_for(run, 20)
+        for peer in peers:
+            peer.close()

@@ -227,7 +227,7 @@ class Device:
         version, config = output.version, self.config
         try:
             request = output.request(config.unit)
-            self.host.wire(self.endpoint().id, str(request), kind="modbus", outward=True)
+            self.host.wire(self.endpoint.id, str(request), kind="modbus", outward=True)
             await self._ask(request)
             if output.config.verify and not output.native and output.wanted is not None:
                 await self._read_back(output, version)

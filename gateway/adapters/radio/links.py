@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -86,19 +87,19 @@ class UdpLink(_Wired):
     def __init__(self, config: UdpAudio) -> None:
         self.rate: int = config.rate
         self._socket = _bound(config.listen)
-        self._to = _resolved(config.send)
+        self._to = address(config.send)
         self._silence = bytes(frame_bytes(config.rate)) if config.idle_silence else b""
 
     def read(self) -> bytes:
         found = []
         for _ in range(_READS):
             try:
-                data = self._socket.recv(_DATAGRAM)
+                data, source = self._socket.recvfrom(_DATAGRAM)
             except BlockingIOError:
                 break
             except ConnectionError:
                 continue
-            if len(data) % 2 or not data:
+            if len(data) % 2 or not data or source[0] != self._to[0]:
                 self.refused += 1
                 continue
             found.append(_native(data))
@@ -194,12 +195,15 @@ class UsrpLink:
         self.carrier: bool | None = False
         self.refused = 0
         self._talkgroup = config.talkgroup
+        self._to = address(f"{config.host}:{config.port}")
         self._socket = _bound(config.listen)
+        # The guard ends an over through this one: it knows no addresses.
+        self._farewell = socket.socket(self._socket.family, socket.SOCK_DGRAM)
         try:
-            self._socket.connect(_resolved(f"{config.host}:{config.port}"))
-        except BaseException:
-            self._socket.close()
-            raise
+            self._farewell.connect(self._to)
+        except OSError as error:
+            self.close()
+            raise DeviceError(f"USRP {config.host}:{config.port}: {error.strerror}") from error
         self._sequence = 0
         self._heard_at = 0.0
 
@@ -207,12 +211,15 @@ class UsrpLink:
         found = []
         for _ in range(_READS):
             try:
-                data = self._socket.recv(_DATAGRAM)
+                # From any port of that host: some bridges send from another than they hear on.
+                data, source = self._socket.recvfrom(_DATAGRAM)
             except BlockingIOError:
                 break
             except ConnectionError:
                 continue
             try:
+                if source[0] != self._to[0]:
+                    raise PeerError(f"USRP: a frame from {source[0]}")
                 frame = usrp.Frame.parse(data)
             except PeerError:
                 self.refused += 1
@@ -245,16 +252,17 @@ class UsrpLink:
         self._sequence += 2 * AHEAD
 
     def fileno(self) -> int:
-        return self._socket.fileno()
+        return self._farewell.fileno()
 
     def close(self) -> None:
         self._socket.close()
+        self._farewell.close()
 
     def _send(self, keyup: bool, payload: bytes = b"") -> None:
         self._sequence += 1
         frame = usrp.Frame(self._sequence, keyup, usrp.Type.VOICE, self._talkgroup, payload)
         with contextlib.suppress(BlockingIOError, ConnectionError):
-            self._socket.send(frame.pack())
+            self._socket.sendto(frame.pack(), self._to)
 
 
 def open_audio(audio: Audio) -> Link:
@@ -270,7 +278,7 @@ def open_audio(audio: Audio) -> Link:
 
 
 def _bound(listen: str) -> socket.socket:
-    where = _resolved(listen)
+    where = address(listen)
     made = socket.socket(socket.AF_INET6 if ":" in where[0] else socket.AF_INET, socket.SOCK_DGRAM)
     try:
         made.setblocking(False)
@@ -281,13 +289,15 @@ def _bound(listen: str) -> socket.socket:
     return made
 
 
-def _resolved(text: str) -> tuple[str, int]:
+async def resolved(text: str) -> str:
+    """``host:port`` with the host's address. Raises `DeviceError` when it has none."""
     host, port = address(text)
+    loop = asyncio.get_running_loop()
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0][4]
+        found = (await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM))[0][4]
     except OSError as error:
-        raise DeviceError(f"{text}: {error.strerror}") from error
-    return str(found[0]), port
+        raise DeviceError(f"{host}: {error.strerror}") from error
+    return f"{found[0]}:{port}"
 
 
 def _native(samples: bytes) -> bytes:

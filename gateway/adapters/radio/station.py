@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
 from gateway.adapters.base import Host
-from gateway.adapters.radio.config import Radio, RigctldCarrier, Tone, VoxCarrier
+from gateway.adapters.radio.config import (
+    Radio,
+    RigctldCarrier,
+    Tone,
+    UdpAudio,
+    VoxCarrier,
+    address,
+)
 from gateway.adapters.radio.guardian import Guardian, proof_file
-from gateway.adapters.radio.links import Link, UsrpLink, open_audio
+from gateway.adapters.radio.links import Link, UsrpLink, open_audio, resolved
 from gateway.adapters.radio.pump import Pump
 from gateway.adapters.radio.reflector import ReflectorLink
 from gateway.adapters.radio.rig import follow_carrier
@@ -130,23 +137,19 @@ class Station:
         self._carrier = self._new_carrier()
         self._lost = asyncio.get_running_loop().create_future()
         async with contextlib.AsyncExitStack() as stack:
-            works: list[Coroutine[Any, Any, str]] = []
-            # First of all the key line: whatever else is missing, it is off.
-            guarded = config.key is not None or config.audio is None or (
-                config.carrier is not None
-                and not isinstance(config.carrier, (RigctldCarrier, VoxCarrier))
-            )  # fmt: skip
-            if guarded:
-                self.guardian = Guardian(self._guard_config(), self._guard_says, self._release)
-                self.guardian.start()
-                stack.push_async_callback(self.guardian.stop)
-                works.append(self.guardian.serve())
-            tasks = [asyncio.create_task(work, name=f"{self.id} guard") for work in works]
+            tasks: list[asyncio.Task[str]] = []
             stack.push_async_callback(_put_away, tasks)
             stack.callback(self._close)
+            guarded = self._guarded_by_process()
+            # First of all the key line: whatever else is missing, it is off. A network's guard
+            # has nothing to hold before there is a login.
+            if guarded and config.audio is not None:
+                self._start_guard(stack, tasks)
             self._link = link = await self._open_link()
             self._pump = pump = self._new_pump(link)
             pump.start()
+            if guarded and config.audio is None:
+                self._start_guard(stack, tasks)
             if isinstance(link, ReflectorLink):
                 tasks.append(asyncio.create_task(link.serve(), name=f"{self.id} reflector"))
             if isinstance(config.carrier, RigctldCarrier):
@@ -162,6 +165,21 @@ class Station:
             done, _ = await asyncio.wait([*tasks, self._lost], return_when=asyncio.FIRST_COMPLETED)
             return "; ".join(each.result() for each in done)
 
+    def _guarded_by_process(self) -> bool:
+        config = self.config
+        by_guard = config.carrier is not None and not isinstance(
+            config.carrier, (RigctldCarrier, VoxCarrier)
+        )
+        return config.key is not None or config.audio is None or by_guard
+
+    def _start_guard(
+        self, stack: contextlib.AsyncExitStack, tasks: list[asyncio.Task[str]]
+    ) -> None:
+        self.guardian = guardian = Guardian(self._guard_config(), self._guard_says, self._release)
+        guardian.start()
+        stack.push_async_callback(_leave, guardian, self._close)
+        tasks.append(asyncio.create_task(guardian.serve(), name=f"{self.id} guard"))
+
     async def _open_link(self) -> Link:
         config = self.config
         if config.reflector is not None:
@@ -173,9 +191,15 @@ class Station:
                 raise
             return link
         if config.usrp is not None:
-            return UsrpLink(config.usrp)
-        assert config.audio is not None
-        return open_audio(config.audio)
+            host, _ = address(await resolved(f"{config.usrp.host}:{config.usrp.port}"))
+            return UsrpLink(msgspec.structs.replace(config.usrp, host=host))
+        audio = config.audio
+        assert audio is not None
+        if isinstance(audio, UdpAudio):
+            audio = msgspec.structs.replace(
+                audio, listen=await resolved(audio.listen), send=await resolved(audio.send)
+            )
+        return open_audio(audio)
 
     def _new_pump(self, link: Link) -> Pump:
         config = self.config
@@ -514,6 +538,11 @@ class Station:
 
 def _tone(tone: Tone | None, rate: int) -> bytes:
     return beep(tone.hz, tone.ms / 1000, rate, tone.dbm0) if tone else b""
+
+
+async def _leave(guardian: Guardian, close: Callable[[], None]) -> None:
+    close()  # says why; then the guard may go
+    await guardian.stop()
 
 
 async def _put_away(tasks: list[asyncio.Task[str]]) -> None:

@@ -1,0 +1,135 @@
+"""Tracing: the timeline of a trace from the journal, the wires and, if wanted, what comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Final
+
+import msgspec
+
+from gateway.control.questions import TraceQuery
+from gateway.control.shapes import TraceHead
+from gateway.core.envelope import Envelope
+from gateway.core.events import AlarmRaised, CallRequested, LegOffered
+from gateway.errors import UsageError
+from gateway.hosting import Feed
+from gateway.runtime import Gateway
+from gateway.timeline import search
+from gateway.timeline.items import Item, Picker, of_wire
+
+MAXIMUM: Final = 20_000
+"""Items of one answer; a trace that has more is cut, and says so."""
+NEXT: Final = "next"
+_BEAT_S: Final = 0.25
+"""How often the wires are looked at while a trace is followed."""
+_AROUND_S: Final = 2.0
+"""The message that began a trace came before its first event."""
+
+
+async def lines(gateway: Gateway, query: TraceQuery, feed: Feed) -> AsyncGenerator[bytes, None]:
+    """A `TraceHead` and then the `Item`s, one in a line; empty lines only show that we live.
+
+    feed: begun by the caller, who closes it.
+    """
+    configuration = gateway.configuration
+    directory, keep = configuration.journal_dir, configuration.journal.keep_digits
+    beats = beating(feed, _BEAT_S)
+    early: list[Envelope] = []
+    if query.id == NEXT:
+        if not query.follow:
+            raise UsageError("next is what comes: it needs --follow")
+        trace = ""
+        async for envelope in beats:
+            if envelope is None:
+                yield b"\n"
+            elif isinstance(envelope.event, LegOffered | AlarmRaised | CallRequested):
+                trace = envelope.trace or envelope.event.trace
+                early = [envelope]
+                break
+    else:
+        trace = await asyncio.to_thread(search.find, directory, query.id)
+    picker = Picker(trace, keep_digits=keep)
+
+    def history() -> list[Item]:
+        found: list[Item] = []
+        for item in search.read(directory, picker):
+            found.append(item)
+            if len(found) == MAXIMUM:
+                break
+        return found
+
+    past = [] if early else await asyncio.to_thread(history)
+    last = max((item.at for item in past), default=0.0)
+    seen = _wires(gateway, picker, past)
+    items = sorted([*past, *seen], key=lambda item: item.at)
+    labels = {
+        name: place.label for name, place in gateway.switchboard.endpoints.items() if place.label
+    }
+    head = TraceHead(
+        trace=trace,
+        box=gateway.box,
+        labels={name: labels[name] for name in picker.places if name in labels},
+        cut=len(past) == MAXIMUM,
+        wire_s=gateway.wires.keep_s,
+    )
+    yield encode(head)
+    for item in items:
+        yield encode(item)
+    if not query.follow:
+        return
+    wired = max((item.mono for item in seen), default=gateway.now() - _AROUND_S)
+    for envelope in early:
+        for item in picker.take(envelope):
+            yield encode(item)
+    async for beat in beats:
+        if beat is not None and beat.at > last:
+            for item in picker.take(beat):
+                yield encode(item)
+        fresh = [item for item in _wires(gateway, picker, []) if item.mono > wired]
+        for item in fresh:
+            wired = item.mono
+            yield encode(item)
+        if beat is None and not fresh:
+            yield b"\n"
+
+
+def _wires(gateway: Gateway, picker: Picker, past: list[Item]) -> list[Item]:
+    since = past[0].at - _AROUND_S if past else 0.0
+    until = past[-1].at + _AROUND_S if past else float("inf")
+    entries = gateway.wires.of(picker.trace, picker.legs, picker.places, since=since, until=until)
+    return [of_wire(entry, picker.legs) for entry in entries]
+
+
+def encode(value: msgspec.Struct) -> bytes:
+    """A JSON line; what a peer sent may be no UTF-8."""
+    try:
+        return msgspec.json.encode(value) + b"\n"
+    except UnicodeEncodeError:
+        import json
+
+        return json.dumps(msgspec.to_builtins(value)).encode() + b"\n"
+
+
+async def beating(feed: Feed, beat_s: float) -> AsyncIterator[Envelope | None]:
+    """What is in a feed; None every `beat_s` when nothing is."""
+    envelopes = aiter(feed)
+    waiting: asyncio.Task[Envelope] | None = None
+    try:
+        while True:
+            if waiting is None:
+                waiting = asyncio.ensure_future(anext(envelopes))
+            done, _ = await asyncio.wait({waiting}, timeout=beat_s)
+            if not done:
+                yield None
+                continue
+            try:
+                envelope = waiting.result()
+            except StopAsyncIteration:
+                return
+            finally:
+                waiting = None
+            yield envelope
+    finally:
+        if waiting is not None:
+            waiting.cancel()
