@@ -111,6 +111,11 @@ class Feed:
         self._forget = forget
         self._closed = False
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more will come."""
+        return self._closed
+
     def put(self, envelope: Envelope) -> None:
         """Add an envelope."""
         if len(self._queue) >= self._maximum:

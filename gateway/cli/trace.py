@@ -88,6 +88,7 @@ def _offline(settings: Settings, which: str) -> tuple[dict[str, Any], Iterator[d
         ) from None
     labels = {place.id: place.label for place in configuration.endpoints if place.label}
     head: dict[str, Any] = {
+        "line": "head",
         "trace": found,
         "box": configuration.gateway.name,
         "labels": {name: labels[name] for name in picker.places if name in labels},
@@ -114,7 +115,7 @@ def _notes(head: dict[str, Any], items: list[Item]) -> list[str]:
     elif items and not any(item.kind in ("in", "out") for item in items):
         minutes = head["wire_s"] / 60
         notes.append(
-            f"Nothing went over the wires that is still known; it is kept for {minutes:.0f} minutes."
+            f"Of the wires nothing is known any more: it is kept for {minutes:.0f} minutes."
         )
     return notes
 

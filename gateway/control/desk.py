@@ -263,11 +263,15 @@ class Desk:
                 feed.close()
 
     async def trace(self, query: TraceQuery) -> AsyncGenerator[bytes, None]:
+        # Found first: what does not exist is an answer of its own, not a broken stream.
+        await self._written()
+        return self._timeline(await tracing.find(self.gateway, query), query.follow)
+
+    async def _timeline(self, trace: str, follow: bool) -> AsyncGenerator[bytes, None]:
         feed = self.gateway.subscribe(FEED)
         self._feeds.add(feed)
         try:
-            await self._written()
-            async for line in tracing.lines(self.gateway, query, feed):
+            async for line in tracing.lines(self.gateway, trace, feed, follow=follow):
                 yield line
         finally:
             self._feeds.discard(feed)

@@ -243,10 +243,10 @@ class Control:
                     what=msgspec.json.encode(arguments["body"]).decode(),
                 )
             answer = method(**arguments)
-            if operation.lines:
-                return await _send_lines(request, answer)
             if isinstance(answer, Awaitable):
                 answer = await answer
+            if operation.lines:
+                return await _send_lines(request, answer)
             return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
         return handle

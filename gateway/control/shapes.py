@@ -317,7 +317,7 @@ class StopAnswer(msgspec.Struct, kw_only=True):
     """When it will have stopped at the latest."""
 
 
-class TraceHead(msgspec.Struct, kw_only=True):
+class TraceHead(msgspec.Struct, kw_only=True, tag_field="line", tag="head"):
     """What stands before the items of a trace."""
 
     trace: str

@@ -27,28 +27,35 @@ _AROUND_S: Final = 2.0
 """The message that began a trace came before its first event."""
 
 
-async def lines(gateway: Gateway, query: TraceQuery, feed: Feed) -> AsyncGenerator[bytes, None]:
+async def find(gateway: Gateway, query: TraceQuery) -> str:
+    """The trace that is meant; empty for the next one. Raises `UsageError`."""
+    if query.id == NEXT:
+        if not query.follow:
+            raise UsageError("next is what comes: it needs --follow")
+        return ""
+    return await asyncio.to_thread(search.find, gateway.configuration.journal_dir, query.id)
+
+
+async def lines(
+    gateway: Gateway, trace: str, feed: Feed, *, follow: bool
+) -> AsyncGenerator[bytes, None]:
     """A `TraceHead` and then the `Item`s, one in a line; empty lines only show that we live.
 
-    feed: begun by the caller, who closes it.
+    trace: as `find` answered. feed: begun by the caller, who closes it.
     """
     configuration = gateway.configuration
     directory, keep = configuration.journal_dir, configuration.journal.keep_digits
     beats = beating(feed, _BEAT_S)
     early: list[Envelope] = []
-    if query.id == NEXT:
-        if not query.follow:
-            raise UsageError("next is what comes: it needs --follow")
-        trace = ""
-        async for envelope in beats:
-            if envelope is None:
-                yield b"\n"
-            elif isinstance(envelope.event, LegOffered | AlarmRaised | CallRequested):
-                trace = envelope.trace or envelope.event.trace
-                early = [envelope]
-                break
-    else:
-        trace = await asyncio.to_thread(search.find, directory, query.id)
+    while not trace:
+        envelope = await anext(beats, None)
+        if envelope is None:
+            if feed.closed:
+                return
+            yield b"\n"
+        elif isinstance(envelope.event, LegOffered | AlarmRaised | CallRequested):
+            trace = envelope.trace or envelope.event.trace
+            early = [envelope]
     picker = Picker(trace, keep_digits=keep)
 
     def history() -> list[Item]:
@@ -76,7 +83,7 @@ async def lines(gateway: Gateway, query: TraceQuery, feed: Feed) -> AsyncGenerat
     yield encode(head)
     for item in items:
         yield encode(item)
-    if not query.follow:
+    if not follow:
         return
     wired = max((item.mono for item in seen), default=gateway.now() - _AROUND_S)
     for envelope in early:

@@ -23,7 +23,7 @@ from gateway.drivers.lines import (
 from gateway.errors import DeviceError
 from gateway.protocols.radio import rigctld
 
-RIG_S: Final = 0.3
+RIG_S: Final = 0.5
 """How long the rig may take for each command."""
 RELEASES: Final = 3
 """How often a network radio is told that the over is over: datagrams get lost."""

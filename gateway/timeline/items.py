@@ -7,29 +7,32 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.core.actions import Action, Command, OpenBridge, SendDigits
+from gateway.core.actions import Action, CloseAlarm, Command, OpenBridge, SendDigits
 from gateway.core.endpoints import Endpoint
 from gateway.core.envelope import Envelope
 from gateway.core.events import (
     AdapterLost,
     AlarmAcknowledged,
     AlarmCleared,
+    AlarmRaised,
     DigitPressed,
     EndpointChanged,
     Event,
-    InputChanged,
+    LegEnded,
     PanelChanged,
 )
 from gateway.timeline.wire import WireEntry
 
 GATEWAY: Final = "gateway"
 """The lane of what the gateway does by itself."""
+_AFTER_S: Final = 5.0
+"""What happens to its endpoints this long after a trace's end may be because of it."""
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 _UNSAID: Final = ("trace", "call", "demanded_at", "raised_at", "leg", "endpoint", "type")
-_PLACES: Final = (EndpointChanged, AlarmCleared, AlarmAcknowledged, PanelChanged, InputChanged)
+_PLACES: Final = (EndpointChanged, AlarmCleared, AlarmAcknowledged, PanelChanged)
 
 
-class Item(msgspec.Struct, frozen=True, kw_only=True):
+class Item(msgspec.Struct, frozen=True, kw_only=True, tag_field="line", tag="item"):
     """One line of a timeline."""
 
     at: float
@@ -66,6 +69,19 @@ class Picker:
         self._opened: Envelope | None = None
         self._last: float | None = None
         self._adapters: set[str] = set()
+        self._live: set[str] = set()
+        """Legs of the present run of the gateway: the next one counts from 1 again."""
+        self._going: set[str] = set()
+        """Legs and alarms that are not over."""
+        self._until = 0.0
+
+    def restart(self) -> None:
+        """A new run of the gateway begins: no leg and no bridge of the one before is left."""
+        self._live.clear()
+        self._going.clear()
+        self._bridges.clear()
+        self._opened = None
+        self.needles = {self.trace.encode()}
 
     def take(self, envelope: Envelope) -> list[Item]:
         """The items that an envelope adds: mostly none or one."""
@@ -94,9 +110,11 @@ class Picker:
     def _ours(self, envelope: Envelope, body: Event | Action) -> bool:
         if (envelope.trace or getattr(body, "trace", "")) == self.trace:
             return True
-        if getattr(body, "leg", "") in self.legs or getattr(body, "bridge", "") in self._bridges:
+        if getattr(body, "leg", "") in self._live or getattr(body, "bridge", "") in self._bridges:
             return True
         if isinstance(body, _PLACES):
+            if not self._going and envelope.at > self._until:
+                return False
             place = body.endpoint
             return (place.id if isinstance(place, Endpoint) else place) in self.places
         if isinstance(body, AdapterLost):
@@ -110,6 +128,8 @@ class Picker:
         place = getattr(body, "endpoint", "")
         if isinstance(leg, str) and leg:
             self.legs.setdefault(leg)
+            self._live.add(leg)
+            (self._going.discard if isinstance(body, LegEnded) else self._going.add)(leg)
             self.needles.add(leg.encode())
             place = place or leg.rpartition("#")[0]
         if isinstance(place, Endpoint):
@@ -117,6 +137,11 @@ class Picker:
         if place:
             self.places.setdefault(place)
             self.needles.add(place.encode())
+        if isinstance(body, AlarmRaised):
+            self._going.add(f"{body.endpoint} {body.alarm}")
+        elif isinstance(body, AlarmCleared | CloseAlarm):
+            self._going.discard(f"{body.endpoint} {body.alarm}")
+        self._until = envelope.at + _AFTER_S
         if envelope.adapter:
             self._adapters.add(envelope.adapter)
 

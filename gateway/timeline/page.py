@@ -14,7 +14,8 @@ body{font:14px/1.4 system-ui,sans-serif;margin:1.5em;color:#222;background:#fff}
 h1{font-size:1.2em}dl{display:grid;grid-template-columns:max-content 1fr;gap:0 1em}
 dt{color:#666}dd{margin:0}
 table{border-collapse:collapse;margin-top:1em}
-th{text-align:left;font-weight:600;padding:.2em .6em;border-bottom:2px solid #444;vertical-align:bottom}
+th{text-align:left;font-weight:600;padding:.2em .6em;border-bottom:2px solid #444;
+vertical-align:bottom}
 td{padding:.1em .6em;vertical-align:top;white-space:nowrap}
 td.lane{border-left:1px solid #ccc;min-width:7em;color:#06c}
 td.lane.action,td.lane.out{color:#a50}td.lane.own{color:#555}

@@ -12,7 +12,7 @@ import msgspec
 from gateway.core.envelope import Envelope
 from gateway.errors import UsageError
 from gateway.journal import segments
-from gateway.journal.lines import MARKS, begun
+from gateway.journal.lines import MARKS, OPENED, begun
 from gateway.timeline.items import Item, Picker
 
 LAST: Final = "last"
@@ -61,6 +61,8 @@ def read(directory: Path, picker: Picker) -> Iterator[Item]:
         with path.open("rb") as lines:
             for line in lines:
                 if line.startswith(MARKS) or not line.endswith(b"\n"):
+                    if line.startswith(OPENED):
+                        picker.restart()
                     continue
                 bridge = b'"OpenBridge"' in line
                 if not (after_ours or bridge or any(each in line for each in picker.needles)):

@@ -116,11 +116,12 @@ async def test_ffmpeg_plays_the_zone_and_tshark_finds_nothing_missing(
     (samples, *_), found_rate = read_wav(heard)
     assert found_rate == rate
     assert level_at(samples[rate:], hz, rate=rate) == pytest.approx(-10, abs=1.0)
-    shown = await asyncio.to_thread(
+    done = await asyncio.to_thread(
         subprocess.run,
         ["tshark", "-r", str(capture), "-d", "udp.port==5004,rtp", "-q", "-z", "rtp,streams"],
         check=True, capture_output=True, text=True, timeout=30,
-    ).stdout  # fmt: skip
+    )  # fmt: skip
+    shown = done.stdout
     line = next(line for line in shown.splitlines() if "239.0.1.1" in line)
     assert " 0 (0.0%)" in line
     assert {"PCMU": "g711U", "PCMA": "g711A", "G722": "g722"}[codec].lower() in line.lower()

@@ -27,7 +27,7 @@ from gateway.core.events import (
 from gateway.lab.softphone import Softphone, free_port
 from gateway.media.engine import Engine
 from gateway.testing import PROMISES, Scenario, TestHost, check_adapter
-from gateway.testing.audio import level, level_at, read_wav, tone, write_wav
+from gateway.testing.audio import tone, write_wav
 from tests.interop.peers import Kamailio, assert_hears, microphone, need, until
 
 USERS = {"gw": "gwpw", "dora": "dorapw"}

@@ -91,7 +91,7 @@ class Rig(Program):
     def keyed(self) -> bool | None:
         """What the rig says, asked by another client with the plain protocol."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=0.3) as client:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as client:
                 client.sendall(b"t\n")
                 return {b"1": True, b"0": False}.get(client.recv(100).strip())
         except OSError:
@@ -108,7 +108,7 @@ async def test_rigctld_is_keyed_and_released(tmp_path: Path) -> None:
         with socket.create_connection(("127.0.0.1", rig.port)) as client:
             client.sendall(b"T 1\n")
             client.recv(100)
-        assert rig.keyed()
+        await until(rig.keyed, "keyed by another")
         key = {"by": "rigctld", "port": rig.port}
         async with radio(None, key=key, audio=silent_audio()) as host:
             assert rig.keyed() is False, "released before anything else"

@@ -28,7 +28,7 @@ class PyVoipSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Name of the endpoint: ``pyvoip/line``."""
     label: str = ""
     number: str = ""
-    """Directory number: reaches the PBX without a number of its own only if `dials` is set."""
+    """Directory number of the account itself; needs `dials`."""
     dials: str = ""
     """What to dial at the PBX when a call to the endpoint carries no number."""
     calls: Annotated[int, msgspec.Meta(ge=1, le=20)] = 10
@@ -53,7 +53,10 @@ class PyVoipSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         if not self.password:
             raise ValueError("password is empty")
         if self.local_ip:
-            ipaddress.IPv4Address(self.local_ip)
+            try:
+                ipaddress.IPv4Address(self.local_ip)
+            except ValueError:
+                raise ValueError(f"local_ip {self.local_ip!r} is no IPv4 address") from None
         low, high = self.rtp_ports
         if high - low + 1 < 2 * self.calls:
             raise ValueError(f"rtp_ports {low} to {high} are too few for {self.calls} calls")

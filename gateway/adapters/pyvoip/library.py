@@ -329,6 +329,11 @@ class Call(VoIPCall):
         self.phone.tell(say.Digit(call=self.key, digit=code))
 
     @property
+    def silent(self) -> bool:
+        """Whether nothing at all came back yet."""
+        return not self.dropped and not self.provisional
+
+    @property
     def events(self) -> bool:
         """Whether digits travel as telephone-events."""
         return self.client is not None and self.client.event_type is not None
@@ -578,10 +583,9 @@ class Phone(VoIPPhone):
                     continue
                 if call.dropped and waited > GIVE_UP_S:
                     call.finish(487, "no end of the INVITE")
-                elif not call.dropped and not call.provisional:
-                    if waited > self._begin.no_response_s:
-                        self.tell(say.Over(call=call.key, status=408, reason="no answer to INVITE"))
-                        call.drop(408)
+                elif call.silent and waited > self._begin.no_response_s:
+                    self.tell(say.Over(call=call.key, status=408, reason="no answer to INVITE"))
+                    call.drop(408)
 
     def end(self) -> None:
         """End all calls."""

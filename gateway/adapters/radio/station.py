@@ -89,6 +89,7 @@ class Station:
         """Leg that was told that transmitting is switched off."""
         self._inputs: dict[str, float] = {}
         self._phase = Phase.IDLE
+        self._timed_out = 0
         self._alarmed = False
         self._lost: asyncio.Future[str] | None = None
 
@@ -455,7 +456,8 @@ class Station:
         if phase is self._phase:
             return
         self._phase = phase
-        if phase is Phase.PENALTY and self._transmitter.timed_out:
+        if self._transmitter.timed_out != self._timed_out:
+            self._timed_out = self._transmitter.timed_out
             self._host.count("time_outs")
             self._host.log.warning(
                 "transmitted for too long", radio=self.id, time_out_s=self.config.time_out_s
@@ -464,7 +466,7 @@ class Station:
             self._active_at = self._host.now()
 
     def _why(self) -> str:
-        return "time-out" if self._transmitter.phase is Phase.PENALTY else "released"
+        return "time-out or safe state" if self._transmitter.phase is Phase.PENALTY else "released"
 
     def _give_floor(self, now: float) -> None:
         carrier, config = self._carrier, self.config

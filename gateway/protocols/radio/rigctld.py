@@ -59,8 +59,6 @@ class Reader:
     def feed(self, data: bytes) -> list[Answer]:
         """Answers that are now complete. Raises `PeerError` for what no rigctld says."""
         self._held += data
-        if len(self._held) > LONGEST or sum(map(len, self._lines)) > LONGEST:
-            raise PeerError("rigctld: an answer without end")
         found = []
         *lines, self._held = self._held.split(b"\n")
         for octets in lines:
@@ -74,6 +72,8 @@ class Reader:
                 raise PeerError(f"rigctld: {line[:40]!r} is no result") from None
             found.append(_answer(self._lines, code))
             self._lines = []
+        if len(self._held) > LONGEST or sum(map(len, self._lines)) > LONGEST:
+            raise PeerError("rigctld: an answer without end")
         return found
 
 

@@ -1,0 +1,140 @@
+"""trace: one timeline, live and from the journal."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+import subprocess
+import threading
+
+from tests.box import Box
+
+
+def _call(box: Box) -> str:
+    call: str = box.json("dial", "loopback/alice", "loopback/bob", "--wait")["call"]
+    box.ok("hangup", call)
+    box.wait_for_no_call()
+    return call
+
+
+def _rungs(text: str) -> list[list[str]]:
+    """Marks and name of each line of a ladder."""
+    found = re.findall(r"^\d\d:\d\d:\d\d\.\d+ +\+[\d.]+  ([*<>|](?:  [*<>|])*)  (.*)$", text, re.M)
+    return [[marks.replace(" ", ""), words] for marks, words in found]
+
+
+def test_a_call_as_a_ladder(box: Box) -> None:
+    _call(box)
+    _call(box)
+    call = _call(box)
+    text = box.ok("trace", call[-8:])
+    rungs = _rungs(text)
+    names = [words.split()[0] for _, words in rungs]
+    assert names[0] == "CallRequested"
+    assert names.count("Dial") == 2
+    assert names.count("LegEnded") == 2
+    # Told by nobody: the bridge has neither leg nor call, but belongs to it.
+    assert names.index("OpenBridge") < names.index("Join")
+    assert names[-1] == "CloseBridge"
+    lanes = [line.split()[-1] for line in text.splitlines()[2:5]]
+    assert text.splitlines()[2].strip() == "gateway"
+    assert "loopback/alice" in text.splitlines()[3]
+    assert len(lanes) == 3
+    dials = [marks for marks, words in rungs if words.startswith("Dial")]
+    assert dials == ["|<|", "||<"]
+    assert ["||>", "loopback: picked up"] in rungs
+    # Only this call: the legs of the others are elsewhere.
+    assert "#2" not in text
+    assert text == box.ok("trace", "last")
+    assert text == box.ok("trace", "loopback/bob#3")
+    assert text == box.ok("trace", "loopback/bob")
+    assert "trace" in box.ok("trace", "loopback/bob#1")
+
+
+def test_as_json_and_as_a_page(box: Box) -> None:
+    call = _call(box)
+    found = box.json("trace", call)
+    assert found["box"] == "lab"
+    assert {item["kind"] for item in found["items"]} == {"event", "action", "in", "out"}
+    assert [item["at"] for item in found["items"]] == sorted(i["at"] for i in found["items"])
+    assert {item["call"] for item in found["items"]} == {call, ""}
+    box.ok("trace", "last", "--html", "page.html")
+    page = (box.home / "page.html").read_text()
+
+    class Reader(html.parser.HTMLParser):
+        tags: list[str] = []
+
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            self.tags.append(tag)
+
+    Reader().feed(page)
+    assert Reader.tags.count("tr") == len(found["items"]) + 1
+    assert not {"script", "img", "link", "iframe"} & set(Reader.tags)
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_without_a_gateway(box: Box) -> None:
+    call = _call(box)
+    live = _rungs(box.ok("trace", call))
+    box.kill()
+    done = box.run("trace", call[-8:])
+    assert done.returncode == 0
+    assert "read from its journal" in done.stderr
+    assert "Without what went over the wires" in done.stdout
+    assert _rungs(done.stdout) == [rung for rung in live if not rung[1].startswith("loopback: ")]
+    # Its legs are counted from 1 again: what has the same name is not the same.
+    box.start()
+    _call(box)
+    text = box.ok("trace", call[-8:])
+    assert [words.split()[0] for _, words in _rungs(text)].count("LegEnded") == 2
+
+
+def test_following_what_comes_next(box: Box) -> None:
+    follower = subprocess.Popen(
+        box.command("trace", "next", "--follow", "--json"),
+        env=box.environment, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert follower.stdout is not None
+    timer = threading.Timer(30.0, follower.kill)
+    timer.start()
+    try:
+        # It listens as soon as it has taken its place among the open requests.
+        seen: list[dict[str, object]] = []
+        names: list[str] = []
+        done = threading.Event()
+
+        def read() -> None:
+            assert follower.stdout is not None
+            for line in follower.stdout:
+                seen.append(json.loads(line))
+                names.append(str(seen[-1].get("name", "")))
+                if names.count("LegEnded") == 2:
+                    done.set()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        while not seen:
+            _call(box)
+        assert done.wait(10.0), names
+        assert seen[0]["line"] == "head"
+        assert names[1] == "CallRequested"
+        assert "loopback" in names
+    finally:
+        timer.cancel()
+        follower.kill()
+        follower.wait()
+        reader.join(5.0)
+        follower.stdout.close()
+
+
+def test_what_cannot_be_traced(box: Box) -> None:
+    done = box.run("trace", "last")
+    assert (done.returncode, "nothing has been traced yet" in done.stderr) == (1, True)
+    done = box.run("trace", "0123abcd")
+    assert (done.returncode, "the journal has nothing of 0123abcd" in done.stderr) == (1, True)
+    done = box.run("trace", "no such thing")
+    assert (done.returncode, "is no trace, call, leg or endpoint" in done.stderr) == (1, True)
+    done = box.run("trace", "next")
+    assert (done.returncode, "needs --follow" in done.stderr) == (1, True)
+    assert box.run("trace", "last", "--html", "x", "-f").returncode == 2

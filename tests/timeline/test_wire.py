@@ -1,0 +1,61 @@
+"""The memory of the wires: bounded in time and octets, tied together by keys."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.timeline.items import Item
+from gateway.timeline.page import page
+from gateway.timeline.wire import MAXIMUM_TEXT, Ring, WireEntry
+
+
+def entry(mono: float, text: str = "x", about: str = "", key: str = "") -> WireEntry:
+    return WireEntry(
+        mono=mono, at=1000.0 + mono, adapter="sip", about=about, outward=False, kind="sip",
+        text=text, key=key,
+    )  # fmt: skip
+
+
+def texts(ring: Ring, trace: str = "t", legs: tuple[str, ...] = (), **window: float) -> list[str]:
+    window = {"since": 0.0, "until": 9e9} | window
+    return [each.text for each in ring.of(trace, legs, ("sip/a",), **window)]
+
+
+def test_a_dialogue_is_found_from_before_its_leg() -> None:
+    ring = Ring()
+    ring.put(entry(1.0, "INVITE", key="call-1"))
+    ring.put(entry(1.1, "OPTIONS", key="call-2"))
+    ring.put(entry(1.2, "100", about="sip/a#1", key="call-1"))
+    ring.put(entry(1.3, "of the place", about="sip/a"))
+    ring.put(entry(1.4, "of the trace", key="t"))
+    ring.put(entry(1.5, "of another", about="sip/a#2"))
+    assert texts(ring, legs=("sip/a#1",)) == ["INVITE", "100", "of the place", "of the trace"]
+    assert texts(ring, legs=("sip/a#1",), since=1001.25) == ["of the place", "of the trace"]
+
+
+def test_too_old_is_forgotten_and_too_long_is_cut() -> None:
+    ring = Ring(keep_s=10.0)
+    ring.put(entry(0.0, "old", key="t"))
+    ring.put(entry(10.0, "y" * (MAXIMUM_TEXT + 5), key="t"))
+    ring.put(entry(10.5, "new", key="t"))
+    assert ring.dropped == 0
+    cut, new = texts(ring)
+    assert cut.endswith("... 5 characters more")
+    assert new == "new"
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 6000)), max_size=200))
+def test_never_more_octets_than_allowed(entries: list[tuple[float, int]]) -> None:
+    ring = Ring(keep_s=60.0, maximum_bytes=20_000)
+    for mono, size in sorted(entries):
+        ring.put(entry(mono, "z" * size))
+        assert 0 <= ring.n_bytes <= 20_000
+        assert len(ring) <= 100
+
+
+@given(st.text(), st.text())
+def test_whatever_the_network_says_stays_text_in_a_page(lane: str, text: str) -> None:
+    item = Item(at=1.0, mono=1.0, lane=lane, kind="in", name="sip", text=f"<script>{text}")
+    document = page([item], [lane], trace=text, facts={lane: text}, notes=[text])
+    assert "<script" not in document
