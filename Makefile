@@ -13,7 +13,8 @@ run: $(VENV)/run.stamp card       ## the lab: a call, an alarm, and then your tu
 	@[ "$$(id -u)" -eq 0 ] && exec $(BIN)/gateway lab run || exec sudo $(BIN)/gateway lab run
 
 test: $(VENV)/test.stamp card lint  ## everything that must hold, under 15 minutes on two cores
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not guest"
+	@$(BIN)/python -m pytest -q -m guest
 
 lint: $(VENV)/test.stamp          ## types, style and who may import whom
 	@$(BIN)/ruff check .
@@ -26,6 +27,9 @@ build: $(VENV)/build.stamp        ## the compiled parts, in place
 
 bench: $(VENV)/test.stamp         ## figures against peers in the same run
 	@$(BIN)/python -m tests.bench
+
+soak: $(VENV)/test.stamp          ## an hour of calls: what does it hold on to
+	@$(BIN)/python -m tests.soak
 
 sanitize: $(VENV)/test.stamp      ## codecs and engine under the address and UB sanitizers
 	@tests/sanitize.sh

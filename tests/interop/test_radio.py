@@ -231,6 +231,9 @@ async def test_a_killed_gateway_leaves_no_rig_keyed(tmp_path: Path, number: sign
                 assert loop.time() - begin < 5.0
                 await asyncio.sleep(0.005)
             assert loop.time() - begin < 0.4
+            proof = tmp_path / "keying-a.jsonl"
+            # The one of the start, and this one.
+            await until(lambda: proof.read_text().count('"read_back": "off"') == 2, "the proof")
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
