@@ -142,6 +142,32 @@ class RecordsSection(_Section, frozen=True, kw_only=True):
     """Records older than this are deleted; 0: never."""
 
 
+class MetricsSection(_Section, frozen=True, kw_only=True):
+    """``[metrics]``: figures for Prometheus; always on the control socket, ``/v1/metrics``."""
+
+    listen: str = ""
+    """Address and port to fetch ``/metrics`` from, such as ``127.0.0.1:9477``; empty: no port."""
+
+    def __post_init__(self) -> None:
+        if self.listen:
+            self.address()
+
+    def address(self) -> tuple[str, int]:
+        """Host and port. Raises `ConfigError`."""
+        host, colon, port = self.listen.rpartition(":")
+        try:
+            ipaddress.ip_address(host.strip("[]"))
+            if not (colon and port.isdecimal() and 0 <= int(port) <= 65535):
+                raise ValueError
+        except ValueError:
+            raise ConfigError(
+                f"{self.listen!r} is no IP address with a port",
+                key="listen",
+                remedy="127.0.0.1:9477, or [::1]:9477",
+            ) from None
+        return host.strip("[]"), int(port)
+
+
 class AdapterSection(msgspec.Struct, frozen=True, kw_only=True):
     """``[adapters.<name>]``: one adapter, its class and its typed section."""
 
@@ -159,6 +185,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     media: MediaSection = MediaSection()
     control: ControlSection = ControlSection()
     journal: JournalSection = JournalSection()
+    metrics: MetricsSection = MetricsSection()
     records: RecordsSection = RecordsSection()
     adapters: dict[str, AdapterSection] = {}
     routes: tuple[Route, ...] = ()
@@ -197,13 +224,15 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
         return RouteTable(self.routes, self.gateway.zone)
 
 
-_SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
+SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "gateway": GatewaySection,
     "media": MediaSection,
     "control": ControlSection,
     "journal": JournalSection,
+    "metrics": MetricsSection,
     "records": RecordsSection,
 }
+"""Sections that every configuration may have; adapters and routes are checked apart."""
 
 
 def load(path: str | Path, *, registry: Registry | None = None) -> Configuration:
@@ -279,12 +308,12 @@ class _Loader:
     def load(self) -> Configuration:
         document = self._document
         for name in document:
-            if name not in _SECTIONS and name not in ("adapters", "routes"):
-                legal = [*_SECTIONS, "adapters", "routes"]
+            if name not in SECTIONS and name not in ("adapters", "routes"):
+                legal = [*SECTIONS, "adapters", "routes"]
                 self._wrong((name,), "unknown section", nearest(name, legal))
         sections = {
             name: check(kind, document.get(name, {}), (name,), self._problems)
-            for name, kind in _SECTIONS.items()
+            for name, kind in SECTIONS.items()
         }
         adapters = self._adapters(document.get("adapters", {}))
         routes = self._routes(document.get("routes", []), sections["gateway"])

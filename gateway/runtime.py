@@ -58,8 +58,10 @@ from gateway.media.engine import Engine
 from gateway.media.patchbay import MediaEngine, Patchbay
 from gateway.media.speech import Synthesiser
 from gateway.media.streams import StreamStats
+from gateway.metrics.tally import Tally
 from gateway.notify import notify, watchdog_s
 from gateway.records import Recorder, Store
+from gateway.records.ops import StoreOp
 from gateway.timeline.wire import Ring, WireEntry
 
 QUEUE: Final = 50_000
@@ -134,7 +136,10 @@ class Gateway:
             keep_days=configuration.records.retention_days or None,
             on_state=self._storage_from_thread,
         )
-        self.recorder = Recorder(self.box, self.store.put, run=self.store.run)
+        self.tally = Tally()
+        self.handled = {"event": 0, "action": 0}
+        """How many of each the switchboard has taken or given."""
+        self.recorder = Recorder(self.box, self._keep_records, run=self.store.run)
         self.switchboard = Switchboard(
             configuration.table(), new_leg=self.mint_leg, new_id=self.mint_id
         )
@@ -390,6 +395,7 @@ class Gateway:
         )
 
     def _record(self, envelope: Envelope, *, journal: bool = True) -> None:
+        self.handled["action" if envelope.event is None else "event"] += 1
         if journal:
             self.journal.append(envelope)
         self.recorder.receive(envelope)
@@ -419,7 +425,17 @@ class Gateway:
                 "action failed", action=type(action).__name__, error=repr(error), exc_info=error
             )
 
+    def _keep_records(self, ops: tuple[StoreOp, ...]) -> None:
+        self.tally.store(ops)
+        self.store.put(ops)
+
+    @property
+    def waiting(self) -> int:
+        """Events that the switchboard has not seen yet."""
+        return len(self._queue)
+
     def _stream_closed(self, leg: str, stats: StreamStats, stream: int) -> None:
+        self.tally.stream(leg, stats)
         self.recorder.media(leg, stats, stream=stream)
 
     # Running
@@ -495,7 +511,15 @@ class Gateway:
         """
         changed = [
             name
-            for name in ("gateway", "media", "control", "journal", "records", "adapters")
+            for name in (
+                "gateway",
+                "media",
+                "control",
+                "journal",
+                "metrics",
+                "records",
+                "adapters",
+            )  # fmt: skip
             if getattr(configuration, name) != getattr(self.configuration, name)
         ]
         if changed:

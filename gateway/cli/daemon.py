@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def run(settings: Settings, config: str | None, socket: str | None, log_level: s
 async def _serve(configuration: object, socket: Path, log: object) -> None:
     from gateway.config import Configuration
     from gateway.control.desk import Desk
+    from gateway.control.metrics import Scrape, exposition
     from gateway.control.server import Control
     from gateway.runtime import Gateway
 
@@ -67,11 +69,20 @@ async def _serve(configuration: object, socket: Path, log: object) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
-    control = Control(Desk(gateway), socket, group=configuration.control.group, log=log)
+    desk = Desk(gateway)
+    control = Control(desk, socket, group=configuration.control.group, log=log)
     # First of all: a second gateway must fail here, before it touches a device.
     await control.start()
+    scrape = None
     try:
         gateway.handle_signals()
+        if configuration.metrics.listen:
+            host, port = configuration.metrics.address()
+            answer = functools.partial(exposition, gateway, desk.version)
+            scrape = Scrape(answer, host, port, log=log)
+            await scrape.start()
         await gateway.run()
     finally:
+        if scrape is not None:
+            await scrape.stop()
         await control.stop()

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from gateway.config import load
 from gateway.control import history, tracing, views
 from gateway.control.explain import explain, probe
+from gateway.control.metrics import exposition
 from gateway.control.openapi import Operation
 from gateway.control.questions import (
     AlarmsQuery,
@@ -111,6 +112,10 @@ OPERATIONS: Final = (
         summary="Leg records, by their end, newest first.",
     ),
     Operation(
+        "GET", "/v1/metrics", "metrics", str, text=True,
+        summary="Figures for Prometheus, in its text format.",
+    ),
+    Operation(
         "GET", "/v1/stats", "stats", list[Measures], StatsQuery,
         summary="Contact-centre measures of a period.",
     ),
@@ -168,6 +173,9 @@ class Desk:
 
     def status(self, query: Nothing) -> Status:
         return views.status(self.gateway, self.version)
+
+    def metrics(self, query: Nothing) -> bytes:
+        return exposition(self.gateway, self.version)
 
     def adapters(self, query: Nothing) -> list[AdapterView]:
         return views.adapters(self.gateway)

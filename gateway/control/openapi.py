@@ -33,6 +33,8 @@ class Operation:
     body: type[msgspec.Struct] | None = None
     lines: bool = False
     """The answer is JSON lines, one `answer` each."""
+    text: bool = False
+    """The answer is plain text."""
     summary: str = ""
 
 
@@ -92,6 +94,7 @@ def _operation(
         for name, schema in query.get("properties", {}).items()
     ]
     media = "application/jsonl" if operation.lines else "application/json"
+    media = "text/plain" if operation.text else media
     found: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,

@@ -17,6 +17,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.control.desk import OPERATIONS, Desk, Refused
+from gateway.control.metrics import CONTENT_TYPE
 from gateway.control.openapi import Operation, document
 from gateway.control.peers import Peer, may_use, peer_of
 from gateway.control.shapes import ProblemDetails
@@ -247,6 +248,8 @@ class Control:
                 answer = await answer
             if operation.lines:
                 return await _send_lines(request, answer)
+            if operation.text:
+                return web.Response(body=answer, headers={"Content-Type": CONTENT_TYPE})
             return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
         return handle

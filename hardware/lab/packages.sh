@@ -7,8 +7,8 @@ set -euo pipefail
 build="gcc libc6-dev make pkg-config python3 python3-dev python3-venv"
 run="$build baresip-core dahdi espeak-ng sox"
 test="$run baresip-ffmpeg ffmpeg kamailio kamailio-tls-modules libasound2-plugins
-  libmodbus-dev libspandsp-dev linphone-cli mbpoll minimodem mosquitto mosquitto-clients
-  multimon-ng netcat-openbsd postgresql-15 sip-tester sipsak socat sofia-sip-bin sqlite3 tshark curl iproute2
+  libhamlib-utils libmodbus-dev libopus0 libspandsp-dev linphone-cli mbpoll minimodem mosquitto mosquitto-clients
+  prometheus multimon-ng netcat-openbsd postgresql-15 sip-tester sipsak socat sofia-sip-bin sqlite3 svxlink-server svxreflector tshark curl iproute2
   cpio dahdi-source gcc-12 kmod qemu-system-x86 xz-utils"
 
 case "${1:-}" in

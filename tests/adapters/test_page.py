@@ -105,7 +105,9 @@ async def test_plain_rtp(engine: Engine, wav: Path, codec: str, payload_type: in
     # 160 a packet, also for G.722: its RTP clock is 8000 Hz (RFC 3551 section 4.5.2).
     for before, after in itertools.pairwise(packets):
         assert (after.seq - before.seq) % 2**16 == 1
-        assert (after.timestamp - before.timestamp) % 2**32 == 160
+        step = (after.timestamp - before.timestamp) % 2**32
+        # A test machine that stands still for 60 ms costs frames; the time line stays true.
+        assert step == 160 or (engine.stats().skipped_ticks and step % 160 == 0)
     assert f"{len(packets)} packets" in ended.detail
     if codec != "G722":  # which ffmpeg decodes in tests/interop
         samples = decode(

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import threading
+from typing import ClassVar
 
 from tests.box import Box
 
@@ -63,7 +64,7 @@ def test_as_json_and_as_a_page(box: Box) -> None:
     page = (box.home / "page.html").read_text()
 
     class Reader(html.parser.HTMLParser):
-        tags: list[str] = []
+        tags: ClassVar[list[str]] = []
 
         def handle_starttag(self, tag: str, attrs: object) -> None:
             self.tags.append(tag)
