@@ -21,7 +21,7 @@ import msgspec
 
 from gateway import logs
 from gateway.adapters.base import Log
-from gateway.config import Configuration, load
+from gateway.config import SECTIONS, Configuration, load
 from gateway.core.actions import Action, CloseAlarm, Command, Hangup
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Condition, Duplex, Endpoint
@@ -511,15 +511,7 @@ class Gateway:
         """
         changed = [
             name
-            for name in (
-                "gateway",
-                "media",
-                "control",
-                "journal",
-                "metrics",
-                "records",
-                "adapters",
-            )  # fmt: skip
+            for name in (*SECTIONS, "adapters")
             if getattr(configuration, name) != getattr(self.configuration, name)
         ]
         if changed:

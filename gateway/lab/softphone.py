@@ -19,6 +19,7 @@ from gateway.errors import DeviceError
 
 _MODULES = Path("/usr/lib/baresip/modules")
 _START_S = 10.0
+_TRIES = 3
 _CONFIG = """\
 poll_method epoll
 sip_listen 127.0.0.1:{sip}
@@ -98,6 +99,23 @@ class Softphone:
         return found[-1]
 
     async def __aenter__(self) -> Softphone:
+        fixed = self.port
+        for left in reversed(range(_TRIES)):
+            try:
+                await self._start()
+                break
+            except DeviceError:
+                await self.__aexit__()
+                # Somebody may have taken a port between our look at it and baresip's.
+                if not left or self._process is None:
+                    raise
+                self.port = fixed
+            except BaseException:
+                await self.__aexit__()
+                raise
+        return self
+
+    async def _start(self) -> None:
         program = shutil.which("baresip")
         if program is None or not _MODULES.exists():
             raise DeviceError("baresip is not installed: apt-get install baresip-core")
@@ -129,12 +147,7 @@ class Softphone:
                 *unbuffered, program, "-4", "-s", "-f", str(self.directory),
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
-        try:
-            await self._connect(control)
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
+        await self._connect(control)
 
     async def _connect(self, control: int) -> None:
         deadline = asyncio.get_running_loop().time() + _START_S

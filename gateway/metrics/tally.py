@@ -54,15 +54,15 @@ class Tally:
         self.jitters: dict[str, Histogram] = {}
         self.packets: Counter[tuple[str, str]] = Counter()
         """By network and what became of them."""
-        self._lately: OrderedDict[str, None] = OrderedDict()
+        self._lately: OrderedDict[tuple[str, str], None] = OrderedDict()
         """Records counted lately: a leg's is stored again when its last audio counters come."""
 
     def store(self, ops: Iterable[StoreOp]) -> None:
         """Count the records of calls and legs that are over."""
         for op in ops:
-            if not isinstance(op, PutCall | PutLeg) or op.record.id in self._lately:
+            if not isinstance(op, PutCall | PutLeg) or op.key in self._lately:
                 continue
-            self._lately[op.record.id] = None
+            self._lately[op.key] = None
             if len(self._lately) > _LATELY:
                 self._lately.popitem(last=False)
             if isinstance(op, PutCall):

@@ -121,6 +121,11 @@ class Child:
         if self._phone is None:
             return
         self._phone.end()
+        # A call that nobody took back would go on ringing out there.
+        deadline = time.monotonic() + GOODBYE_S
+        while self._phone.busy and time.monotonic() < deadline:
+            self._phone.beat(time.monotonic())
+            time.sleep(0.01)
         if self._phone.get_status().name == "REGISTERED":
             last = threading.Thread(target=self._phone.sip.stop, daemon=True)
             last.start()

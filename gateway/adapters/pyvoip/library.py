@@ -10,13 +10,10 @@ has the list.
 from __future__ import annotations
 
 import contextlib
-import random
-import re
 import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 # First: its modules import each other in a circle that only begins well here.
@@ -25,264 +22,19 @@ from pyVoIP import RTP, SIP
 from pyVoIP.VoIP import CallState, VoIPCall, VoIPPhone
 
 from gateway.adapters.pyvoip import messages as say
+from gateway.adapters.pyvoip.client import (
+    GIVE_UP_S,
+    Client,
+    Dialog,
+    header_line,
+    routes_of,
+    uri_of,
+)
 from gateway.adapters.pyvoip.rtp import AudioClient
 
 VERSION: Final[str] = pyVoIP.__version__
-T1_S: Final = 0.5
-T2_S: Final = 4.0
-GIVE_UP_S: Final = 32.0
-"""RFC 3261 section 17: first and longest pause between retransmissions, and when they end."""
 _CODECS: Final = {0: RTP.PayloadType.PCMU, 8: RTP.PayloadType.PCMA, 101: RTP.PayloadType.EVENT}
-_CHALLENGES: Final = {
-    401: ("WWW-Authenticate", "Authorization"),
-    407: ("Proxy-Authenticate", "Proxy-Authorization"),
-}
 _PORT_TRIES: Final = 20
-
-
-@dataclass
-class _Pending:
-    text: str
-    since: float
-    due: float
-    pause: float = T1_S
-
-
-class Client(SIP.SIPClient):
-    """The library's SIP client. Everything of a call passes `parse_message`."""
-
-    phone: Phone
-
-    def __init__(self, phone: Phone, begin: say.Begin, local: tuple[str, int]) -> None:
-        super().__init__(
-            begin.server, begin.port, begin.user, begin.password, phone, *local,
-            callCallback=phone.callback, fatalCallback=phone.fatal,
-        )  # fmt: skip
-        self.default_expires = begin.expires_s
-        self.register_timeout = max(1, round(begin.no_response_s))
-        # It counts Call-IDs from 1 in each process: the PBX would take them for old dialogs.
-        self.callID = SIP.Counter(random.getrandbits(60))
-        self.last_status = 0
-        self._pending: dict[tuple[str, str, str], _Pending] = {}
-
-    def send(self, text: str) -> None:
-        """Send to the PBX; a failure is what a lost datagram is."""
-        try:
-            self.out.sendto(text.encode("utf8"), (self.server, self.port))
-        except OSError:
-            self.phone.count("sip_not_sent")
-
-    def send_until_answered(self, text: str, key: tuple[str, str, str]) -> None:
-        """Send, and again until there is a response to (Call-ID, CSeq, method)."""
-        now = time.monotonic()
-        self._pending[key] = _Pending(text, now, now + T1_S)
-        self.send(text)
-
-    def retransmit(self, now: float) -> None:
-        """Send again what is due."""
-        for key, pending in list(self._pending.items()):
-            if now - pending.since > GIVE_UP_S:
-                del self._pending[key]
-            elif now >= pending.due:
-                pending.pause = min(2 * pending.pause, T2_S)
-                pending.due = now + pending.pause
-                self.send(pending.text)
-
-    def forget(self, call_id: str, method: str) -> None:
-        """No more of these requests."""
-        for key in [key for key in self._pending if key[0] == call_id and key[2] == method]:
-            del self._pending[key]
-
-    def register(self) -> bool:
-        registered = bool(super().register())
-        if registered:
-            self.phone.registered()
-        return registered
-
-    def recv_loop(self) -> None:
-        self.phone.listens()
-        super().recv_loop()
-
-    def invite(
-        self, number: str, ms: dict[int, Any], sendtype: RTP.TransmitType
-    ) -> tuple[SIP.SIPMessage, str, int]:
-        """Send the first INVITE and return: what follows comes to `parse_message`."""
-        call_id, session = self.gen_call_id(), self.sessID.next()
-        branch = self.gen_branch()
-        text = self.gen_invite(number, str(session), ms, sendtype, branch, call_id)
-        return self._invited(text), call_id, session
-
-    def invite_again(self, call: Call, challenge: SIP.SIPMessage) -> None:
-        """Send the INVITE with credentials. Raises `KeyError` when that cannot be done."""
-        asked, header = _CHALLENGES[int(challenge.status)]
-        fields = challenge.auth_match.findall(_line(challenge, asked))
-        found = challenge.authentication = {name: value.strip('"') for name, value in fields}
-        if found.get("algorithm", "MD5").upper() != "MD5":
-            raise KeyError(found["algorithm"])
-        media: Any = call.ms
-        text = self.gen_invite(
-            call.number, call.session_id, media, RTP.TransmitType.SENDRECV,
-            self.gen_branch(), call.call_id,
-        )  # fmt: skip
-        line = (
-            f'{header}: Digest username="{self.username}",realm="{found["realm"]}",'
-            f'nonce="{found["nonce"]}",uri="sip:{self.server};transport=UDP",'
-            f'response="{self.gen_authorization(challenge).decode()}",algorithm=MD5'
-        )
-        if "opaque" in found:
-            line += f',opaque="{found["opaque"]}"'
-        end = "\r\nContent-Length"
-        call.request = self._invited(text.replace(end, f"\r\n{line}{end}", 1))
-
-    def _invited(self, text: str) -> SIP.SIPMessage:
-        request = SIP.SIPMessage(text.encode("utf8"))
-        self.send_until_answered(text, _transaction(request))
-        return request
-
-    # What comes in
-
-    def parse_message(self, message: SIP.SIPMessage) -> None:
-        with self.phone.guard:
-            if message.type == SIP.SIPMessageType.MESSAGE:
-                self._request(message)
-            elif message.headers["CSeq"]["method"] == "INVITE":
-                self._response(message)
-            else:
-                self._pending.pop(_transaction(message), None)
-                if message.headers["CSeq"]["method"] == "REGISTER":
-                    self.last_status = int(message.status)
-                super().parse_message(message)
-
-    def _request(self, message: SIP.SIPMessage) -> None:
-        call, method = self.phone.calls.get(message.headers["Call-ID"]), message.method
-        if method == "INVITE":
-            self.phone.invited(message, call)
-        elif method == "OPTIONS":
-            self.reply(message, 200)
-        elif method == "ACK":
-            pass
-        elif call is None:
-            self.reply(message, 481)
-        else:
-            self.reply(message, 200)
-            if method == "BYE":
-                call.finish(200, "BYE")
-            elif call.state == CallState.RINGING:
-                self.reply(call.request, 487)
-                call.finish(487, "CANCEL")
-
-    def _response(self, message: SIP.SIPMessage) -> None:
-        call_id, status = message.headers["Call-ID"], int(message.status)
-        self._pending.pop(_transaction(message), None)
-        call = self.phone.calls.get(call_id)
-        if status >= 200:
-            self.send(self.gen_ack(message))
-        if call is None or call.state != CallState.DIALING:
-            return
-        if _transaction(call.request) != _transaction(message):
-            return  # the challenge again
-        if status < 200:
-            call.heard_back()
-            if status in (180, 183):
-                self.phone.tell(say.Alerting(call=call.key))
-        elif status < 300:
-            call.connected(message)
-        elif status in (401, 407) and not call.proved and not call.dropped:
-            self._challenged(call, message)
-        else:
-            call.finish(status, f"{status} {message.status.phrase}")
-
-    def _challenged(self, call: Call, message: SIP.SIPMessage) -> None:
-        call.proved = True
-        try:
-            self.invite_again(call, message)
-        except KeyError:
-            status = int(message.status)
-            call.finish(status, f"{status} without a challenge of digest MD5")
-
-    # What goes out
-
-    def reply(self, request: SIP.SIPMessage, status: int) -> None:
-        """Answer a request without a body."""
-        tag = self.tagLibrary.get(request.headers["Call-ID"]) or self.gen_tag()
-        to = _line(request, "To")
-        lines = [
-            f"SIP/2.0 {status} {SIP.SIPStatus(status).phrase}",
-            *(f"Via: {via}" for via in _lines(request, "Via")),
-            f"From: {_line(request, 'From')}",
-            f"To: {to}" if request.headers["To"]["tag"] else f"To: {to};tag={tag}",
-            f"Call-ID: {request.headers['Call-ID']}",
-            f"CSeq: {_line(request, 'CSeq')}",
-        ]
-        self.send(self._closed(lines))
-
-    def gen_ack(self, request: SIP.SIPMessage) -> str:
-        """The ACK of a final response (RFC 3261 sections 13.2.2.4 and 17.1.1.3)."""
-        accepted = int(request.status) < 300
-        to, contact = _line(request, "To"), _line(request, "Contact")
-        return self._closed(
-            [
-                f"ACK {_uri(contact if accepted and contact else to)} SIP/2.0",
-                f"Via: {self._via()}" if accepted else f"Via: {_line(request, 'Via')}",
-                *(f"Route: {r}" for r in (reversed(_routes(request)) if accepted else ())),
-                f"From: {_line(request, 'From')}",
-                f"To: {to}",
-                f"Call-ID: {request.headers['Call-ID']}",
-                f"CSeq: {request.headers['CSeq']['check']} ACK",
-            ]
-        )
-
-    def cancel(self, request: SIP.SIPMessage) -> None:
-        """Take an INVITE back (RFC 3261 section 9.1)."""
-        cseq = request.headers["CSeq"]["check"]
-        lines = [
-            request.heading.decode().replace("INVITE", "CANCEL", 1),
-            f"Via: {_line(request, 'Via')}",
-            f"From: {_line(request, 'From')}",
-            f"To: {_line(request, 'To')}",
-            f"Call-ID: {request.headers['Call-ID']}",
-            f"CSeq: {cseq} CANCEL",
-        ]
-        key = (request.headers["Call-ID"], cseq, "CANCEL")
-        self.send_until_answered(self._closed(lines), key)
-
-    def bye(self, request: SIP.SIPMessage) -> None:
-        call = self.phone.calls.get(request.headers["Call-ID"])
-        if call is None or call.dialog is None:
-            return
-        dialog = call.dialog
-        cseq = str(int(request.headers["CSeq"]["check"]) + 1)
-        lines = [
-            f"BYE {dialog.target} SIP/2.0",
-            f"Via: {self._via()}",
-            *(f"Route: {route}" for route in dialog.routes),
-            f"From: {dialog.local}",
-            f"To: {dialog.remote}",
-            f"Call-ID: {request.headers['Call-ID']}",
-            f"CSeq: {cseq} BYE",
-        ]
-        key = (request.headers["Call-ID"], cseq, "BYE")
-        self.send_until_answered(self._closed(lines), key)
-
-    def _via(self) -> str:
-        return f"SIP/2.0/UDP {self.myIP}:{self.myPort};branch={self.gen_branch()};rport"
-
-    def _closed(self, lines: list[str]) -> str:
-        allow = ", ".join(pyVoIP.SIPCompatibleMethods)
-        end = [f"Allow: {allow}", f"User-Agent: pyVoIP {pyVoIP.__version__}", "Content-Length: 0"]
-        if not lines[0].startswith("SIP/"):
-            end.insert(0, "Max-Forwards: 70")
-        return "\r\n".join([*lines, *end, "", ""])
-
-
-@dataclass(frozen=True)
-class _Dialog:
-    """What a request within a dialog needs (RFC 3261 section 12)."""
-
-    target: str
-    routes: list[str]
-    local: str
-    remote: str
 
 
 class Call(VoIPCall):
@@ -300,7 +52,7 @@ class Call(VoIPCall):
         self.dropped = self.proved = False
         self.since = time.monotonic()
         self.provisional = False
-        self.dialog: _Dialog | None = None
+        self.dialog: Dialog | None = None
         self.wire: socket.socket | None = None
         self.client: AudioClient | None = None
         if state == CallState.RINGING:
@@ -345,9 +97,9 @@ class Call(VoIPCall):
             self.client.attach(self.wire)
         request = self.request
         tag = self.sip.tagLibrary[self.call_id]
-        self.dialog = _Dialog(
-            _uri(_line(request, "Contact") or _line(request, "From")), _routes(request),
-            f"{_line(request, 'To')};tag={tag}", _line(request, "From"),
+        self.dialog = Dialog(
+            uri_of(header_line(request, "Contact") or header_line(request, "From")), routes_of(request),
+            f"{header_line(request, 'To')};tag={tag}", header_line(request, "From"),
         )  # fmt: skip
         self.answer()
         self.phone.tell(say.Connected(call=self.key, events=self.events))
@@ -360,9 +112,9 @@ class Call(VoIPCall):
 
     def connected(self, message: SIP.SIPMessage) -> None:
         """The called side answered."""
-        self.dialog = _Dialog(
-            _uri(_line(message, "Contact") or _line(message, "To")), _routes(message)[::-1],
-            _line(message, "From"), _line(message, "To"),
+        self.dialog = Dialog(
+            uri_of(header_line(message, "Contact") or header_line(message, "To")), routes_of(message)[::-1],
+            header_line(message, "From"), header_line(message, "To"),
         )  # fmt: skip
         usable = False
         try:
@@ -587,6 +339,11 @@ class Phone(VoIPPhone):
                     self.tell(say.Over(call=call.key, status=408, reason="no answer to INVITE"))
                     call.drop(408)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a call, or a request of ours, is not over."""
+        return bool(self.calls) or self.sip.waits
+
     def end(self) -> None:
         """End all calls."""
         with self.guard:
@@ -623,29 +380,3 @@ def _local(begin: say.Begin) -> tuple[str, int]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind((address, begin.local_port))
         return address, int(probe.getsockname()[1])
-
-
-def _transaction(message: SIP.SIPMessage) -> tuple[str, str, str]:
-    cseq = message.headers["CSeq"]
-    return message.headers["Call-ID"], cseq["check"], cseq["method"]
-
-
-def _lines(message: SIP.SIPMessage, name: str) -> list[str]:
-    """Header lines as they came; the library keeps the first of each name."""
-    head = message.raw.partition(b"\r\n\r\n")[0].decode("utf8", "replace")
-    return re.findall(rf"(?mi)^{name}: *(.*?)\r?$", head)
-
-
-def _line(message: SIP.SIPMessage, name: str) -> str:
-    return next(iter(_lines(message, name)), "")
-
-
-def _routes(message: SIP.SIPMessage) -> list[str]:
-    text = ",".join(_lines(message, "Record-Route"))
-    return re.findall(r"<[^>]+>", text)
-
-
-def _uri(field: str) -> str:
-    """The URI of a name-addr or addr-spec."""
-    found = re.search(r"<([^>]+)>", field)
-    return found.group(1) if found else field.partition(";")[0].strip()

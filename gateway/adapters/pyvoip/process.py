@@ -18,7 +18,7 @@ from gateway.errors import DeviceError
 
 SILENT_S: Final = 15.0
 """A process that says nothing for so long hangs, and is killed."""
-END_S: Final = 2.0
+END_S: Final = 2.5
 _AT_ONCE: Final = 64
 
 
