@@ -55,6 +55,10 @@ class Client:
         """The JSON answer of a GET; None and empty values are left out of the query."""
         return self._ask("GET", _with_query(path, query), None)
 
+    def text(self, path: str) -> str:
+        """The answer of a GET as it came."""
+        return self._fetch("GET", path, None).decode("utf-8", "replace")
+
     def post(self, path: str, **body: Any) -> Any:
         """The JSON answer of a POST."""
         return self._ask("POST", path, body)
@@ -79,6 +83,15 @@ class Client:
             connection.close()
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        data = self._fetch(method, path, body)
+        try:
+            return json.loads(data)
+        except ValueError:
+            raise CommandError(
+                f"{self.path} answers, but not as a gateway", code=EXIT_UNREACHABLE
+            ) from None
+
+    def _fetch(self, method: str, path: str, body: dict[str, Any] | None) -> bytes:
         connection = self._connect(TIMEOUT_S)
         try:
             response = self._request(connection, method, path, body)
@@ -100,12 +113,7 @@ class Client:
             connection.close()
         if response.status >= 300:
             raise _refused(response.status, data)
-        try:
-            return json.loads(data)
-        except ValueError:
-            raise CommandError(
-                f"{self.path} answers, but not as a gateway", code=EXIT_UNREACHABLE
-            ) from None
+        return data
 
     def _connect(self, timeout: float | None) -> _UnixConnection:
         connection = _UnixConnection(self.path, TIMEOUT_S)

@@ -205,6 +205,8 @@ class Status(msgspec.Struct, kw_only=True):
     endpoints_up: int
     endpoints_unknown: int
     endpoints_down: list[str]
+    realtime_wanted: bool
+    """The configuration asks for real-time scheduling of the audio thread."""
     calls: int
     legs: int
     alarms_active: int

@@ -59,6 +59,7 @@ def status(gateway: Gateway, version: str) -> Status:
         endpoints_up=len(places) - len(down) - unknown,
         endpoints_unknown=unknown,
         endpoints_down=sorted(down),
+        realtime_wanted=gateway.configuration.media.realtime,
         calls=len(board.calls),
         legs=len(board.legs),
         alarms_active=sum(alarm.state == "active" for alarm in board.alarms.values()),

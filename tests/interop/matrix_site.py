@@ -42,7 +42,10 @@ ACK_RELAYS = {"contacts": 20, "levels": 21}
 SIREN_COIL = 10
 ACK_KEY = 50
 """The discrete input that acknowledges."""
-_TALK = 'push_to_talk = "*#"\n'
+_COLLEAGUES = {
+    "sip": "sip/bert", "pyvoip": "pyvoip/erik", "fxs": "fxs/2", "intercom": "intercom/b",
+}  # fmt: skip
+"""Whom somebody of the same network calls."""
 
 
 def _route(name: str, **fields: Any) -> str:
@@ -74,6 +77,7 @@ def _calls() -> list[str]:
             for prefix in ("", "9")
             for network, number in NUMBERS.items()
         ),
+        _route("second at the PBX", called="9262", targets=["pyvoip/line:erik"]),
         _route("second telephone", called="(2XX)", targets=["directory:{1}"], push_to_talk="*#"),
     ]  # fmt: skip
 
@@ -212,8 +216,8 @@ class Site:
     def callee(self, network: str, caller: str = "") -> Party:
         """Somebody who can be called there, and is not the caller."""
         at = endpoint(network)
-        if network == caller and network in ("sip", "fxs", "intercom"):
-            at = {"sip": "sip/bert", "fxs": "fxs/2", "intercom": "intercom/b"}[network]
+        if network == caller:
+            at = _COLLEAGUES.get(network, at)
         return self.people[at]
 
 
@@ -237,7 +241,7 @@ async def site(home: Path) -> AsyncIterator[Site]:
         broker.start()
         stack.callback(broker.kill)
         io = await enter(device("tcp", "0"))
-        proxy = await enter(Kamailio(home / "kam", {"gw": "gwpw", "dora": "dorapw"}))
+        proxy = await enter(Kamailio(home / "kam", {"gw": "gwpw", "dora": "dorapw", "erik": "e1"}))
         north = OnTheAir("radio/north", NUMBERS["radio"], 1550)
         radios_in = {
             number: OnTheAir(f"radio/to-{number}", "", 1400) for number in reached
@@ -255,14 +259,10 @@ async def site(home: Path) -> AsyncIterator[Site]:
         anna = await enter(phone(home, "anna", "a1", found, hz=500))
         bert = await enter(phone(home, "bert", "b1", found, hz=560))
         carl = await enter(phone(home, "carl", "c1", found, hz=2500, answer="auto"))
-        dora = await enter(
-            Softphone(
-                f"<sip:dora@{proxy.address}:{proxy.port}>;auth_pass=dorapw"
-                ";audio_codecs=PCMU/8000/1;answermode=manual;regint=60",
-                microphone(home, 640), home / "dora",
-            )  # fmt: skip
-        )
+        dora = await enter(_extension(home, proxy, "dora", "dorapw", 640))
+        erik = await enter(_extension(home, proxy, "erik", "e1", 400))
         await dora.registered()
+        await erik.registered()
         told = await enter(subscribed(broker, "plant/ack"))
         gateway_at, proxy_at = f"127.0.0.1:{found.port}", f"{proxy.address}:{proxy.port}"
         everybody: tuple[Party, ...] = (
@@ -280,16 +280,30 @@ async def site(home: Path) -> AsyncIterator[Site]:
             number: OutsideLine(f"fxo/to-{number}", "", 1050, card, 4 + at)
             for at, number in enumerate(reached)
         }
+        # A device is up when it has said something.
+        await broker.publish("plant/start/fire", '{"state": "NORMAL"}')
         await found.up(
             "sip/carl", "page/hall", "page/yard", "page/staff", "intercom/everywhere",
             "mqtt/plant", "modbus/contacts", "modbus/levels",
             *(each.endpoint for each in (*everybody, *lines_in.values(), *radios_in.values())),
         )  # fmt: skip
+        people = {each.endpoint: each for each in everybody}
+        people["pyvoip/erik"] = SipPhone("pyvoip", "pyvoip/line", "262", 400, phone=erik,
+                                         at=proxy_at, prefix="9")  # fmt: skip
         yield Site(
-            box=found, people={each.endpoint: each for each in everybody}, lines_in=lines_in,
+            box=found, people=people, lines_in=lines_in,
             radios_in=radios_in, carl=carl, listener_station=b, io=io, broker=broker, told=told,
             alarm=asyncio.Lock(), zones=asyncio.Lock(),
         )  # fmt: skip
+
+
+def _extension(home: Path, proxy: Kamailio, user: str, password: str, hz: float) -> Softphone:
+    """A telephone at the other PBX."""
+    return Softphone(
+        f"<sip:{user}@{proxy.address}:{proxy.port}>;auth_pass={password}"
+        ";audio_codecs=PCMU/8000/1;answermode=manual;regint=60",
+        microphone(home, hz), home / user,
+    )  # fmt: skip
 
 
 def _analog(card: LineCard, reached: tuple[str, ...]) -> str:

@@ -126,10 +126,6 @@ class Child:
         while self._phone.busy and time.monotonic() < deadline:
             self._phone.beat(time.monotonic())
             time.sleep(0.01)
-        if self._phone.get_status().name == "REGISTERED":
-            last = threading.Thread(target=self._phone.sip.stop, daemon=True)
-            last.start()
-            last.join(GOODBYE_S)
 
 
 def _memory_mb() -> float:

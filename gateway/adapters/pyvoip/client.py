@@ -64,6 +64,7 @@ class Client(SIP.SIPClient):
         # It counts Call-IDs from 1 in each process: the PBX would take them for old dialogs.
         self.callID = SIP.Counter(random.getrandbits(60))
         self.last_status = 0
+        self._leaving = False
         self._pending: dict[tuple[str, str, str], _Pending] = {}
 
     def send(self, text: str) -> None:
@@ -104,6 +105,19 @@ class Client(SIP.SIPClient):
         if registered:
             self.phone.registered()
         return registered
+
+    def leave(self) -> None:
+        """Take the registration back. The library's own way takes the next datagram that comes,
+        such as the answer to a BYE, for the registrar's."""
+        self._leaving = True
+        if self.registerThread is not None:
+            self.registerThread.cancel()
+        self._send_register(self.gen_first_response(deregister=True))
+
+    def _send_register(self, text: str) -> None:
+        found = re.search(r"Call-ID: (\S+)\r\nCSeq: (\d+) REGISTER", text)
+        if found is not None:
+            self.send_until_answered(text, (found[1], found[2], "REGISTER"))
 
     def recv_loop(self) -> None:
         self.phone.listens()
@@ -156,7 +170,9 @@ class Client(SIP.SIPClient):
             else:
                 self._pending.pop(transaction(message), None)
                 if message.headers["CSeq"]["method"] == "REGISTER":
-                    self.last_status = int(message.status)
+                    before, self.last_status = self.last_status, int(message.status)
+                    if self._leaving and self.last_status == 401 and before != 401:
+                        self._send_register(self.gen_register(message, deregister=True))
                 super().parse_message(message)
 
     def _request(self, message: SIP.SIPMessage) -> None:

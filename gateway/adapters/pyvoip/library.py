@@ -35,6 +35,7 @@ from gateway.adapters.pyvoip.rtp import AudioClient
 VERSION: Final[str] = pyVoIP.__version__
 _CODECS: Final = {0: RTP.PayloadType.PCMU, 8: RTP.PayloadType.PCMA, 101: RTP.PayloadType.EVENT}
 _PORT_TRIES: Final = 20
+_RENEWAL_S: Final = 0.5
 
 
 class Call(VoIPCall):
@@ -98,7 +99,8 @@ class Call(VoIPCall):
         request = self.request
         tag = self.sip.tagLibrary[self.call_id]
         self.dialog = Dialog(
-            uri_of(header_line(request, "Contact") or header_line(request, "From")), routes_of(request),
+            uri_of(header_line(request, "Contact") or header_line(request, "From")),
+            routes_of(request),
             f"{header_line(request, 'To')};tag={tag}", header_line(request, "From"),
         )  # fmt: skip
         self.answer()
@@ -113,7 +115,8 @@ class Call(VoIPCall):
     def connected(self, message: SIP.SIPMessage) -> None:
         """The called side answered."""
         self.dialog = Dialog(
-            uri_of(header_line(message, "Contact") or header_line(message, "To")), routes_of(message)[::-1],
+            uri_of(header_line(message, "Contact") or header_line(message, "To")),
+            routes_of(message)[::-1],
             header_line(message, "From"), header_line(message, "To"),
         )  # fmt: skip
         usable = False
@@ -345,10 +348,18 @@ class Phone(VoIPPhone):
         return bool(self.calls) or self.sip.waits
 
     def end(self) -> None:
-        """End all calls."""
-        with self.guard:
-            for call in list(self.calls.values()):
-                call.drop(503)
+        """End all calls, and take the registration back."""
+        # A renewal that is under way would otherwise come after its end.
+        held = self.sip.recvLock.acquire(timeout=_RENEWAL_S)
+        try:
+            with self.guard:
+                for call in list(self.calls.values()):
+                    call.drop(503)
+                if self._was_registered:
+                    self.sip.leave()
+        finally:
+            if held:
+                self.sip.recvLock.release()
 
     def request_port(self, blocking: bool = True) -> int:
         for _ in range(_PORT_TRIES):

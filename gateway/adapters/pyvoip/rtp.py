@@ -8,6 +8,7 @@ receiving thread; sequence numbers break at their wrap; its sender has no clock.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import time
@@ -22,7 +23,9 @@ from gateway.adapters.pyvoip.messages import BLOCK
 
 FRAME_S: Final = 0.02
 _LATE_S: Final = 0.2
-_DEEPEST: Final = 3
+_AHEAD: Final = 2
+"""Blocks that wait, each way, before the first is passed on: what two clocks differ by."""
+_DEEPEST: Final = 4
 """Blocks of the engine's that may wait for the sender; more is delay, and the oldest goes."""
 _SILENCE: Final = b"\xff" * BLOCK
 _KEYS: Final = "0123456789*#ABCD"
@@ -51,6 +54,7 @@ class AudioClient(RTP.RTPClient):
         self._count = count
         self._wire: socket.socket | None = None
         self._waiting: deque[bytes] = deque()
+        self._flows = False
         self._heard_at: int | None = None
         self._event_at: int | None = None
         self._digits: deque[str] = deque(maxlen=_WAITING_DIGITS)
@@ -87,6 +91,15 @@ class AudioClient(RTP.RTPClient):
 
     # From the PBX
 
+    def recv(self) -> None:
+        while self.NSD:
+            try:
+                # Woken by the packet: the library looks every 10 ms.
+                if select.select([self.sin], [], [], _LATE_S)[0]:
+                    self.parse_packet(self.sin.recv(8192))
+            except (OSError, ValueError):
+                time.sleep(0.01)
+
     def parse_packet(self, packet: bytes) -> None:
         try:
             super().parse_packet(packet)
@@ -105,9 +118,11 @@ class AudioClient(RTP.RTPClient):
         if self._heard_at is not None and 0 < (self._heard_at - at) & 0xFFFFFFFF < 0x4000:
             self._count("rtp_late")
             return
-        self._heard_at = at
         if self._wire is None:
             return
+        if self._heard_at is None:
+            audio = _AHEAD * _SILENCE + audio
+        self._heard_at = at
         for start in range(0, len(audio) - len(audio) % BLOCK, BLOCK):
             try:
                 self._wire.send(audio[start : start + BLOCK])
@@ -173,4 +188,5 @@ class AudioClient(RTP.RTPClient):
         while len(self._waiting) > _DEEPEST:
             self._waiting.popleft()
             self._count("audio_slips")
-        return self._waiting.popleft() if self._waiting else _SILENCE
+        self._flows = len(self._waiting) >= (1 if self._flows else _AHEAD)
+        return self._waiting.popleft() if self._flows else _SILENCE

@@ -1,0 +1,110 @@
+"""``kill -9``: nothing that had happened is forgotten, and what was going on is carried on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.adapters.mqtt_broker import Broker, needs_mosquitto, subscribed
+from tests.box import Box
+
+_MQTT = """
+[adapters.mqtt]
+port = {port}
+box = "box1"
+[adapters.mqtt.panels.house]
+state_topic = "house/state"
+ack_topic = "house/ack"
+kind = "fire"
+severity = "critical"
+"""
+
+
+def _until(found: Callable[[], Any], what: str, within_s: float = 10.0) -> Any:
+    deadline = time.monotonic() + within_s
+    while not (result := found()):
+        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+    return result
+
+
+def _legs(box: Box) -> dict[str, str]:
+    """Cause by leg, of all records; no leg twice."""
+    found = box.json("records", "--legs")
+    assert len({leg["leg"] for leg in found}) == len(found)
+    return {leg["leg"]: leg["cause"] for leg in found}
+
+
+def test_records_of_calls_that_were_over_and_of_those_that_were_not() -> None:
+    box = Box()
+    try:
+        box.start()
+        for _ in range(3):  # the last one ends an instant before the gateway does
+            box.ok("dial", "loopback/alice", "loopback/bob", "--wait")
+            box.ok("hangup", "loopback/bob")
+            box.wait_for_no_call()
+        box.ok("dial", "loopback/alice", "loopback/bob", "--wait")
+        box.wait_for_call()
+        box.kill()
+        finished = {f"loopback/{who}#{n}": "normal" for who in ("alice", "bob") for n in (1, 2, 3)}
+        box.start()
+        legs = _until(lambda: len(found := _legs(box)) >= 8 and found, "eight records")
+        assert {leg: legs.get(leg) for leg in finished} == finished
+        rest = {leg: cause for leg, cause in legs.items() if leg not in finished}
+        assert len(rest) == 2
+        assert "normal" not in rest.values()
+        assert box.json("calls") == []
+        # The third start finds nothing to mend.
+        box.kill()
+        box.start()
+        assert _legs(box) == legs
+    finally:
+        box.close()
+
+
+@pytest.mark.interop
+@needs_mosquitto
+async def test_an_alarm_in_its_middle_is_carried_on(tmp_path: Path) -> None:
+    (tmp_path / "mq").mkdir()
+    broker = Broker(tmp_path / "mq")
+    broker.start()
+    box = Box(carol=_MQTT.format(port=broker.port))
+    try:
+        async with subscribed(broker, "house/ack") as said:
+            await broker.publish("house/state", "disarmed", "-r")
+            await asyncio.to_thread(box.start)
+            await broker.publish("house/state", "triggered", "-r")
+            (before,) = await asyncio.to_thread(
+                _until, lambda: [c for c in box.json("calls") if c["legs"]], "somebody is called"
+            )
+            (alarm,) = await asyncio.to_thread(box.json, "alarms")
+            assert alarm["state"] == "active"
+            box.kill()
+            await asyncio.to_thread(box.start)
+            (after,) = await asyncio.to_thread(
+                _until, lambda: [c for c in box.json("calls") if c["legs"]], "and again"
+            )
+            assert after["trace"] == before["trace"]
+            assert [leg["endpoint"] for leg in after["legs"]] == ["loopback/bob"]
+            (again,) = await asyncio.to_thread(box.json, "alarms")
+            assert (again["state"], again["trace"]) == ("active", alarm["trace"])
+            assert not said.lines
+            await asyncio.to_thread(box.ok, "alarms", "ack", "mqtt/house")
+            (line,) = await said.wait(1)
+            assert json.loads(line.split("|", 2)[2])["trace"] == alarm["trace"]
+            await asyncio.to_thread(box.wait_for_no_call)
+            # Acknowledged is acknowledged, also for the next run.
+            box.kill()
+            await asyncio.to_thread(box.start)
+            assert await asyncio.to_thread(box.json, "calls") == []
+            assert [a["state"] for a in await asyncio.to_thread(box.json, "alarms")] in (
+                [], ["acknowledged"],
+            )  # fmt: skip
+    finally:
+        await asyncio.to_thread(box.close)
+        broker.kill()
