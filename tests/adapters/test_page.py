@@ -108,7 +108,9 @@ async def test_plain_rtp(engine: Engine, wav: Path, codec: str, payload_type: in
         step = (after.timestamp - before.timestamp) % 2**32
         # A test machine that stands still for 60 ms costs frames; the time line stays true.
         assert step == 160 or (engine.stats().skipped_ticks and step % 160 == 0)
-    assert f"{len(packets)} packets" in ended.detail
+    said = int(ended.detail.split(", ")[1].split()[0])
+    # Counted just before the stream is closed.
+    assert said <= len(packets) <= said + 3
     if codec != "G722":  # which ffmpeg decodes in tests/interop
         samples = decode(
             b"".join(packet.payload for packet in packets), "ul" if codec == "PCMU" else "al"
@@ -144,7 +146,7 @@ async def test_poly_packets(engine: Engine, wav: Path) -> None:
     # Half of the packets lost, every second one: the redundant frames are the very same audio.
     saved = decode(b"".join(packet.audio for packet in audio[2::2]))
     assert level_at(saved[2400:8000], 1000) == pytest.approx(-12, abs=0.5)
-    assert f"{len(audio)} packets" in ended.detail or "longest gap" in ended.detail
+    assert "longest gap" in ended.detail
 
 
 async def test_poly_classes_have_their_channel_and_pre_emption_is_short(

@@ -11,6 +11,8 @@ from typing import Final
 import pytest
 
 from gateway.drivers.dahdi import Channel, EventKind, EventPoll, Hook, LineEvent, Tone
+from gateway.lab import callerid
+from gateway.lab.linecard import LineCard
 from gateway.protocols.analog import (
     CallerId,
     FxoConfig,
@@ -46,8 +48,6 @@ from gateway.protocols.analog.signals import (
     StopRing,
     StopTone,
 )
-from gateway.lab import callerid
-from gateway.lab.linecard import LineCard
 
 FXS_SIGNALS: Final = {
     EventKind.RING_OFF_HOOK: Signal.LIFTED,

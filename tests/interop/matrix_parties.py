@@ -38,7 +38,6 @@ class Party:
 
     def __init__(self, network: str, endpoint: str, number: str, hz: float) -> None:
         self.network, self.endpoint, self.number, self.hz = network, endpoint, number, hz
-        self.lock = asyncio.Lock()
 
     def prepare(self) -> None:
         """A call comes or goes next: what was before does not count."""

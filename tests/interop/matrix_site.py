@@ -37,11 +37,15 @@ TARGETS = {
 PAGE_NUMBER, MEETING_NUMBER = "700", "900"
 ALARM_HZ = 1000.0
 """What the announcement of an alarm sounds like."""
+CARL_HZ = 2500.0
+"""The telephone that is paged."""
 ACK_RELAYS = {"contacts": 20, "levels": 21}
 """Coils that tell the two devices of an acknowledgement."""
 SIREN_COIL = 10
 ACK_KEY = 50
 """The discrete input that acknowledges."""
+NEXT = "sip/bert"
+"""Who is called when nobody takes an alarm."""
 _COLLEAGUES = {
     "sip": "sip/bert", "pyvoip": "pyvoip/erik", "fxs": "fxs/2", "intercom": "intercom/b",
 }  # fmt: skip
@@ -97,20 +101,16 @@ def _alarms() -> list[str]:
     for network in NETWORKS:
         common = {
             "on": "alarm", "priority": "emergency", "strategy": "until_acknowledged",
-            "announce": announce, "acknowledge": "talk" if network == "radio" else "1",
+            "announce": announce,
         }  # fmt: skip
         found += [
             _route(f"alarm to {network}", **common, kind=[f"{each}-{network}" for each in "mcl"],
-                   targets=[TARGETS[network]], outputs=outputs, ring_s=20),
+                   targets=[TARGETS[network]], outputs=outputs, ring_s=20,
+                   acknowledge="talk" if network == "radio" else "1"),
             _route(f"alarm that {network} does not take", **common, kind=[f"e-{network}"],
-                   targets=[TARGETS[network], second(network)], ring_s=2.0, acknowledge_s=8.0),
+                   targets=[TARGETS[network], NEXT], ring_s=2.0, acknowledge="1", acknowledge_s=5.0),
         ]  # fmt: skip
     return found
-
-
-def second(network: str) -> str:
-    """Who is called when nobody takes an alarm there."""
-    return "intercom/b" if network == "radio" else "sip/bert"
 
 
 def _modbus(port: int) -> str:
@@ -169,7 +169,7 @@ group = "239.0.1.2:5006"
 _INTERCOM = """
 [adapters.intercom]
 port = "{path}"
-baud = 230400
+baud = 921600
 [adapters.intercom.stations]
 a = {{ address = 1, number = "231", duplex = "full" }}
 b = {{ address = 2, number = "232", duplex = "full" }}
@@ -202,8 +202,6 @@ class Site:
     io: Device
     broker: Broker
     told: Subscriber
-    alarm: asyncio.Lock
-    zones: asyncio.Lock
 
     def caller(self, network: str, number: str) -> Party:
         """Somebody of a network who can call this number."""
@@ -258,7 +256,7 @@ async def site(home: Path) -> AsyncIterator[Site]:
         found = await enter(box(_SIP, configuration, home=home))
         anna = await enter(phone(home, "anna", "a1", found, hz=500))
         bert = await enter(phone(home, "bert", "b1", found, hz=560))
-        carl = await enter(phone(home, "carl", "c1", found, hz=2500, answer="auto"))
+        carl = await enter(phone(home, "carl", "c1", found, hz=CARL_HZ, answer="auto"))
         dora = await enter(_extension(home, proxy, "dora", "dorapw", 640))
         erik = await enter(_extension(home, proxy, "erik", "e1", 400))
         await dora.registered()
@@ -293,7 +291,6 @@ async def site(home: Path) -> AsyncIterator[Site]:
         yield Site(
             box=found, people=people, lines_in=lines_in,
             radios_in=radios_in, carl=carl, listener_station=b, io=io, broker=broker, told=told,
-            alarm=asyncio.Lock(), zones=asyncio.Lock(),
         )  # fmt: skip
 
 

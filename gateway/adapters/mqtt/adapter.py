@@ -75,6 +75,7 @@ class Mqtt(Adapter):
         self._link: Link | None = None
         self._spool: Spool | None = None
         self._places: dict[str, Place] = {}
+        self._secret = {panel.command_topic for panel in config.panels.values()}
         self._furnish()
 
     # Contract
@@ -409,13 +410,8 @@ class Mqtt(Adapter):
             self._faces.show(place)
 
     def _trace_wire(self, about: str, message: Inbound | Outbound, *, outward: bool) -> None:
-        commands = {
-            place.config.command_topic
-            for place in self._places.values()
-            if isinstance(place.config, Panel)
-        }
         # A command may hold the code of a panel.
-        secret = message.topic in commands or message.topic in self._faces.commands
+        secret = message.topic in self._secret or message.topic in self._faces.commands
         payload = "(hidden)" if secret else message.payload.decode("utf-8", "replace")
         text = f"{message.topic} {payload}"
         self.host.wire(about, text, kind="mqtt", outward=outward, key=message.trace)

@@ -1,0 +1,53 @@
+"""What an adapter tells of its wire: both ways, and never a code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway.adapters.mqtt import Mqtt
+from gateway.core.actions import Command
+from gateway.core.events import PanelChanged
+from gateway.testing.host import TestHost
+from tests.adapters.mqtt_broker import Broker, needs_mosquitto, subscribed
+
+pytestmark = [needs_mosquitto, pytest.mark.interop]
+
+
+async def test_messages_are_told_and_codes_are_not(tmp_path: Path) -> None:
+    (tmp_path / "mq").mkdir()
+    broker = Broker(tmp_path / "mq")
+    broker.start()
+    try:
+        host = TestHost("mqtt", data_dir=tmp_path)
+        panel = {
+            "state_topic": "house/state",
+            "command_topic": "house/set",
+            "command_payload": "{{ action }} {{ code }}",
+        }
+        adapter = host.make(
+            Mqtt,
+            {"host": "127.0.0.1", "port": broker.port, "panels": {"house": panel}},
+        )
+        async with host.running(), subscribed(broker, "house/set") as sub:
+            await broker.publish("house/state", "disarmed", "-r")
+            await host.wait_for(PanelChanged, state="disarmed")
+            adapter.command(
+                Command(
+                    command="c",
+                    endpoint="mqtt/house",
+                    verb="DISARM",
+                    code="83650917",
+                    by="guard",
+                    trace="t1",
+                )  # fmt: skip
+            )
+            (line,) = await sub.wait(1)
+            assert "83650917" in line
+    finally:
+        broker.kill()
+    told = [(each.about, each.outward, each.text, each.key) for each in host.exchange.wires]
+    assert ("mqtt/house", False, "house/state disarmed", "") in told
+    assert ("", True, "house/set (hidden)", "t1") in told
+    assert "83650917" not in str(told)
