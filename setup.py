@@ -1,6 +1,7 @@
 """Compile every ``gateway/**/*.pyx``; everything else lives in pyproject.toml."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -10,11 +11,38 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).parent
 
 
+def incomplete() -> list[str]:
+    """Files that another one needs and that are not there.
+
+    A missing ``.c`` would link all the same, and be noticed by whoever imports it on the box.
+    """
+    missing = [
+        room for room in ("gateway/_codecs", "gateway/media") if not any(ROOT.glob(f"{room}/*.pyx"))
+    ]
+    for path in sorted(
+        p for kind in ("pyx", "pxd", "c", "h") for p in ROOT.glob(f"gateway/*/*.{kind}")
+    ):
+        named = re.findall(r'^\s*(?:cdef extern from|#include) "([^"<]+)"', path.read_text(), re.M)
+        for header in named:
+            homes = [path.parent, ROOT / "gateway/_codecs", ROOT / "gateway/media"]
+            found = next((home / header for home in homes if (home / header).exists()), None)
+            if found is None:
+                missing.append(f"{header} (for {path.relative_to(ROOT)})")
+            elif header.endswith("_impl.h") and not found.with_suffix(".c").exists():
+                missing.append(str(found.with_suffix(".c").relative_to(ROOT)))
+    # Each part of the engine is named by a comment in its header, where its functions are declared.
+    engine = ROOT / "gateway/media/engine_impl.h"
+    if engine.exists():
+        parts = re.findall(r"^/\* (engine_\w+\.c)\b", engine.read_text(), re.M)
+        missing += [part for part in parts if not engine.with_name(part).exists()]
+    return sorted(set(missing))
+
+
 def extensions() -> list[Extension]:
     """One extension per ``.pyx``; a ``*_impl.c`` of the same stem beside it is linked in."""
     sources = sorted(p.relative_to(ROOT) for p in ROOT.glob("gateway/**/*.pyx"))
-    if not sources:
-        sys.exit("setup.py: no gateway/**/*.pyx found: the source tree or sdist is incomplete")
+    if missing := incomplete():
+        sys.exit(f"setup.py: the source tree or sdist is incomplete: no {', '.join(missing)}")
     sanitize = os.environ.get("CROSSPOINT_SANITIZE", "")
     flags = ["-O3", "-fno-strict-aliasing", "-Wall", "-Wno-unused-function"]
     if sanitize:

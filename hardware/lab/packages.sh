@@ -2,6 +2,7 @@
 # Install the Debian packages that a verb of the Makefile needs, if any is missing.
 #   packages.sh run    what the lab needs
 #   packages.sh test   what the tests need: foreign phones, proxies, brokers, decoders, the guest
+#   packages.sh arm64  what `make arm64` needs: a cross compiler and an emulator
 set -euo pipefail
 
 build="gcc libc6-dev make pkg-config python3 python3-dev python3-venv"
@@ -10,11 +11,13 @@ test="$run baresip-ffmpeg ffmpeg kamailio kamailio-tls-modules libasound2-plugin
   libhamlib-utils libmodbus-dev libopus0 libspandsp-dev linphone-cli mbpoll minimodem mosquitto mosquitto-clients
   prometheus multimon-ng netcat-openbsd postgresql-15 sip-tester sipsak socat sofia-sip-bin sqlite3 svxlink-server svxreflector tshark curl iproute2
   cpio dahdi-source gcc-12 kmod qemu-system-x86 xz-utils"
+arm64="gcc libc6-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static"
 
 case "${1:-}" in
   run) wanted=$run ;;
   test) wanted=$test ;;
-  *) echo "usage: $0 run|test" >&2; exit 2 ;;
+  arm64) wanted=$arm64 ;;
+  *) echo "usage: $0 run|test|arm64" >&2; exit 2 ;;
 esac
 
 missing=()

@@ -33,26 +33,27 @@ vectors=${CROSSPOINT_CORPORA:-$root/../shared/corpora}/g722-itu/le
 qemu-aarch64-static "$work/driver.arm64" "$work/arm64" ${vectors:+"$vectors"}
 "$python" tests/arm64/compare.py "$work/native" "$work/arm64"
 
-# The extensions: Python's headers are the same on both machines (both LP64).
+# The extensions. Python's headers are the same for both machines, which are both LP64.
 "$python" - "$work" <<'SCRIPT'
-import pathlib, shlex, subprocess, sys, sysconfig
+import runpy
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
 
-from Cython.Build import cythonize
+import setuptools
 
-work, include = sys.argv[1], sysconfig.get_path("include")
-sys.argv = ["setup.py", "--version"]
-import setuptools  # noqa: E402
-
-setuptools.setup = lambda **kept: globals().update(kept)
-exec(compile(pathlib.Path("setup.py").read_text(), f"{pathlib.Path.cwd()}/setup.py", "exec"),
-     {"__file__": f"{pathlib.Path.cwd()}/setup.py", "__name__": "setup"})
-for extension in ext_modules:  # noqa: F821
-    out = f"{work}/{extension.name}.so"
-    command = ["aarch64-linux-gnu-gcc", "-O1", "-shared", "-fPIC", "-D_GNU_SOURCE",
-               f"-I{include}", *(f"-I{i}" for i in extension.include_dirs),
-               *extension.sources, "-lm", "-o", out]
-    subprocess.run(command, check=True)
-    header = pathlib.Path(out).read_bytes()[:20]
-    assert header[:4] == b"\x7fELF" and header[18] == 0xB7, shlex.join(command)
+work, include = Path(sys.argv[1]), sysconfig.get_path("include")
+extensions = []
+setuptools.setup = lambda **keys: extensions.extend(keys["ext_modules"])
+runpy.run_path("setup.py")
+for extension in extensions:
+    out = work / f"{extension.name}.so"
+    subprocess.run(
+        ["aarch64-linux-gnu-gcc", "-O1", "-shared", "-fPIC", "-D_GNU_SOURCE", f"-I{include}",
+         *(f"-I{each}" for each in extension.include_dirs), *extension.sources, "-lm", "-o", out],
+        check=True,
+    )
+    assert out.read_bytes()[18] == 0xB7, "not for EM_AARCH64"
     print(f"{extension.name}: built for arm64")
 SCRIPT

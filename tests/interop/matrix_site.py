@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.lab.intercom_bus import CallPoint, CallPointBus
 from gateway.lab.linecard import LineCard
-from gateway.lab.softphone import Softphone, free_port
+from gateway.lab.softphone import Softphone
 from gateway.testing.audio import tone, write_wav
 from tests.adapters.modbus_peer import Device, device
 from tests.adapters.mqtt_broker import Broker, Subscriber, subscribed
@@ -108,7 +108,8 @@ def _alarms() -> list[str]:
                    targets=[TARGETS[network]], outputs=outputs, ring_s=20,
                    acknowledge="talk" if network == "radio" else "1"),
             _route(f"alarm that {network} does not take", **common, kind=[f"e-{network}"],
-                   targets=[TARGETS[network], NEXT], ring_s=2.0, acknowledge="1", acknowledge_s=5.0),
+                   targets=[TARGETS[network], NEXT], ring_s=2.0, acknowledge="1",
+                   acknowledge_s=5.0),
         ]  # fmt: skip
     return found
 
@@ -317,8 +318,7 @@ def _analog(card: LineCard, reached: tuple[str, ...]) -> str:
     text += f'[adapters.analog.ports.3]\n{quick}name = "out"\n'
     for at, number in enumerate(reached):
         text += (
-            f"[adapters.analog.ports.{4 + at}]\n{quick}"
-            f'name = "to-{number}"\nhotline = "{number}"\n'
+            f'[adapters.analog.ports.{4 + at}]\n{quick}name = "to-{number}"\nhotline = "{number}"\n'
         )
     return text
 

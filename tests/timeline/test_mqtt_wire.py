@@ -25,6 +25,7 @@ async def test_messages_are_told_and_codes_are_not(tmp_path: Path) -> None:
             "state_topic": "house/state",
             "command_topic": "house/set",
             "command_payload": "{{ action }} {{ code }}",
+            "commands": {"ARM_AWAY": "away"},
         }
         adapter = host.make(
             Mqtt,
@@ -37,11 +38,11 @@ async def test_messages_are_told_and_codes_are_not(tmp_path: Path) -> None:
                 Command(
                     command="c",
                     endpoint="mqtt/house",
-                    verb="DISARM",
+                    verb="ARM_AWAY",
                     code="83650917",
                     by="guard",
                     trace="t1",
-                )  # fmt: skip
+                )
             )
             (line,) = await sub.wait(1)
             assert "83650917" in line
