@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 DIGIT: int
 TONE: int
@@ -22,8 +22,8 @@ class BridgeHandle:
     def free(self) -> None: ...
 
 class Play:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         id: int,
         name: str,
         *,
@@ -33,7 +33,7 @@ class Play:
         rate: int = 8000,
         times: int = 1,
         gap_samples: int = 0,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def id(self) -> int: ...
     @property
@@ -41,7 +41,7 @@ class Play:
     def is_done(self) -> bool: ...
 
 class Recording:
-    def __init__(self, channels: int, rate: int, seconds: float) -> None: ...
+    def __new__(cls, channels: int, rate: int, seconds: float) -> Self: ...
     @property
     def channels(self) -> int: ...
     @property
@@ -52,7 +52,7 @@ class Recording:
     def is_done(self) -> bool: ...
 
 class Core:
-    def __init__(self, max_streams: int, realtime: bool, cname: str) -> None: ...
+    def __new__(cls, max_streams: int, realtime: bool, cname: str) -> Self: ...
     def start(self) -> None: ...
     def stop(self) -> None: ...
     @property

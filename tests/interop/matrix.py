@@ -387,7 +387,7 @@ class Play:
 
     async def _take(self, source: str, network: str, person: Party, skip: int) -> str:
         box, io, station = self.site.box, self.site.io, self.site.listener_station
-        n_told = len(self.site.told.lines)
+        n_told, n_asked = len(self.site.told.lines), len(io.asked)
         await self._set(source, network, True)
         dialled = await box.wait(Dial, lambda a: a.endpoint == person.endpoint, skip=skip)
         await person.answer()
@@ -422,7 +422,8 @@ class Play:
             assert f'"{by}"' in self.site.told.lines[-1], self.site.told.lines[-1]
         else:
             relay = ACK_RELAYS["contacts" if source == "c" else "levels"]
-            await until(lambda: any(f"addr {relay}" in each for each in io.asked), "told")
+            written = f"fc 5 addr {relay}"
+            await until(lambda: written in io.asked[n_asked:], "the device was told")
         await box.wait(LegEnded, lambda e: e.leg == dialled.leg, skip=skip)
         await person.rest()
         await io.coil_is(SIREN_COIL, False)
@@ -551,10 +552,11 @@ _HEAD = f"""\
 # Who reaches whom
 
 Written by `python -m tests.interop.matrix --write` from what it measured;
-`tests/interop/test_matrix.py` plays it again and compares. One gateway with every adapter,
-on loopback, and around it: baresip (`sip`), Kamailio with two baresip (`pyvoip`), the virtual
-line card's telephones and exchange lines (`fxs`, `fxo`), call points on a bus (`intercom`), transceivers with key, carrier and audio on
-pseudo-terminals and UDP (`radio`), multicast receivers, mosquitto, a device made of libmodbus.
+`tests/interop/test_matrix.py` plays it again and compares. One gateway with every adapter, on
+loopback, and around it: baresip (`sip`), Kamailio with two baresip (`pyvoip`), the virtual line
+card's telephones and exchange lines (`fxs`, `fxo`), call points on a bus (`intercom`), transceivers
+with key, carrier and audio on pseudo-terminals and UDP (`radio`), multicast receivers, mosquitto, a
+device made of libmodbus.
 
 *yes*: each side sent a frequency of its own, the other was heard above {HEARD_DBM0:g} dBm0 and the
 own one was below {STRAY_DBM0:g} dBm0 (Goertzel). What could not be shown says so, and why."""

@@ -168,12 +168,15 @@ def test_plays(tmp_path: Path) -> None:
     assert stream.asked[2:] == [("stop_play", ())]
 
 
-@pytest.mark.parametrize("play", [
-    Play(leg="a", play="p", file="../../etc/passwd"),
-    Play(leg="a", play="p", file="/etc/passwd"),
-    Play(leg="a", play="p", file="a\0b"),
-    Play(leg="a", play="p", text="no synthesiser here"),
-])
+@pytest.mark.parametrize(
+    "play",
+    [
+        Play(leg="a", play="p", file="../../etc/passwd"),
+        Play(leg="a", play="p", file="/etc/passwd"),
+        Play(leg="a", play="p", file="a\0b"),
+        Play(leg="a", play="p", text="no synthesiser here"),
+    ],
+)
 def test_what_cannot_be_played_is_a_tone_that_ends_like_it(play: Play) -> None:
     bay = Bay()
     stream = bay.open("a")

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError, PeerError, UsageError
+from gateway.lab import callerid as lab
 from gateway.protocols.analog.callerid import (
     CallerId,
     build_dtmf,
@@ -14,7 +15,6 @@ from gateway.protocols.analog.callerid import (
     parse,
     parse_dtmf,
 )
-from gateway.lab import callerid as lab
 
 # Rendered as FSK this frame is printed by minimodem (--rx callerid) and multimon-ng (CLIPFSK).
 ACCEPTED = bytes.fromhex(
