@@ -61,7 +61,7 @@ $(VENV)/run.stamp: $(VENV)/bin/python pyproject.toml setup.py $(NATIVE)
 
 $(VENV)/test.stamp: $(VENV)/run.stamp
 	@hardware/lab/packages.sh test
-	@$(PIP) -e .[lab,test,pyvoip]
+	@$(PIP) -e .[test]
 	@touch $@
 
 $(VENV)/build.stamp: $(VENV)/bin/python $(NATIVE) setup.py

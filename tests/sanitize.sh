@@ -1,6 +1,6 @@
 #!/bin/sh
 # Build all extensions with the address and undefined-behaviour sanitizers in a temporary copy and
-# run the tests of codecs, engine and framer on them. Any report ends the run with an error.
+# run the tests of codecs and engine on them. Any report ends the run with an error.
 # Usage: tests/sanitize.sh [pytest arguments]; PYTHON names the interpreter.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -19,5 +19,5 @@ LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.s
     UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
     PYTHONMALLOC=malloc PYTHONPATH="$work" \
     "$python" -m pytest -q -p no:cacheprovider \
-    tests/_codecs tests/media tests/protocols/intercom/test_framing.py \
+    --capture=sys tests/_codecs tests/media \
     --ignore tests/media/test_foreign.py "$@"

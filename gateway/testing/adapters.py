@@ -573,7 +573,7 @@ class _Holdings:
                     descriptors[(name, target)] = target
         return {
             "descriptor": descriptors,
-            "thread": {t.ident: t.name for t in threading.enumerate()},
+            "thread": {(t.ident, t.name): t.name for t in threading.enumerate()},
             "task": {id(t): t.get_name() for t in asyncio.all_tasks() if not t.done()},
         }
 

@@ -152,7 +152,7 @@ def test_from_the_command_line(box: Box) -> None:
     assert '"Dial"' in journal
     # The journal in it can be run again, far away.
     with tarfile.open(box.home / "help.tar.gz") as archive:
-        archive.extractall(box.home, filter="data")
+        archive.extractall(box.home)
     assert ": the same" in box.ok("replay", "help/journal")
 
 

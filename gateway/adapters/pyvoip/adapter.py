@@ -31,7 +31,7 @@ from gateway.core.causes import Cause, from_sip, to_sip
 from gateway.core.endpoints import Condition, Endpoint
 from gateway.core.events import DigitPressed, LegAnswered, LegEnded, LegOffered, LegRinging
 from gateway.errors import DeviceError
-from gateway.media.streams import Codec, DeviceSpec, Stream, StreamOptions
+from gateway.media.streams import Codec, DeviceFailed, DeviceSpec, MediaEvent, Stream, StreamOptions
 
 VERSION: Final = "1.6.8"
 INSTALL: Final = "pip install 'crosspoint-gateway[pyvoip]'"
@@ -228,7 +228,7 @@ class PyVoip(Adapter):
         )
         try:
             options = StreamOptions(detect_dtmf=not events)
-            state.stream = self.host.open_stream(leg, spec, options)
+            state.stream = self.host.open_stream(leg, spec, options, _closes_first)
         except DeviceError as error:
             self._end(leg, Cause.RESOURCE_UNAVAILABLE, str(error))
             return
@@ -371,3 +371,11 @@ def _free_port(address: str) -> int:
 def _clean(text: str) -> str:
     """Text of the far end without what could spoil a log or a terminal."""
     return re.sub(r"[^\x20-\x7e\xa0-\uffff]", "", text)[:80]
+
+
+def _closes_first(event: MediaEvent) -> bool:
+    """The audio's end may overtake the word that the call is over; only that word counts.
+
+    A child that dies without a word is noticed by its control socket, and ends its legs.
+    """
+    return isinstance(event, DeviceFailed)

@@ -166,13 +166,14 @@ class Call(VoIPCall):
         self.state = CallState.ENDED
         if self.client is not None:
             self.client.stop()
-        if self.wire is not None:
-            self.wire.close()
         self.sip.forget(self.call_id, "INVITE")
         self.phone.calls.pop(self.call_id, None)
         self.sip.tagLibrary.pop(self.call_id, None)
         self.phone.release_ports(call=self)
         self.phone.tell(say.Over(call=self.key, status=status, reason=reason))
+        # After that: audio that breaks off in a call is a fault.
+        if self.wire is not None:
+            self.wire.close()
 
 
 class Phone(VoIPPhone):
