@@ -253,7 +253,7 @@ typedef struct {
     uint32_t stream;
     int32_t a, b, c;
     uint16_t n_data;
-    _Alignas(ce_addr) uint8_t data[CE_EVENT_BYTES]; /* an address of CE_EV_STARTED is read in place */
+    _Alignas(ce_addr) uint8_t data[CE_EVENT_BYTES]; /* CE_EV_STARTED: an address, read in place */
 } ce_event;
 
 typedef struct {
