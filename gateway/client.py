@@ -167,8 +167,17 @@ def _box_or_lab() -> str:
 
 
 def find_config(given: str | None) -> str:
-    """The configuration file: as given, else $GATEWAY_CONFIG, else the box's."""
-    return given or os.environ.get("GATEWAY_CONFIG") or DEFAULT_CONFIG
+    """The configuration file: as given, else $GATEWAY_CONFIG, else the box's.
+
+    On a machine that is no box but runs a lab of this user: the lab's.
+    """
+    named = given or os.environ.get("GATEWAY_CONFIG")
+    if named:
+        return named
+    lab = lab_directory() / "gateway.toml"
+    if not os.path.exists(DEFAULT_CONFIG) and _box_or_lab() != DEFAULT_SOCKET and lab.exists():
+        return str(lab)
+    return DEFAULT_CONFIG
 
 
 def find_socket(given: str | None, config: str | None) -> str:
