@@ -159,11 +159,16 @@ def lab_directory() -> Path:
 def _box_or_lab() -> str:
     """The box's socket, or the lab's on a machine that is no box but runs a lab of this user."""
     lab = lab_directory() / "control.sock"
+    if os.path.exists(DEFAULT_SOCKET):
+        return DEFAULT_SOCKET
     try:
         own = lab.stat().st_uid == os.getuid()
+        with socket.socket(socket.AF_UNIX) as probe:
+            # One that was killed leaves its socket behind.
+            probe.connect(str(lab))
     except OSError:
-        own = False
-    return str(lab) if own and not os.path.exists(DEFAULT_SOCKET) else DEFAULT_SOCKET
+        return DEFAULT_SOCKET
+    return str(lab) if own else DEFAULT_SOCKET
 
 
 def find_config(given: str | None) -> str:

@@ -143,6 +143,8 @@ class Gateway:
         self.switchboard = Switchboard(
             configuration.table(), new_leg=self.mint_leg, new_id=self.mint_id
         )
+        self._carried: dict[tuple[str, str], AlarmRaised] = {}
+        """Alarms of before a restart that wait for the adapters."""
         self.legs: dict[str, AdapterHost] = {}
         self.places: dict[str, tuple[Endpoint, AdapterHost]] = {}
         self.hosts: dict[str, AdapterHost] = {}
@@ -228,6 +230,11 @@ class Gateway:
     def accept(self, event: Event, host: AdapterHost | None) -> None:
         """Queue an event for the switchboard."""
         name = host.name if host else ""
+        if self._carried and type(event) is AlarmRaised:
+            known = self._carried.pop((event.endpoint, event.alarm), None)
+            if known is not None:
+                # Its source tells us again before we could carry it on: still the same alarm.
+                event = msgspec.structs.replace(event, trace=known.trace, raised_at=known.raised_at)
         if self._held and (behind := self._held.get(_place(event))) is not None:
             behind.append((event, name))
         elif type(event) is AlarmRaised:
@@ -463,6 +470,7 @@ class Gateway:
                 tasks.append(loop.create_task(self._supervise(host), name=f"{host.name}"))
             tasks.append(loop.create_task(self._beat(), name="beat"))
             if carried:
+                self._carried = {(alarm.endpoint, alarm.alarm): alarm for alarm in carried}
                 tasks.append(loop.create_task(self._carry_on(carried), name="carry on alarms"))
             self.log.info("gateway is running", box=self.box, adapters=len(self.hosts))
             notify("READY=1")
@@ -592,8 +600,9 @@ class Gateway:
             async with asyncio.timeout(RESUME_S):
                 await self._all_up.wait()
         for alarm in alarms:
-            self.log.warning("alarm carried on", endpoint=alarm.endpoint, alarm=alarm.alarm)
-            self.accept(alarm, None)
+            if self._carried.pop((alarm.endpoint, alarm.alarm), None) is not None:
+                self.log.warning("alarm carried on", endpoint=alarm.endpoint, alarm=alarm.alarm)
+                self.accept(alarm, None)
 
     def _storage_from_thread(self, state: StorageState) -> None:
         loop = self._loop
