@@ -6,6 +6,7 @@ import asyncio
 import os
 import pty
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -98,4 +99,6 @@ async def main(device: str, data_dir: str) -> None:
 
 
 if __name__ == "__main__":
+    # Whoever started the tests in the background may have had it ignored.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     asyncio.run(main(*sys.argv[1:]))

@@ -64,13 +64,13 @@ announce = {{ file = "fire.wav", repeat = 0 }}
 name = "arm"
 called = "*1"
 command = {{ endpoint = "mqtt/house", verb = "ARM_AWAY" }}
-pins = {{ anna = "4711" }}
+pins = {{ anna = "47110815" }}
 
 [[routes]]
 name = "disarm"
 called = "*0"
 command = {{ endpoint = "mqtt/house", verb = "DISARM" }}
-pins = {{ anna = "4711" }}
+pins = {{ anna = "47110815" }}
 """
 FIRE_HZ = 850.0
 
@@ -182,7 +182,7 @@ async def test_two_telephones_arm_and_disarm_with_a_pin(tmp_path: Path) -> None:
         await gate.dial_dtmf("1234#")
         await asyncio.sleep(1.0)
         assert not at.said.lines, "a wrong PIN commands the panel"
-        await gate.dial_dtmf("4711#")
+        await gate.dial_dtmf("47110815#")
         assert await at.said.wait(1) == ["house/set|0|ARM_AWAY"]
         await at.broker.publish("house/state", "armed_away", "-r")
         assert (await gateway.wait(CommandFinished)).ok
@@ -192,7 +192,7 @@ async def test_two_telephones_arm_and_disarm_with_a_pin(tmp_path: Path) -> None:
         await at.anna.dial(gateway.uri("*0"))
         await at.anna.wait("CALL_ESTABLISHED")
         await asyncio.sleep(0.5)
-        await at.anna.press("4711#")
+        await at.anna.press("47110815#")
         assert (await at.said.wait(2))[1] == "house/set|0|DISARM"
         await at.broker.publish("house/state", "disarmed", "-r")
         assert (await gateway.wait(CommandFinished, skip=skip)).ok
@@ -203,4 +203,4 @@ async def test_two_telephones_arm_and_disarm_with_a_pin(tmp_path: Path) -> None:
             file.read_bytes() for file in (gateway.home / "data").rglob("*") if file.is_file()
         )
         assert b"ARM_AWAY" in journal
-        assert b"4711" not in journal
+        assert b"47110815" not in journal
