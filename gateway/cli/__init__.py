@@ -14,6 +14,7 @@ from gateway.client import EXIT_FAILED, EXIT_UNREACHABLE, Client, CommandError, 
 
 _COMMANDS: Final = {
     "status": "look",
+    "top": "top",
     "adapters": "look",
     "endpoints": "look",
     "calls": "look",
@@ -41,6 +42,7 @@ _COMMANDS: Final = {
 
 _HELP: Final = {
     "status": "Is everything well? The gateway in one screen.",
+    "top": "Live: health, alarms, calls, levels, floor holders; keys to dig and hang up.",
     "adapters": "Adapters: up or down since when, and why.",
     "endpoints": "Endpoints: condition, calls, inputs, counters.",
     "calls": "Calls that are up now; --watch keeps the table live.",

@@ -36,7 +36,7 @@ def status(settings: Settings) -> None:
     the disk. 1: something is not well. 3: the gateway is not reachable.
     """
     found = settings.client().get("/v1/status")
-    wrong = _wrong(found)
+    wrong = troubles(found)
     if settings.as_json:
         show.emit_json(found | {"well": not wrong, "wrong": wrong})
     else:
@@ -73,7 +73,7 @@ def _status(found: dict[str, Any]) -> None:
     show.facts(pairs)
 
 
-def _wrong(found: dict[str, Any]) -> list[str]:
+def troubles(found: dict[str, Any]) -> list[str]:
     """What is not well, and the command that says more."""
     wrong = [f"adapter {name} is down: gateway adapters" for name in found["adapters_down"]]
     down = found["endpoints_down"]
