@@ -59,9 +59,9 @@ class Client:
         """The answer of a GET as it came."""
         return self._fetch("GET", path, None).decode("utf-8", "replace")
 
-    def post(self, path: str, **body: Any) -> Any:
+    def post(self, path: str, *, within_s: float = TIMEOUT_S, **body: Any) -> Any:
         """The JSON answer of a POST."""
-        return self._ask("POST", path, body)
+        return self._ask("POST", path, body, within_s)
 
     def stream(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
         """The lines of a JSON-lines answer, as they come, for ever if the daemon goes on."""
@@ -82,8 +82,10 @@ class Client:
         finally:
             connection.close()
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
-        data = self._fetch(method, path, body)
+    def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None, within_s: float = TIMEOUT_S
+    ) -> Any:
+        data = self._fetch(method, path, body, within_s)
         try:
             return json.loads(data)
         except ValueError:
@@ -91,14 +93,16 @@ class Client:
                 f"{self.path} answers, but not as a gateway", code=EXIT_UNREACHABLE
             ) from None
 
-    def _fetch(self, method: str, path: str, body: dict[str, Any] | None) -> bytes:
-        connection = self._connect(TIMEOUT_S)
+    def _fetch(
+        self, method: str, path: str, body: dict[str, Any] | None, within_s: float = TIMEOUT_S
+    ) -> bytes:
+        connection = self._connect(within_s)
         try:
             response = self._request(connection, method, path, body)
             data = response.read()
         except TimeoutError:
             raise CommandError(
-                f"the gateway did not answer within {TIMEOUT_S:.0f} s",
+                f"the gateway did not answer within {within_s:.0f} s",
                 remedy="it is overloaded or stuck: systemctl status crosspoint, journalctl -u "
                 "crosspoint",
                 code=EXIT_UNREACHABLE,

@@ -181,6 +181,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     """A whole configuration, checked."""
 
     file: Path
+    text: str = ""
+    """The file as it was read; it may hold secrets."""
     gateway: GatewaySection = GatewaySection()
     media: MediaSection = MediaSection()
     control: ControlSection = ControlSection()
@@ -253,7 +255,7 @@ def load(path: str | Path, *, registry: Registry | None = None) -> Configuration
         raise _one(path, f"not TOML: {what}", line=line) from None
     except RecursionError:
         raise _one(path, "nested too deeply") from None
-    return _Loader(path, document, lines, registry).load()
+    return msgspec.structs.replace(_Loader(path, document, lines, registry).load(), text=text)
 
 
 def _read(path: Path) -> str:

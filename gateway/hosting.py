@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import msgspec
+
 from gateway.adapters.base import Adapter, Log
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Condition, Endpoint
@@ -161,6 +163,10 @@ class AdapterHost:
         self.restarts = 0
         self.reason = ""
         """Why it is down; empty while it is not."""
+        self.farewell = "the gateway stopped"
+        """Why its legs end when it is cancelled."""
+        self._inherited: set[str] = set()
+        """Endpoints of a predecessor that this one has not spoken of yet."""
         self._exchange = exchange
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -250,6 +256,7 @@ class AdapterHost:
             if known[0] == endpoint:
                 return
         self._downed.discard(endpoint.id)
+        self._inherited.discard(endpoint.id)
         self._exchange.places[endpoint.id] = (endpoint, self)
         self._exchange.accept(EndpointChanged(endpoint=endpoint), self)
 
@@ -316,7 +323,7 @@ class AdapterHost:
         self._loop = asyncio.get_running_loop()
         self._failure = None
         self._run = self._loop.create_task(self.adapter.run(), name=f"{self.name}: run")
-        reason = "the gateway stopped"
+        reason = ""
         cause = Cause.SHUTDOWN
         try:
             await asyncio.wait({self._run})
@@ -328,7 +335,26 @@ class AdapterHost:
             self.up = False
             self.safe_state()
             for leg in [leg for leg, host in self._exchange.legs.items() if host is self]:
-                self.end(leg, cause, reason)
+                self.end(leg, cause, reason or self.farewell)
+
+    def inherit(self, old: AdapterHost, why: str) -> None:
+        """Take over the endpoints of an ended predecessor: down, but never gone.
+
+        Taking them away would also forget their alarms.
+        """
+        for endpoint in list(old.places()):
+            down = msgspec.structs.replace(endpoint, condition=Condition.DOWN, reason=why)
+            self._exchange.places[endpoint.id] = (endpoint, self)
+            self.set_endpoint(down)
+            self._inherited.add(endpoint.id)
+            self._downed.add(endpoint.id)
+
+    def forget_inherited(self) -> None:
+        """Take away the endpoints of the predecessor that this one does not have."""
+        mine = {endpoint.id for endpoint in self.adapter.endpoints()}
+        for endpoint in sorted(self._inherited - mine):
+            self.remove_endpoint(endpoint, "it is no longer configured")
+        self._inherited.clear()
 
     def lost(self, reason: str) -> None:
         """Announce that the adapter is gone and none of its endpoints can be used."""
@@ -336,9 +362,9 @@ class AdapterHost:
         self._exchange.accept(AdapterLost(adapter=self.name, reason=reason), self)
         for endpoint in self.places():
             if endpoint.condition is not Condition.DOWN:
-                fields = {name: getattr(endpoint, name) for name in endpoint.__struct_fields__}
-                fields |= {"condition": Condition.DOWN, "reason": reason}
-                self.set_endpoint(Endpoint(**fields))
+                self.set_endpoint(
+                    msgspec.structs.replace(endpoint, condition=Condition.DOWN, reason=reason)
+                )
                 self._downed.add(endpoint.id)
 
     def safe_state(self) -> None:

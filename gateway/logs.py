@@ -102,6 +102,11 @@ def setup(
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def set_level(level: str) -> None:
+    """Show more or less from now on."""
+    logging.getLogger().setLevel(level.upper())
+
+
 def get(**facts: Any) -> Any:
     """A logger with facts that each of its lines carries."""
     return structlog.get_logger("gateway").bind(**facts)

@@ -21,7 +21,7 @@ import msgspec
 
 from gateway import logs
 from gateway.adapters.base import Log
-from gateway.config import SECTIONS, Configuration, load
+from gateway.config import AdapterSection, Configuration
 from gateway.core.actions import Action, CloseAlarm, Command, Hangup
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Condition, Duplex, Endpoint
@@ -51,7 +51,7 @@ from gateway.core.ids import Ids
 from gateway.core.numbers import Completeness
 from gateway.core.switchboard import Switchboard
 from gateway.dispatch import Dispatch
-from gateway.errors import ConfigError, DeviceError
+from gateway.errors import DeviceError
 from gateway.hosting import AdapterHost, Feed
 from gateway.journal import Journal, StorageState
 from gateway.media.engine import Engine
@@ -86,7 +86,7 @@ _DESCRIBES: Final = (
 
 
 class Gateway:
-    """The daemon. Driven by `run`; `stop` ends it, `reload` changes its routes.
+    """The daemon. Driven by `run`; `stop` ends it, `gateway.reload` changes its configuration.
 
     `engine` and `log` replace the real ones in tests.
     """
@@ -148,15 +148,12 @@ class Gateway:
         self.legs: dict[str, AdapterHost] = {}
         self.places: dict[str, tuple[Endpoint, AdapterHost]] = {}
         self.hosts: dict[str, AdapterHost] = {}
+        self._given_log = log
+        self._supervisors: dict[AdapterHost, asyncio.Task[None]] = {}
+        self._fault: BaseException | None = None
+        """What ended a task of ours that must never end."""
         for name, section in configuration.adapters.items():
-            host = AdapterHost(
-                name,
-                self,
-                log=logs.get(adapter=name) if log is None else log,
-                data_dir=configuration.data_dir / "adapters" / name,
-            )
-            host.adapter = section.adapter(name, section.config, host)
-            self.hosts[name] = host
+            self.hosts[name] = self.make_host(section)
         self._queue: deque[tuple[Event, str, str]] = deque()
         """Event, adapter, and the envelope under which it has been journalled, if it has."""
         self._held: dict[str, deque[tuple[Event, str]]] = {}
@@ -456,7 +453,8 @@ class Gateway:
         self.started_at = loop.time()
         tasks: list[asyncio.Task[None]] = []
         try:
-            self._make_directories()
+            for host in self.hosts.values():
+                _make_directory(host)
             await self._start_engine()
             carried = self.journal.open(now=loop.time(), at=time.time())
             self._journal_plan()
@@ -467,14 +465,16 @@ class Gateway:
                 for endpoint in host.adapter.endpoints():
                     host.set_endpoint(endpoint)
             for host in self.hosts.values():
-                tasks.append(loop.create_task(self._supervise(host), name=f"{host.name}"))
-            tasks.append(loop.create_task(self._beat(), name="beat"))
+                self._supervise_from_now(host)
+            tasks.append(self._watched(loop.create_task(self._beat(), name="beat")))
             if carried:
                 self._carried = {(alarm.endpoint, alarm.alarm): alarm for alarm in carried}
                 tasks.append(loop.create_task(self._carry_on(carried), name="carry on alarms"))
             self.log.info("gateway is running", box=self.box, adapters=len(self.hosts))
             notify("READY=1")
-            await self._watch(tasks)
+            await self._stop.wait()
+            if self._fault is not None:
+                raise self._fault
             notify("STOPPING=1")
             await self._quiesce()
         finally:
@@ -482,6 +482,7 @@ class Gateway:
             self.stopping = True
             for host in self.hosts.values():
                 host.safe_state()
+            tasks += self._supervisors.values()
             for task in tasks:
                 task.cancel()
             if tasks:
@@ -498,59 +499,80 @@ class Gateway:
         self._stop.set()
 
     def handle_signals(self) -> None:
-        """SIGTERM and SIGINT stop, SIGHUP reads the configuration again."""
+        """SIGTERM and SIGINT stop."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, self._reread)
 
-    def _reread(self) -> None:
-        try:
-            self.reload(load(self.configuration.file))
-        except ConfigError as error:
-            self.counters["reloads_refused"] += 1
-            for line in str(error).splitlines():
-                self.log.error("configuration refused, the present one stays", why=line)
+    # What a reload uses
 
-    def reload(self, configuration: Configuration) -> None:
-        """Use other routes from the next event on; calls and alarms go on as they began.
+    def make_host(self, section: AdapterSection) -> AdapterHost:
+        """An adapter that serves nobody yet. Raises `ConfigError` when it refuses its section."""
+        name, log = section.name, self._given_log
+        host = AdapterHost(
+            name,
+            self,
+            log=logs.get(adapter=name) if log is None else log,
+            data_dir=self.configuration.data_dir / "adapters" / name,
+        )
+        host.adapter = section.adapter(name, section.config, host)
+        return host
 
-        Raises `ConfigError` when something else changed, and then changes nothing.
-        """
-        changed = [
-            name
-            for name in (*SECTIONS, "adapters")
-            if getattr(configuration, name) != getattr(self.configuration, name)
-        ]
-        if changed:
-            raise ConfigError(
-                f"[{'], ['.join(changed)}] changed, and only routes can be changed while running",
-                file=str(configuration.file),
-                remedy="restart the gateway",
-            )
-        self.switchboard.replace_routes(configuration.table())
+    def begin_host(self, host: AdapterHost) -> None:
+        """Announce an adapter's endpoints and run it from now on. Raises `DeviceError`."""
+        if self.stopping:
+            return
+        self.hosts[host.name] = host
+        _make_directory(host)
+        for endpoint in host.adapter.endpoints():
+            if not host.owns(endpoint.id):
+                host.set_endpoint(endpoint)
+        self._supervise_from_now(host)
+
+    async def end_host(self, host: AdapterHost, why: str) -> None:
+        """End an adapter and its legs; its endpoints stay known until they are forgotten."""
+        task = self._supervisors.pop(host, None)
+        host.farewell = why
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+
+    def forget(self, host: AdapterHost) -> None:
+        """Take away an ended adapter with all its endpoints."""
+        for endpoint in list(host.places()):
+            host.remove_endpoint(endpoint.id, "it is no longer configured")
+        if self.hosts.get(host.name) is host:
+            del self.hosts[host.name]
+
+    def use(self, configuration: Configuration) -> None:
+        """Decide by another configuration's routes from the next event on."""
         self.configuration = configuration
+        self.hosts = {
+            name: self.hosts[name] for name in configuration.adapters if name in self.hosts
+        } | self.hosts
+        self.switchboard.replace_routes(configuration.table())
         self._pins = any(route.pins for route in configuration.routes)
         self._journal_plan()
-        self.generation += 1
-        self.log.info("routes replaced", routes=len(configuration.routes))
 
     def _journal_plan(self) -> None:
         """Let the journal tell by which routes its events were answered."""
         configuration = self.configuration
         self.journal.plan(configuration.routes, configuration.gateway.zone)
 
-    async def _watch(self, tasks: list[asyncio.Task[None]]) -> None:
-        """Wait for `stop`; a supervisor that ends by itself is a fault of ours and ends us."""
-        stop = self._running_loop().create_task(self._stop.wait())
-        try:
-            waiting: set[asyncio.Task[Any]] = {stop, *tasks}
-            while not stop.done():
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for task in done - {stop}:
-                    task.result()
-        finally:
-            stop.cancel()
+    def _supervise_from_now(self, host: AdapterHost) -> None:
+        task = self._running_loop().create_task(self._supervise(host), name=host.name)
+        self._supervisors[host] = self._watched(task)
+
+    def _watched(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
+        """A task of ours that ends by itself is a fault of ours and ends us."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and self._fault is None:
+                self._fault = task.exception() or AssertionError(f"{task.get_name()} has ended")
+                self._stop.set()
+
+        task.add_done_callback(ended)
+        return task
 
     async def _quiesce(self) -> None:
         self.stopping = True
@@ -632,13 +654,6 @@ class Gateway:
             self.accept(EndpointChanged(endpoint=place), None)
             self.accept(AlarmCleared(endpoint=place.id, alarm="storage"), None)
 
-    def _make_directories(self) -> None:
-        for host in self.hosts.values():
-            try:
-                host.data_dir.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise DeviceError(f"{host.data_dir}: {error.strerror}") from error
-
     async def _start_engine(self) -> None:
         start = getattr(self.engine, "start", None)
         if start is not None:
@@ -671,6 +686,13 @@ def _storage(name: str) -> Endpoint:
         alarm=True,
         condition=Condition.UP,
     )
+
+
+def _make_directory(host: AdapterHost) -> None:
+    try:
+        host.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeviceError(f"{host.data_dir}: {error.strerror}") from error
 
 
 def _place(event: Event) -> str:

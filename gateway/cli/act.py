@@ -1,4 +1,4 @@
-"""Commands that do something: dial, hangup, safe-state, reload, stop."""
+"""Commands that do something: dial, hangup, safe-state, stop."""
 
 from __future__ import annotations
 
@@ -70,8 +70,9 @@ def hangup(settings: Settings, call: str) -> None:
 
     CALL is the end of a call's id, an endpoint that has one call, or a leg's id (fxs/1#18).
     """
-    body = {"leg": call} if "#" in call else {"call": call}
-    done = settings.client().post("/v1/hangup", **body)
+    client = settings.client()
+    leg = "#" in call
+    done = client.post("/v1/hangup", leg=call) if leg else client.post("/v1/hangup", call=call)
     if settings.as_json:
         show.emit_json(done)
         return
@@ -100,24 +101,6 @@ def safe_state(settings: Settings, adapter: str) -> None:
         raise CommandError(
             f"NOT SAFE: {names}", remedy="look at the outputs yourself, cut their power if needed"
         )
-
-
-@click.command()
-@json_option
-@click.pass_obj
-def reload(settings: Settings) -> None:
-    """Read the configuration again; routes are used from the next event on.
-
-    Calls that are up go on as they began. When anything but routes has changed, or something is
-    wrong, the present configuration stays.
-    """
-    done = settings.client().post("/v1/reload")
-    if settings.as_json:
-        show.emit_json(done)
-        return
-    for warning in done["warnings"]:
-        click.echo(f"warning: {show.clean(warning)}", err=True)
-    click.echo(f"{done['routes']} routes in use")
 
 
 @click.command()

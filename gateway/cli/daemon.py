@@ -76,6 +76,8 @@ async def _serve(configuration: object, socket: Path, log: object) -> None:
     scrape = None
     try:
         gateway.handle_signals()
+        desk.reloader.handle_signal()
+        desk.reloader.keep()
         if configuration.metrics.listen:
             host, port = configuration.metrics.address()
             answer = functools.partial(exposition, gateway, desk.version)

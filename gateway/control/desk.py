@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any, Final, TypeVar
 
+import msgspec
 import sqlalchemy as sa
 
 from gateway.config import load
@@ -57,8 +58,10 @@ from gateway.core.endpoints import Target
 from gateway.core.events import CallRequested, HangupRequested, LegEnded, Priority
 from gateway.errors import ConfigError, GatewayError, UsageError
 from gateway.hosting import Feed
+from gateway.kept import KeptConfiguration
 from gateway.records import CallRecord, Database, LegRecord, Measures, Options, measure
 from gateway.records.measures import DAY, HOUR, QUARTER_HOUR
+from gateway.reload import Reloader
 from gateway.runtime import Gateway
 from gateway.timeline.items import Item
 
@@ -137,7 +140,11 @@ OPERATIONS: Final = (
     ),
     Operation(
         "POST", "/v1/reload", "reload", ReloadAnswer, Nothing, ReloadRequest,
-        summary="Read the configuration again; only routes may have changed.",
+        summary="Read the configuration again: what changes, adapter by adapter.",
+    ),
+    Operation(
+        "GET", "/v1/configurations", "configurations", list[KeptConfiguration],
+        summary="The last configurations that were in use, oldest first.",
     ),
     Operation(
         "POST", "/v1/stop", "stop", StopAnswer, Nothing, StopRequest, summary="Stop the gateway."
@@ -158,6 +165,7 @@ class Desk:
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
+        self.reloader = Reloader(gateway)
         try:
             self.version = importlib.metadata.version("crosspoint-gateway")
         except importlib.metadata.PackageNotFoundError:
@@ -465,16 +473,24 @@ class Desk:
 
     async def reload(self, body: ReloadRequest, query: Nothing, by: str) -> ReloadAnswer:
         gateway = self.gateway
+        self._refuse_while_stopping()
         try:
             configuration = await asyncio.to_thread(load, gateway.configuration.file)
-            gateway.reload(configuration)
+            if body.dry_run:
+                outcome = self.reloader.preview(configuration)
+            else:
+                outcome = await self.reloader.apply(configuration, now=body.now)
         except ConfigError as error:
             raise Refused(400, str(error), "the present configuration stays in use") from None
         return ReloadAnswer(
+            **msgspec.structs.asdict(outcome),
             generation=gateway.generation,
             routes=len(configuration.routes),
             warnings=list(configuration.warnings),
         )
+
+    def configurations(self, query: Nothing) -> list[KeptConfiguration]:
+        return self.reloader.kept.all()
 
     def stop(self, body: StopRequest, query: Nothing, by: str) -> StopAnswer:
         gateway = self.gateway

@@ -16,6 +16,7 @@ from gateway.core.endpoints import Condition, Duplex
 from gateway.core.events import InputChanged
 from gateway.journal import StorageState
 from gateway.media.streams import StreamStats
+from gateway.reload import Outcome
 
 
 class ProblemDetails(msgspec.Struct, kw_only=True):
@@ -334,11 +335,16 @@ class TraceHead(msgspec.Struct, kw_only=True, tag_field="line", tag="head"):
 
 
 class ReloadRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Read the configuration file again and use its routes from the next event on."""
+    """Read the configuration file again and use it."""
+
+    dry_run: bool = False
+    """Only say what would change."""
+    now: bool = False
+    """Also when it ends calls."""
 
 
-class ReloadAnswer(msgspec.Struct, kw_only=True):
-    """The routes that are used now."""
+class ReloadAnswer(Outcome, kw_only=True):
+    """What changed, or would change, and what became of it."""
 
     generation: int
     """Counts the configurations that were applied since the start."""
