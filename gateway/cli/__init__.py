@@ -63,7 +63,7 @@ _HELP: Final = {
     "stats": "Contact-centre measures from the records.",
     "support-bundle": "Pack what a helper far away needs, without secrets.",
     "run": "Run the gateway.",
-    "lab": "A gateway with telephones and a line around it, without hardware.",
+    "lab": "A gateway with every network around it, without hardware.",
     "completion": "Print the shell's completion script.",
 }
 

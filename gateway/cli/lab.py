@@ -51,7 +51,10 @@ class _Verbs(click.Group):
 
 @click.command(cls=_Verbs)
 def lab() -> None:
-    """The lab: telephones, a line, an alarm panel and a softphone around a gateway."""
+    """The lab: every network that the gateway knows, around a gateway, without hardware.
+
+    `gateway lab run` starts it; the other commands do what a person could do in it.
+    """
 
 
 @click.command()
@@ -75,7 +78,7 @@ async def _run(*, tour: bool, stay: bool) -> int:
         loop.add_signal_handler(number, stopped.set)
     stand = Stand()
     try:
-        click.echo("Starting the line card, the broker, the gateway and the softphone ...")
+        click.echo("Starting the gateway and everything around it ...")
         await stand.__aenter__()
     except DeviceError as error:
         raise CommandError(str(error)) from None
@@ -104,9 +107,9 @@ async def _run(*, tour: bool, stay: bool) -> int:
             click.echo(
                 "\nTry, in another terminal (after `. .venv/bin/activate`):\n"
                 "  gateway lab dial 2 11     telephone 2 calls telephone 1\n"
+                "  gateway lab alarm         raise a fire; `gateway lab lift 1`, `press 1 1` takes it in hand\n"
                 "  gateway calls             who is talking to whom\n"
-                "  gateway stats             what the last calls were like\n"
-                "\nCtrl-C ends the lab."
+                "\n`gateway lab --help` lists what else your hands can do. Ctrl-C ends the lab."
             )
             await stopped.wait()
     return 0

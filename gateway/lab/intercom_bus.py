@@ -178,9 +178,12 @@ class CallPointBus:
     `path` is what the gateway opens. With `device` the stations sit on a line that exists.
     """
 
-    def __init__(self, *stations: CallPoint, device: str = "") -> None:
+    def __init__(
+        self, *stations: CallPoint, device: str = "", watchdog_s: float | None = None
+    ) -> None:
         self.stations = {station.address: station for station in stations}
         self.device = device
+        self._watchdog_s = WATCHDOG_S if watchdog_s is None else watchdog_s
         self.path = ""
         self.spoiled = 0
         """Octets of the gateway that were in no frame."""
@@ -249,14 +252,14 @@ class CallPointBus:
         self.stop_watching()
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if now - self._heard_at >= WATCHDOG_S:
+        if now - self._heard_at >= self._watchdog_s:
             for station in self.stations.values():
                 station.let_go(now)
             if not self._fds:
                 return
-            wait = WATCHDOG_S
+            wait = self._watchdog_s
         else:
-            wait = self._heard_at + WATCHDOG_S - now
+            wait = self._heard_at + self._watchdog_s - now
         self._watchdog = loop.call_later(wait, self._watch)
 
     def _readable(self) -> None:
