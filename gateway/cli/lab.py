@@ -20,6 +20,14 @@ class _Verbs(click.Group):
 
         return ["run", *HELP]
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from gateway.lab.verbs import HELP
+
+        with formatter.section("Commands"):
+            start = ("run", "start the lab, play the tour, then stay up")
+            verbs = [(f"{verb} {usage}", what) for verb, (usage, what) in HELP.items()]
+            formatter.write_dl([start, *verbs])
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         from gateway.lab.verbs import HELP
 
@@ -107,7 +115,7 @@ async def _run(*, tour: bool, stay: bool) -> int:
             click.echo(
                 "\nTry, in another terminal (after `. .venv/bin/activate`):\n"
                 "  gateway lab dial 2 11     telephone 2 calls telephone 1\n"
-                "  gateway lab alarm         raise a fire; `gateway lab lift 1`, `press 1 1` takes it in hand\n"
+                "  gateway lab alarm         a fire; `lift 1` and `press 1 1` take it in hand\n"
                 "  gateway calls             who is talking to whom\n"
                 "\n`gateway lab --help` lists what else your hands can do. Ctrl-C ends the lab."
             )

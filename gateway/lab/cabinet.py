@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Final
-
-from pymodbus.server import ModbusTcpServer
-from pymodbus.simulator import DataType, SimData, SimDevice
+from typing import TYPE_CHECKING, Final
 
 from gateway.errors import DeviceError
+
+if TYPE_CHECKING:
+    from pymodbus.server import ModbusTcpServer
 
 CONTACTS: Final = {"door": 0, "push": 1, "key": 2}
 """Contact: its discrete input. The push rings the bell, the key acknowledges the fire."""
@@ -49,9 +49,24 @@ class Cabinet:
 
 @contextlib.asynccontextmanager
 async def cabinet() -> AsyncIterator[Cabinet]:
-    """A cabinet on a free loopback port."""
+    """A cabinet on a free loopback port. Raises `DeviceError` when pymodbus is too old."""
+    # Here and not above: every `gateway lab` command would wait for it.
+    try:
+        from pymodbus.server import ModbusTcpServer
+        from pymodbus.simulator import DataType, SimData, SimDevice
+    except ImportError:
+        raise DeviceError(
+            "the lab needs pymodbus 3.16 or newer: pip install 'crosspoint-gateway[lab]'"
+        ) from None
+
+    def bits() -> list[SimData]:
+        return [SimData(0, values=[False] * 16, datatype=DataType.BITS)]
+
+    def registers() -> list[SimData]:
+        return [SimData(0, datatype=DataType.REGISTERS)]
+
     server = ModbusTcpServer(
-        SimDevice(_UNIT, simdata=(_bits(), _bits(), _registers(), _registers())),
+        SimDevice(_UNIT, simdata=(bits(), bits(), registers(), registers())),
         address=("127.0.0.1", 0),
     )
     await server.serve_forever(background=True)
@@ -59,14 +74,6 @@ async def cabinet() -> AsyncIterator[Cabinet]:
         yield Cabinet(server)
     finally:
         await server.shutdown()  # type: ignore[no-untyped-call]
-
-
-def _bits() -> list[SimData]:
-    return [SimData(0, values=[False] * 16, datatype=DataType.BITS)]
-
-
-def _registers() -> list[SimData]:
-    return [SimData(0, datatype=DataType.REGISTERS)]
 
 
 def _address(known: dict[str, int], what: str, name: str) -> int:

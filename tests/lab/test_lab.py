@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.lab import linecard
+from gateway.lab import linecard, pbx
+from gateway.lab.verbs import HELP
 
 pytestmark = [
     pytest.mark.interop,
@@ -75,10 +76,27 @@ def test_the_tour_is_measured_and_passes(tmp_path: Path) -> None:
         "ok  the telephone heard the softphone",
         "ok  the softphone heard the telephone",
         "ok  telephone 2 is lifted and hears the dial tone",
-        "ok  the announcement was heard",
-        "ok  pressing 1 acknowledged it, and the panel was told (by fxs/1)",
+        "ok  the caller heard the telephone",
+        "ok  talk key down: the telephone heard the gate",
+        "ok  talk key up: the gate heard the telephone",
+        "ok  the telephone heard the radio",
+        "ok  the telephone was on the air",
+        "ok  the transmitter is released",
+        "ok  the hall heard her",
+        "ok  the contact lit the lamp",
+        "ok  the hall heard the bell",
+        "ok  the guard pressed 1: acknowledged, and the panel was told (by fxs/1)",
+        "ok  everything stopped: siren, radio, hall, gate",
+        *(
+            f"ok  the {who} heard the announcement"
+            for who in ("guard", "hall", "gate", "platform", "radio")
+        ),
+        "ok  dora heard the telephone" if not pbx.why_not() else f"left out: {pbx.why_not()}",
     ):
         assert claim in done.stdout
+    assert "FAILED" not in done.stdout
+    for name in ("on-the-air", "hall-hears-bell", "gate-hears-telephone", "alarm-platform"):
+        assert (tmp_path / "heard" / f"{name}.wav").stat().st_size > 8000
 
 
 def test_a_call_by_hand_is_seen_by_the_technician(tmp_path: Path) -> None:
@@ -111,6 +129,78 @@ def test_a_call_by_hand_is_seen_by_the_technician(tmp_path: Path) -> None:
         refused = gateway(tmp_path, "lab", "lift", "9")
         assert refused.returncode == 1
         assert "the lab has 1 and 2" in refused.stderr
+
+
+def test_every_network_by_hand(tmp_path: Path) -> None:
+    def by_hand(*words: str) -> str:
+        done = gateway(tmp_path, "lab", *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with running_lab(tmp_path):
+        # The button of a station rings the guard; the talk key is heard there.
+        by_hand("station", "gate", "call")
+
+        def ringing() -> bool:
+            calls = json.loads(gateway(tmp_path, "--json", "calls").stdout)
+            return [leg["state"] for call in calls for leg in call["legs"]] == [
+                "offered",
+                "alerting",
+            ]
+
+        until("the guard's telephone rings", ringing)
+        by_hand("lift", "1")
+        until("the gate talks", lambda: "gate talking" in by_hand("state"))
+        by_hand("station", "gate", "press")
+        assert loudness(by_hand("listen", "1", "0.5")) > -20.0
+        by_hand("station", "gate", "release")
+        by_hand("hangup", "1")
+        until("the gate is idle", lambda: "gate idle" in by_hand("state"))
+
+        # A contact switches a relay; a bell is heard in the hall.
+        assert by_hand("relay", "lamp") == "lamp off\n"
+        by_hand("contact", "door", "close")
+        until("the lamp is lit", lambda: by_hand("relay", "lamp") == "lamp on\n")
+        by_hand("contact", "door", "open")
+        until("the lamp is out", lambda: by_hand("relay", "lamp") == "lamp off\n")
+        assert by_hand("bell", "next").count(",") == 9
+        by_hand("bell", "ring")
+        assert loudness(by_hand("listen", "hall", "1")) > -20.0
+
+        # An alarm is on the air until it is cleared; the rig saw one over.
+        assert by_hand("radio", "overs") == "nothing was transmitted yet\n"
+        by_hand("alarm")
+        until("the radio is keyed", lambda: "radio keyed" in by_hand("state"))
+        assert loudness(by_hand("listen", "radio", "1.5")) > -40.0
+        by_hand("calm")
+        until("it is released", lambda: by_hand("radio", "overs").endswith(" s\n"))
+        assert "siren off" in by_hand("relay")
+
+        # Somebody else's carrier calls the guard.
+        by_hand("radio", "carrier", "on")
+        until("the guard's telephone rings", lambda: "fxs/1" in gateway(tmp_path, "calls").stdout)
+        by_hand("radio", "carrier", "off")
+
+        for wrong in (("station", "cellar", "call"), ("contact", "door"), ("relay", "pump"),
+                      ("listen", "moon"), ("radio", "carrier")):  # fmt: skip
+            refused = gateway(tmp_path, "lab", *wrong)
+            assert refused.returncode == 1
+            assert (
+                "lab has" in refused.stderr
+                or "usage:" in refused.stderr
+                or ("not a telephone" in refused.stderr)
+            )
+
+
+def loudness(answer: str) -> float:
+    """The level in ``heard -15.3 dBm0, written to ...``."""
+    return float(answer.split()[1])
+
+
+def test_help_names_every_verb_with_its_arguments(tmp_path: Path) -> None:
+    shown = gateway(tmp_path, "lab", "--help").stdout
+    for verb, (arguments, _) in HELP.items():
+        assert f"  {verb} {arguments}".rstrip() in shown
 
 
 def test_without_a_lab_it_says_how_to_start_one(tmp_path: Path) -> None:
