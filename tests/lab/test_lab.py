@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -134,8 +135,10 @@ def test_every_network_by_hand(tmp_path: Path) -> None:
         by_hand("contact", "door", "open")
         until("the lamp is out", lambda: by_hand("relay", "lamp") == "lamp off\n")
         assert by_hand("bell", "next").count(",") == 9
-        by_hand("bell", "ring")
-        assert loudness(by_hand("listen", "hall", "1")) > -20.0
+        with ThreadPoolExecutor() as beside:
+            heard = beside.submit(by_hand, "listen", "hall", "6")
+            by_hand("bell", "ring")
+        assert loudness(heard.result()) > -20.0
 
         # An alarm is on the air until it is cleared; the rig saw one over.
         assert by_hand("radio", "overs") == "nothing was transmitted yet\n"
