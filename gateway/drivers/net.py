@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -13,6 +14,8 @@ Address = tuple[str, int]
 
 # What may wait in one socket's send buffer before the peer counts as stalled.
 MAX_UNSENT: Final = 1 << 20
+# A peer that has not finished its TLS handshake by then never will.
+HANDSHAKE_S: Final = 10.0
 
 
 def local_address_towards(host: str, port: int = 9) -> str:
@@ -44,9 +47,16 @@ class UdpSocket(asyncio.DatagramProtocol):
         """Bind; port 0 takes a free one. Raises `DeviceError` naming address and reason."""
         found = cls(received)
         loop = asyncio.get_running_loop()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
-            await loop.create_datagram_endpoint(lambda: found, local_addr=(host, port))
+            if family == socket.AF_INET6:
+                # Else [::] would take the port of 0.0.0.0 too, and show IPv4 peers as ::ffff:...
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((host, port))
+            await loop.create_datagram_endpoint(lambda: found, sock=sock)
         except OSError as error:
+            sock.close()
             raise DeviceError(f"cannot listen on udp {host}:{port}: {error.strerror}") from error
         return found
 
@@ -84,28 +94,87 @@ class UdpSocket(asyncio.DatagramProtocol):
 
 
 class StreamConnection(asyncio.Protocol):
-    """One TCP connection, whoever opened it."""
+    """One TCP or TLS connection, whoever opened it."""
 
-    def __init__(self, owner: StreamOwner) -> None:
+    def __init__(self, owner: StreamOwner, tls: TlsContext | None = None) -> None:
+        """`tls` is asked for the context of the handshake when a peer has connected to us."""
         self._owner = owner
+        self._tls = tls
         self._transport: asyncio.Transport | None = None
+        self._handshake: asyncio.Task[None] | None = None
         self.peer: Address = ("", 0)
         self.local: Address = ("", 0)
         self.number = 0
+        self.secure = False
+        """It runs over TLS."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self.peer = transport.get_extra_info("peername")[:2]
         self.local = transport.get_extra_info("sockname")[:2]
+        self.secure = transport.get_extra_info("ssl_object") is not None
+        if not self._owner.arrived(self):
+            self._transport.abort()
+        elif self._tls is not None:
+            self._transport.pause_reading()
+            work = self._shake_hands(self._transport, self._tls())
+            self._handshake = asyncio.get_running_loop().create_task(work, name="TLS handshake")
+        else:
+            self._open()
+
+    def _open(self) -> None:
+        assert self._transport is not None
         self._transport.set_write_buffer_limits(high=MAX_UNSENT)
         self._owner.opened(self)
+
+    async def _shake_hands(self, transport: asyncio.Transport, context: ssl.SSLContext) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            secured = await loop.start_tls(
+                transport, self, context, server_side=True, ssl_handshake_timeout=HANDSHAKE_S
+            )
+        except (OSError, asyncio.CancelledError) as error:
+            # `ssl.SSLError` and the timeout are OSErrors too.
+            transport.abort()
+            self._transport = None
+            self._owner.handshake_failed(self, _words(error))
+            self._owner.lost(self)
+            return
+        finally:
+            self._handshake = None
+        if secured is None or secured.is_closing():
+            self._transport = None
+            self._owner.lost(self)
+            return
+        self._transport, self.secure = secured, True
+        self._open()
 
     def data_received(self, data: bytes) -> None:
         self._owner.received(self, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._owner.lost(self)
+        if self._handshake is None or self._handshake.done():
+            self._owner.lost(self)
+
+    def certificate(self) -> dict[str, Any]:
+        """The peer's verified certificate as `ssl.SSLSocket.getpeercert` tells it; empty when it
+        showed none or it was not to be verified."""
+        found = self._transport and self._transport.get_extra_info("ssl_object")
+        return (found and found.getpeercert()) or {}
+
+    def pause(self, seconds: float) -> None:
+        """Read nothing for a while: the peer's own sending stalls, nothing is lost."""
+        transport = self._transport
+        if transport is None or not transport.is_reading():
+            return
+        transport.pause_reading()
+        asyncio.get_running_loop().call_later(seconds, self._resume, transport)
+
+    @staticmethod
+    def _resume(transport: asyncio.Transport) -> None:
+        if not transport.is_closing():
+            transport.resume_reading()
 
     def send(self, data: bytes) -> bool:
         """Queue octets; False (and the connection is cut) when the peer does not read."""
@@ -119,6 +188,9 @@ class StreamConnection(asyncio.Protocol):
 
     def close(self, *, at_once: bool = False) -> None:
         """Close after what is queued was sent, or at once."""
+        if self._handshake:
+            self._handshake.cancel()
+            at_once = True
         if self._transport:
             if at_once:
                 self._transport.abort()
@@ -129,25 +201,81 @@ class StreamConnection(asyncio.Protocol):
 class StreamOwner:
     """What a connection tells; subclass it."""
 
+    def arrived(self, connection: StreamConnection) -> bool:
+        """The peer is there, before any TLS handshake; False cuts it off. `lost` follows."""
+        return True
+
     def opened(self, connection: StreamConnection) -> None: ...
     def received(self, connection: StreamConnection, data: bytes) -> None: ...
+    def handshake_failed(self, connection: StreamConnection, why: str) -> None: ...
     def lost(self, connection: StreamConnection) -> None: ...
 
 
-async def listen_tcp(host: str, port: int, owner: StreamOwner) -> asyncio.Server:
-    """Listen for connections. Raises `DeviceError` naming address and reason."""
-    loop = asyncio.get_running_loop()
-    try:
-        return await loop.create_server(lambda: StreamConnection(owner), host, port)
-    except OSError as error:
-        raise DeviceError(f"cannot listen on tcp {host}:{port}: {error.strerror}") from error
+TlsContext = Callable[[], ssl.SSLContext]
+"""Gives the context for the next handshake: a renewed certificate counts from then on."""
 
 
-async def connect_tcp(host: str, port: int, owner: StreamOwner) -> StreamConnection:
-    """Open a connection. Raises `DeviceError` naming address and reason."""
+async def listen_tcp(
+    host: str, port: int, owner: StreamOwner, tls: TlsContext | None = None
+) -> asyncio.Server:
+    """Listen for connections, with TLS where a context is given. Raises `DeviceError` naming
+    address and reason."""
     loop = asyncio.get_running_loop()
     try:
-        _, connection = await loop.create_connection(lambda: StreamConnection(owner), host, port)
+        return await loop.create_server(lambda: StreamConnection(owner, tls), host, port)
     except OSError as error:
-        raise DeviceError(f"cannot connect to tcp {host}:{port}: {error.strerror}") from error
+        word = "tls" if tls else "tcp"
+        raise DeviceError(f"cannot listen on {word} {host}:{port}: {error.strerror}") from error
+
+
+async def connect_tcp(
+    host: str,
+    port: int,
+    owner: StreamOwner,
+    *,
+    context: ssl.SSLContext | None = None,
+    server_name: str = "",
+    check: Callable[[dict[str, Any]], bool] | None = None,
+) -> StreamConnection:
+    """Open a connection.
+
+    With a context it is secured: `server_name` goes into the handshake (SNI, RFC 6066 section 3),
+    and `check` judges the peer's certificate before anything is sent. Raises `DeviceError` naming
+    address and reason.
+    """
+    loop = asyncio.get_running_loop()
+    held = _Held(owner, check)
+    try:
+        _, connection = await loop.create_connection(
+            lambda: StreamConnection(held), host, port, ssl=context,
+            # An empty name sends none: RFC 6066 knows no addresses there.
+            server_hostname=server_name if context else None,
+            ssl_handshake_timeout=HANDSHAKE_S if context else None,
+        )  # fmt: skip
+    except OSError as error:
+        word = "tls" if context else "tcp"
+        raise DeviceError(f"cannot connect to {word} {host}:{port}: {_words(error)}") from error
+    if held.refused:
+        raise DeviceError(f"tls {host}:{port}: its certificate is not that of {server_name!r}")
     return connection
+
+
+class _Held(StreamOwner):
+    """Stands before the owner until the certificate of a server was judged."""
+
+    def __init__(self, owner: StreamOwner, check: Callable[[dict[str, Any]], bool] | None) -> None:
+        self._owner, self._check = owner, check
+        self.refused = False
+
+    def arrived(self, connection: StreamConnection) -> bool:
+        if self._check is not None and not self._check(connection.certificate()):
+            self.refused = True
+            return False
+        connection._owner = self._owner
+        return self._owner.arrived(connection)
+
+
+def _words(error: BaseException) -> str:
+    """A failure in the words of TLS or of the system."""
+    reason = getattr(error, "verify_message", "") or getattr(error, "reason", "")
+    return str(reason or getattr(error, "strerror", "") or error or type(error).__name__)

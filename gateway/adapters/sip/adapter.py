@@ -55,8 +55,10 @@ class Sip(Adapter):
         super().__init__(name, config, host)
         self._door = Door(config, host.count, host.log)
         self._phones = Phones(name, config, host)
-        self._trunks = Trunks(name, config, host, self._door)
         self._wires = Wires(config, host, self._pump)
+        self._wires.admits, self._wires.trusts = self._door.admits, self._door.trusts
+        self._door.names_at = self._wires.names_at
+        self._trunks = Trunks(name, config, host, self._door, self._wires)
         self._calls = Calls(name, config, host, self._phones, self._trunks, self._wires)
         self._agent: SipAgent | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -100,6 +102,8 @@ class Sip(Adapter):
             self.host.ready()
             while True:
                 self._phones.beat(agent, self.host.now())
+                self._wires.keys.refresh()
+                self._calls.beat(self.host.now())
                 self._pump()
                 await asyncio.sleep(_BEAT_S)
         finally:
@@ -296,6 +300,8 @@ class Sip(Adapter):
                 self._trunks.target(user, action.recipient),
                 action.text,
                 now,
+                flow=next(iter(self._trunks.flows(user)), None),
+                routes=self._trunks.routes(user),
                 credentials=self._trunks.credentials(user),
             )
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gateway.adapters.base import Host
@@ -11,6 +11,7 @@ from gateway.media.streams import Codec, Direction, RtpSpec, Stream, StreamOptio
 from gateway.protocols import sdp
 
 _KNOWN: Final = {"G722": sdp.G722, "PCMA": sdp.PCMA, "PCMU": sdp.PCMU}
+_NOBODY: Final = ("0.0.0.0", "::")
 _RATES: Final = {Codec.G722: 16000, Codec.PCMA: 8000, Codec.PCMU: 8000}
 
 
@@ -21,16 +22,22 @@ class Audio:
         self,
         host: Host,
         leg: str,
-        local_ip: str,
+        peer: str,
+        towards: Callable[[str], tuple[str, str]],
         *,
-        shown_ip: str = "",
         codecs: Sequence[str],
         media_timeout_s: float,
         country: str,
+        events: bool = True,
     ) -> None:
+        """`towards` tells our own address towards another one, and what it is shown as; `peer` is
+        where we expect the audio to go. Without `events` digits are in the audio alone."""
         self._host, self._leg = host, leg
-        self._local_ip, self._shown_ip = local_ip, shown_ip or local_ip
-        self._codecs = [*(_KNOWN[name] for name in codecs), sdp.TELEPHONE_EVENT]
+        self._towards = towards
+        self._local_ip, self._shown_ip = towards(peer)
+        self._codecs = [_KNOWN[name] for name in codecs]
+        if events:
+            self._codecs.append(sdp.TELEPHONE_EVENT)
         self._media_timeout_s = media_timeout_s
         self._country = country
         self._version = 0
@@ -85,6 +92,11 @@ class Audio:
         choice = sdp.choose(described, self._codecs, wanted=self._way(), prefer_ours=True)
         if choice is None:
             return None
+        if not self._fits(choice):
+            if self.stream is not None:
+                raise PeerError("the audio cannot change between IPv4 and IPv6 during a call")
+            # Signalling over one version of IP, audio over the other.
+            self._local_ip, self._shown_ip = self._towards(choice.address)
         _, port = self._open().local
         self._apply(choice)
         self._version += 1
@@ -108,8 +120,14 @@ class Audio:
         choice = sdp.accept(self._offer, sdp.parse(answer), self._codecs)
         if choice is None:
             return False
+        if not self._fits(choice):
+            raise PeerError("IPv4 was offered and IPv6 answered, or the other way round")
         self._apply(choice)
         return True
+
+    def _fits(self, choice: sdp.Choice) -> bool:
+        """Whether the far end is of our socket's version of IP."""
+        return choice.address in _NOBODY or (":" in choice.address) == (":" in self._local_ip)
 
     def hold(self, held: bool) -> bytes:
         """A new offer that puts the far end on hold, or takes it off."""
@@ -122,7 +140,7 @@ class Audio:
         codec = Codec(choice.codec.name.upper())
         event = choice.telephone_event
         # An address of zeros is the old way to say hold (RFC 2543); nothing may be sent there.
-        silent = choice.address in ("0.0.0.0", "::")
+        silent = choice.address in _NOBODY
         direction = Direction.INACTIVE if silent else Direction(choice.direction.value)
         # Nobody has to send during a hold, whoever asked for it.
         timeout_s = self._media_timeout_s if direction is Direction.SENDRECV else 0.0

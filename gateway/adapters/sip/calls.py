@@ -12,13 +12,16 @@ from typing import Final
 
 from gateway.adapters.base import Host
 from gateway.adapters.sip.audio import Audio
-from gateway.adapters.sip.config import DtmfMode, SipSection
+from gateway.adapters.sip.config import DtmfMode, Phone, SipSection, Trunk
+from gateway.adapters.sip.fraud import Watchman
 from gateway.adapters.sip.identity import (
     AUTO_ANSWER,
     Caller,
     asserted,
     called_of,
     caller_of,
+    dialled,
+    e164,
     from_value,
     number_of,
     reason,
@@ -49,6 +52,7 @@ from gateway.errors import DeviceError, PeerError, UsageError
 from gateway.protocols.sip import events as sip
 from gateway.protocols.sip.agent import SipAgent
 from gateway.protocols.sip.message import Header
+from gateway.protocols.sip.transaction import Flow
 
 RETRY_AFTER_S: Final = 30
 """When a caller that is refused for lack of something may try again."""
@@ -73,6 +77,7 @@ class Calls:
     ) -> None:
         self._name, self._config, self._host = name, config, host
         self._phones, self._trunks, self._wires = phones, trunks, wires
+        self._watchman = Watchman(name, config.fraud, host)
         self._agent: SipAgent | None = None
         self._legs: dict[str, Leg] = {}
         self._by_session: dict[int, Leg] = {}
@@ -82,6 +87,10 @@ class Calls:
     def use(self, agent: SipAgent | None) -> None:
         """Serve with an agent; None: not at all."""
         self._agent = agent
+
+    def beat(self, now: float) -> None:
+        """About once a second."""
+        self._watchman.beat(now)
 
     def end_all(self) -> None:
         """End every leg; the agent says goodbye to the far ends."""
@@ -102,46 +111,61 @@ class Calls:
 
     # From outside
 
-    def _audio(self, leg: str, peer: str) -> Audio:
+    def _audio(self, leg: str, who: Phone | Trunk, peer: str) -> Audio:
         return Audio(
             self._host,
             leg,
-            self._wires.bind_towards(peer),
-            shown_ip=self._wires.source_towards(peer),
-            codecs=self._config.codecs,
+            peer,
+            lambda host: (self._wires.bind_towards(host), self._wires.source_towards(host)),
+            codecs=who.codecs or self._config.codecs,
             media_timeout_s=self._config.media_timeout_s,
             country=self._config.country,
+            events=who.dtmf is not DtmfMode.INBAND,
         )
 
     def invited(self, event: sip.Invited) -> None:
         """Somebody calls."""
         now, request, name = self._host.now(), event.request, event.identity
         phone, trunk = self._config.phones.get(name), self._config.trunks.get(name)
-        if phone is None and trunk is None:
+        who = phone or trunk
+        if who is None:
             self.agent.reject(event.session, 403, now)
             return
         endpoint = f"{self._name}/{name}"
+        if trunk is not None and not self._has_room(name, trunk):
+            self._host.count("calls_refused")
+            later = [("Retry-After", str(RETRY_AFTER_S)), reason(Cause.CONGESTION)]
+            self.agent.reject(event.session, 503, now, headers=later)
+            return
+        if phone is not None and not self._watchman.admits(name, now):
+            self._host.count("fraud_blocked")
+            self.agent.reject(event.session, 403, now, headers=[reason(Cause.BARRED)])
+            return
         trace, leg_id = self._host.new_trace(), self._host.new_leg(endpoint)
         leg = Leg(
             id=leg_id,
             endpoint=endpoint,
-            audio=self._audio(leg_id, event.flow.host),
+            audio=self._audio(leg_id, who, event.flow.host),
             inbound=True,
             trace=trace,
             hops=event.max_forwards,
             sessions=[event.session],
             offer=event.offer,
-            dtmf=phone.dtmf if phone else trunk.dtmf if trunk else DtmfMode.AUTO,
+            dtmf=who.dtmf,
+            called=called_of(request, trunk.user if trunk else ""),
         )
         self._legs[leg_id] = self._by_trace[trace] = leg
         self._by_session[event.session] = leg
         caller = caller_of(request, trusted=trunk is not None)
+        number = e164(caller.number, trunk.numbers) if trunk else caller.number
+        if phone is not None:
+            self._watchman.began(name, leg.called, now)
         self._host.emit(
             LegOffered(
                 leg=leg_id,
                 endpoint=endpoint,
-                called=called_of(request, trunk.user if trunk else ""),
-                calling=(phone.number if phone else "") or caller.number,
+                called=leg.called,
+                calling=(phone.number if phone else "") or number,
                 display=caller.display,
                 trace=trace,
                 demanded_at=now,
@@ -164,6 +188,12 @@ class Calls:
         else:
             if not leg.answer:
                 self._refuse(leg, 488, Cause.NOT_ACCEPTABLE, "no codec in common")
+
+    def _has_room(self, name: str, trunk: Trunk) -> bool:
+        """Whether a trunk may bring one more call."""
+        endpoint = f"{self._name}/{name}"
+        busy = sum(leg.endpoint == endpoint for leg in self._legs.values())
+        return busy < trunk.calls and self._trunks.takes(name, "in")
 
     def _refuse(self, leg: Leg, status: int, cause: Cause, detail: str) -> None:
         leg.cause, leg.detail = cause, detail
@@ -221,14 +251,14 @@ class Calls:
         else:
             raise DeviceError(f"there is no phone or trunk {user!r}")
 
-    def _begin(self, action: Dial, peer: str, dtmf: DtmfMode) -> tuple[Leg, bytes]:
+    def _begin(self, action: Dial, who: Phone | Trunk, peer: str) -> tuple[Leg, bytes]:
         leg = Leg(
             id=action.leg,
             endpoint=action.endpoint,
-            audio=self._audio(action.leg, peer),
+            audio=self._audio(action.leg, who, peer),
             inbound=False,
             trace=action.trace,
-            dtmf=dtmf,
+            dtmf=who.dtmf,
         )
         offer = leg.audio.offer()
         self._legs[leg.id] = leg
@@ -246,7 +276,7 @@ class Calls:
             detail = "not registered"
             self._host.emit(LegEnded(leg=action.leg, cause=Cause.ABSENT, detail=detail))
             return
-        leg, offer = self._begin(action, bindings[0].flow.host, phone.dtmf)
+        leg, offer = self._begin(action, phone, bindings[0].flow.host)
         headers = [session_id(action.trace), *urgency(action.priority)]
         if action.auto_answer and phone.auto_answer:
             headers += AUTO_ANSWER
@@ -278,26 +308,52 @@ class Calls:
 
     def _dial_trunk(self, name: str, action: Dial, hops: int) -> None:
         trunk = self._config.trunks[name]
-        peer = self._trunks.address(name)
-        if not peer:
-            raise DeviceError(f"{trunk.peer} cannot be resolved")
-        leg, offer = self._begin(action, peer, trunk.dtmf)
+        flows = self._trunks.flows(name)
+        if not flows:
+            raise DeviceError(f"{trunk.proxy or trunk.peer} cannot be resolved")
+        if not self._trunks.takes(name, "out"):
+            self._host.count("calls_refused")
+            detail = f"more than {trunk.calls_per_s:g} calls a second"
+            self._host.emit(LegEnded(leg=action.leg, cause=Cause.CONGESTION, detail=detail))
+            return
+        peer = flows[0].host
+        leg, offer = self._begin(action, trunk, peer)
         # With an account the address is the peer's, else ours.
         host = self._trunks.host(name) if trunk.user else self._wires.source_towards(peer)
-        shown = Caller(trunk.number or action.calling, action.display)
+        calling = trunk.number or e164(action.calling, trunk.numbers)
+        shown = Caller(calling, action.display)
         account = Caller(trunk.user, action.display) if trunk.register and shown.number else shown
-        headers = [session_id(action.trace), *asserted(host, shown), *urgency(action.priority)]
-        try:
-            session = self.agent.invite(
-                self._trunks.target(name, action.number),
+        from_ = from_value(host, shown if trunk.number else account)
+        headers = [
+            session_id(action.trace),
+            *asserted(host, shown, trunk.identity),
+            *urgency(action.priority),
+        ]
+        target = self._trunks.target(name, dialled(action.number, trunk.numbers))
+
+        def call(flow: Flow) -> int:
+            return self.agent.invite(
+                target,
                 offer,
                 self._host.now(),
-                from_=from_value(host, shown if trunk.number else account),
+                from_=from_,
+                flow=flow,
+                routes=self._trunks.routes(name),
                 headers=headers,
                 credentials=self._trunks.credentials(name),
                 timeout=trunk.no_response_s,
                 max_forwards=hops,
             )
+
+        leg.call, leg.flows = call, flows
+        self._call_next(leg)
+
+    def _call_next(self, leg: Leg) -> None:
+        """Call a trunk's next server."""
+        assert leg.call is not None
+        leg.flow = leg.flows.pop(0)
+        try:
+            session = leg.call(leg.flow)
         except UsageError as error:
             leg.cause, leg.detail = Cause.OUT_OF_ORDER, str(error)
             self._end(leg)
@@ -508,8 +564,14 @@ class Calls:
         if event.session in leg.sessions:
             leg.sessions.remove(event.session)
         leg.note_end(event)
-        if event.how in SILENT and not leg.connected:
-            self._trunks.silent(leg.user)
+        if leg.flow is not None and not leg.connected and _is_away(event):
+            # RFC 3263 section 4.3: the next server may be there.
+            self._trunks.silent(leg.user, leg.flow)
+            if leg.flows and not leg.rung and not leg.early:
+                self._host.count("failovers")
+                leg.said = False
+                self._call_next(leg)
+                return
         if event.how is sip.How.REJECTED and event.status >= 600:
             # The person declined: the other telephones need not ring on (RFC 3261 section 16.7).
             for session in leg.sessions:
@@ -523,9 +585,16 @@ class Calls:
         if leg.over:
             return
         leg.over = True
+        if leg.inbound and leg.user in self._config.phones:
+            self._watchman.ended(leg.user, leg.called, self._host.now(), leg.cause)
         for session in leg.sessions:
             self._by_session.pop(session, None)
         self._legs.pop(leg.id, None)
         if leg.inbound:
             self._by_trace.pop(leg.trace, None)
         self._host.emit(LegEnded(leg=leg.id, cause=leg.cause, detail=leg.detail))
+
+
+def _is_away(event: sip.Ended) -> bool:
+    """Whether a server is not there, or says that it cannot work."""
+    return event.how in SILENT or (event.how is sip.How.REJECTED and event.status == 503)

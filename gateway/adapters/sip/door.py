@@ -8,12 +8,14 @@ same user at another address is not affected.
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from gateway.adapters.base import Log
-from gateway.adapters.sip.config import SipSection
+from gateway.adapters.sip.config import SipSection, VerifyClients, first_hop
+from gateway.adapters.sip.quota import Quota, source_of
 from gateway.protocols.sip.auth import Authenticated, DigestServer, ha1
 from gateway.protocols.sip.gate import Admit, Drop, Refuse, Verdict
 from gateway.protocols.sip.message import Request
@@ -49,53 +51,103 @@ class Door:
         }
         self.peers: dict[str, frozenset[str]] = {}
         """Resolved addresses of each trunk's peer."""
+        self.names_at: Callable[[int], frozenset[str]] = lambda connection: frozenset()
+        """Domains in the verified certificate of a connection's peer."""
+        self._secure = {
+            name for name, trunk in config.trunks.items() if first_hop(trunk).transport == "tls"
+        }
+        self._certified = {
+            name: config.trunks[name].tls_name or first_hop(config.trunks[name]).host
+            for name in self._secure
+            if config.tls.clients is not VerifyClients.NO
+        }
+        self._allow = [ipaddress.ip_network(text, strict=False) for text in config.allow]
+        self._deny = [ipaddress.ip_network(text, strict=False) for text in config.deny]
+        self._requests = Quota(config.requests_per_s, 5 * config.requests_per_s)
+        self._decoy = os.urandom(16).hex()
 
     def _secret(self, username: str, realm: str, algorithm: str) -> str | None:
         phone = self._config.phones.get(username)
-        if phone is None:
-            return None
-        return ha1(algorithm, username, realm, phone.password.reveal())
+        # The same work for a user that does not exist: time would tell which ones do.
+        password = phone.password.reveal() if phone else self._decoy
+        found = ha1(algorithm, username, realm, password)
+        return found if phone else None
 
     def trunk_at(self, host: str) -> str | None:
         """The trunk whose peer or network an address belongs to."""
         for name, addresses in self.peers.items():
             if host in addresses:
                 return name
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
+        address = _address(host)
+        if address is None:
             return None
         for name, networks in self._networks.items():
             if any(address in network for network in networks):
                 return name
         return None
 
+    def admits(self, host: str) -> bool:
+        """Whether anything may come from an address at all."""
+        if not self._deny and not self._allow:
+            return True
+        address = _address(host)
+        if address is None or any(address in network for network in self._deny):
+            return False
+        if not self._allow or any(address in network for network in self._allow):
+            return True
+        return self.trunk_at(host) is not None
+
+    def trusts(self, host: str) -> bool:
+        """Whether an address is a trunk's, which may send as much as it likes."""
+        return self.trunk_at(host) is not None
+
+    def _trunk_of(self, flow: Flow) -> str | None:
+        """The trunk that a request comes from: by its certificate, else by its address. One that
+        is reached over TLS is not believed over anything else, for addresses can be forged."""
+        if flow.transport == "tls" and self._certified:
+            names = self.names_at(flow.connection)
+            for certified, name in self._certified.items():
+                if name in names:
+                    return certified
+        trunk = self.trunk_at(flow.host)
+        if trunk in self._secure and flow.transport != "tls":
+            self._count("trunk_not_secure")
+            return None
+        return trunk
+
     def __call__(self, request: Request, flow: Flow, now: float) -> Verdict:
         """Judge a request from outside."""
-        trunk = self.trunk_at(flow.host) if request.method != REGISTER else None
+        if request.uri.scheme == "sips" and flow.transport != "tls":
+            # RFC 3261 section 26.2.2: it was to be TLS all the way.
+            return Refuse(403, [("Warning", '381 crosspoint "SIPS Required"')])
+        trunk = self._trunk_of(flow) if request.method != REGISTER else None
         if trunk is not None:
             # Before the lockout: a phone at a trunk's address must not be able to shut it out.
             return Admit(trunk)
-        failures, until = self._failures.get(flow.host, (0, 0.0))
+        source = source_of(flow.host)
+        failures, until = self._failures.get(source, (0, 0.0))
         if failures >= self._config.lockout_failures:
             if now < until:
                 self._count("locked_out")
                 return Drop()
-            del self._failures[flow.host]
+            del self._failures[source]
+        if self._requests.take(source, 1.0, now):
+            self._count("rate_limited")
+            return Drop()
         if request.method in _METHODS_OF_ALL:
             return Admit()
-        verdict = self._digest.check(request, now)
+        verdict = self._digest.check(request, now, flow.host)
         if isinstance(verdict, Authenticated):
             if not self._is_own(request, verdict.username):
                 self._count("identity_mismatch")
                 return Refuse(403)
-            self._failures.pop(flow.host, None)
+            self._failures.pop(source, None)
             self._challenged.pop(flow.host, None)
             return Admit(verdict.username)
         if verdict.failed:
             self._count("wrong_password")
-            self._failures[flow.host] = (failures + 1, now + self._config.lockout_s)
-            self._failures.move_to_end(flow.host)
+            self._failures[source] = (failures + 1, now + self._config.lockout_s)
+            self._failures.move_to_end(source)
             if len(self._failures) > _REMEMBERED:
                 self._failures.popitem(last=False)
         elif request.method == REGISTER and "authorization" not in request.headers:
@@ -122,9 +174,16 @@ class Door:
         return claimed.uri.user in (username, phone.number or username)
 
     def locked_out(self, now: float) -> Mapping[str, float]:
-        """Addresses that are ignored, and until when."""
+        """Sources that are ignored, and until when."""
         return {
             host: until
             for host, (failures, until) in self._failures.items()
             if failures >= self._config.lockout_failures and until > now
         }
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from gateway.adapters.sip.config import Identity, Numbers
 from gateway.core.causes import Cause, to_q850
 from gateway.core.events import Priority
 from gateway.errors import PeerError
@@ -28,6 +29,7 @@ _NUMBER = re.compile(r"\+?[0-9*#A-Da-d]+\Z")
 _SESSION_ID = re.compile(r"\s*([0-9a-f]{32})\b")
 _NIL: Final = "0" * 32
 _LONGEST: Final = 128
+_WHOLE: Final = 7
 _PRIORITIES: Final = {Priority.EMERGENCY: "emergency", Priority.URGENT: "urgent"}
 
 
@@ -65,17 +67,22 @@ def called_of(request: Request, account: str) -> str:
 
 
 def caller_of(request: Request, *, trusted: bool) -> Caller:
-    """Who calls. A trusted peer's P-Asserted-Identity counts for more than From."""
+    """Who calls. A trusted peer's P-Asserted-Identity, else its Remote-Party-ID, counts for more
+    than From."""
     address = request.from_
     if trusted:
         if private(request):
             return Caller("", "")
-        try:
-            asserted = request.addresses("p-asserted-identity")
-        except PeerError:
-            asserted = []
-        if asserted:
-            address = asserted[0]
+        for name in ("p-asserted-identity", "remote-party-id"):
+            try:
+                said = request.addresses(name)
+            except PeerError:
+                continue
+            if said:
+                if said[0].params.get("privacy", "off").lower() not in ("off", ""):
+                    return Caller("", "")
+                address = said[0]
+                break
     number = number_of(address.uri)
     if number.lower() == "anonymous":
         return Caller("", "")
@@ -95,12 +102,41 @@ def from_value(host: str, caller: Caller) -> str:
     return format_name_addr(make_uri(host, caller.number), clean(caller.display, 80))
 
 
-def asserted(host: str, caller: Caller) -> list[Header]:
+def asserted(host: str, caller: Caller, how: Identity = Identity.PAI) -> list[Header]:
     """What we say to a trunk about who really calls (RFC 3325 section 9.1)."""
     if not caller.number:
-        return [("Privacy", "id")]
+        hidden = format_name_addr("sip:anonymous@anonymous.invalid", "Anonymous")
+        rpid: list[Header] = [("Remote-Party-ID", f"{hidden};party=calling;privacy=full")]
+        return [("Privacy", "id"), *(rpid if how is Identity.RPID else ())]
     address = format_name_addr(make_uri(host, caller.number), clean(caller.display, 80))
-    return [("P-Asserted-Identity", address)]
+    match how:
+        case Identity.PAI:
+            return [("P-Asserted-Identity", address)]
+        case Identity.PPI:
+            return [("P-Preferred-Identity", address)]
+        case Identity.RPID:
+            return [("Remote-Party-ID", f"{address};party=calling;screen=yes;privacy=off")]
+        case Identity.FROM:
+            return []
+
+
+def e164(number: str, rules: Numbers) -> str:
+    """A number with plus and country code (E.164); one without a prefix of ours is left as it is:
+    it may be an extension, or 112."""
+    code, abroad, home = rules.country_code, rules.international_prefix, rules.national_prefix
+    if not code or not number.isascii() or not number.isdigit():
+        return number
+    if abroad and number.startswith(abroad):
+        return "+" + number[len(abroad) :]
+    if home and number.startswith(home):
+        return f"+{code}{number[len(home) :]}"
+    # Without a prefix for the own country only the length tells a whole number.
+    return f"+{code}{number}" if not home and len(number) >= _WHOLE else number
+
+
+def dialled(number: str, rules: Numbers) -> str:
+    """A called number as a trunk wants it."""
+    return e164(rules.prefix + number[rules.strip :], rules)
 
 
 def urgency(priority: Priority) -> list[Header]:

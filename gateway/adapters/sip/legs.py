@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -9,6 +10,7 @@ from gateway.adapters.sip.audio import Audio
 from gateway.adapters.sip.config import DtmfMode
 from gateway.core.causes import Cause, from_q850, from_sip
 from gateway.protocols.sip.events import Ended, How
+from gateway.protocols.sip.transaction import Flow
 
 _HOW: Final = {
     How.TIMEOUT: Cause.NO_RESPONSE,
@@ -50,6 +52,14 @@ class Leg:
     detail: str = ""
     said: bool = False
     """`cause` is what a contact said; the silence of another does not change it."""
+    called: str = ""
+    """Number that the caller dialled."""
+    call: Callable[[Flow], int] | None = None
+    """Calls a trunk's server; gives the session."""
+    flow: Flow | None = None
+    """The server that is being called."""
+    flows: list[Flow] = field(default_factory=list)
+    """Those to try after it."""
     refer: int | None = None
     """A transfer that the far end asked for and wants news of."""
 

@@ -1,20 +1,24 @@
 """The sockets of a SIP adapter: where the agent's octets go, and where they come from.
 
-UDP and TCP here; names are resolved off the loop's path. A stream goes over the connection it came
-on while that is open, else over any to the same address, else over a new one.
+UDP, TCP and TLS; names are looked up off the loop's path. A stream goes over the connection it
+came on while that is open, else over one that we opened to the same place, else over a new one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
+import ssl
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from gateway.adapters.base import Host
-from gateway.adapters.sip.config import SipSection, parse_listen
+from gateway.adapters.sip.config import SipSection, parse_listen, parse_nameserver
+from gateway.adapters.sip.locator import Locator
+from gateway.adapters.sip.quota import Quota, source_of
+from gateway.adapters.sip.tls import Keys
+from gateway.drivers.dns import Resolver
 from gateway.drivers.net import (
     StreamConnection,
     StreamOwner,
@@ -26,13 +30,36 @@ from gateway.drivers.net import (
 from gateway.errors import DeviceError
 from gateway.protocols.sip.agent import SipAgent
 from gateway.protocols.sip.core import Send
+from gateway.protocols.sip.domains import certificate_names, speaks_for
+from gateway.protocols.sip.locating import DEFAULT_PORT, Target, is_address
 from gateway.protocols.sip.transaction import Flow
+from gateway.protocols.sip.uri import make_uri, parse_uri
 
 _CONNECT_S: Final = 5.0
 # What may wait for one connection that is being opened.
 _MAX_WAITING: Final = 64
 # A connection on which nothing at all is said for so long is cut: it only takes up room.
 _SILENT_S: Final = 30.0
+# What an address may send ahead of its rate, in seconds of it.
+_BURST_S: Final = 4.0
+_ANY: Final = ("0.0.0.0", "::")
+
+
+class Expected(NamedTuple):
+    """Whom we mean to speak to at an address over TLS."""
+
+    name: str
+    verify: bool = True
+
+
+class _Place(NamedTuple):
+    """Where a connection of ours leads."""
+
+    transport: str
+    host: str
+    port: int
+    name: str = ""
+    verify: bool = True
 
 
 class Wires(StreamOwner):
@@ -43,19 +70,30 @@ class Wires(StreamOwner):
         self.agent: SipAgent | None = None
         self._udp: list[UdpSocket] = []
         self._servers: list[asyncio.Server] = []
+        self._arrived: set[StreamConnection] = set()
         self._connections: dict[int, StreamConnection] = {}
-        self._by_peer: dict[tuple[str, int], StreamConnection] = {}
-        self._per_address: Counter[str] = Counter()
-        self._opening: dict[tuple[str, int], list[Send]] = {}
+        self._by_place: dict[_Place, StreamConnection] = {}
+        self._per_source: Counter[str] = Counter()
+        self._opening: dict[_Place, list[Send]] = {}
         self._serial = 0
         self._sources: dict[str, str] = {}
         self._silent: dict[int, asyncio.TimerHandle] = {}
         self._inside = [ipaddress.ip_network(text, strict=False) for text in config.inside]
+        self._octets = Quota(config.max_bytes_per_s, _BURST_S * config.max_bytes_per_s)
+        self.keys = Keys(config, host)
+        self.locator = Locator(Resolver([parse_nameserver(text) for text in config.nameservers]))
+        self.admits: Callable[[str], bool] = lambda host: True
+        """Whether anything may come from an address at all."""
+        self.trusts: Callable[[str], bool] = lambda host: False
+        """Whether an address may send as much as it likes."""
+        self._expected: dict[tuple[str, int], Expected] = {}
         self.ports: dict[str, int] = {}
         """Listening port by transport."""
 
     async def open(self) -> None:
         """Listen on everything that is configured. Raises `DeviceError`."""
+        if any(text.startswith("tls:") for text in self._config.listen):
+            self.keys.load()
         for text in self._config.listen:
             transport, host, port = parse_listen(text)
             if transport == "udp":
@@ -63,9 +101,12 @@ class Wires(StreamOwner):
                 self._udp.append(sock)
                 self.ports.setdefault("udp", sock.local[1])
             else:
-                server = await listen_tcp(host, port, self)
+                context = self.keys.server if transport == "tls" else None
+                server = await listen_tcp(host, port, self, context)
                 self._servers.append(server)
-                self.ports.setdefault("tcp", server.sockets[0].getsockname()[1])
+                self.ports.setdefault(transport, server.sockets[0].getsockname()[1])
+        # TCP and TLS need no port of ours to call out.
+        self.locator.speaks = {"tcp", "tls", *(("udp",) if self._udp else ())}
 
     def close(self) -> None:
         """Close everything; what is queued on streams is still sent."""
@@ -73,7 +114,7 @@ class Wires(StreamOwner):
             sock.close()
         for server in self._servers:
             server.close()
-        for connection in list(self._connections.values()):
+        for connection in list(self._arrived):
             connection.close()
         self._udp.clear()
         self._servers.clear()
@@ -89,6 +130,9 @@ class Wires(StreamOwner):
             address = ipaddress.ip_address(host)
         except ValueError:
             return False
+        # A public IPv4 address says nothing to a peer that speaks IPv6.
+        if (":" in host) != (":" in self._config.public_ip):
+            return True
         return any(address in network for network in self._inside)
 
     def bind_towards(self, host: str) -> str:
@@ -98,8 +142,9 @@ class Wires(StreamOwner):
             bound = [sock.local[0] for sock in self._udp] + [
                 server.sockets[0].getsockname()[0] for server in self._servers
             ]
-            fixed = next((b for b in bound if b not in ("0.0.0.0", "::")), "")
-            known = fixed or local_address_towards(host) or "127.0.0.1"
+            family6 = ":" in host
+            fixed = next((b for b in bound if b not in _ANY and (":" in b) == family6), "")
+            known = fixed or local_address_towards(host) or ("::1" if family6 else "127.0.0.1")
             if len(self._sources) > 4096:
                 self._sources.clear()
             self._sources[host] = known
@@ -110,34 +155,70 @@ class Wires(StreamOwner):
         port = self.ports.get(flow.transport, 0) or flow.local[1]
         return self.source_towards(flow.host), port
 
+    def names_at(self, number: int) -> frozenset[str]:
+        """Domains that the verified certificate of a connection's peer names."""
+        connection = self._connections.get(number)
+        return certificate_names(connection.certificate()) if connection else frozenset()
+
+    def expect(self, target: Target, expected: Expected) -> None:
+        """Say who is at an address, for connections over TLS. Others are to be who the URI says."""
+        # A peer's Contact may name another port of its.
+        for port in (target.port, 0):
+            self._expected[target.host, port] = expected
+
+    def _expects(self, host: str, port: int) -> Expected:
+        known = self._expected.get((host, port)) or self._expected.get((host, 0))
+        return known or Expected(host)
+
     # From the network
 
     def _datagram(self, data: bytes, source: tuple[str, int], local: tuple[str, int]) -> None:
-        if self.agent:
-            self.agent.receive_datagram(data, source, local, "udp", self._host.now())
-            self._pump()
+        agent = self.agent
+        if agent is None:
+            return
+        host, now = source[0], self._host.now()
+        if not self.admits(host):
+            self._host.count("denied")
+            return
+        if self._octets.take(source_of(host), len(data), now) and not self.trusts(host):
+            self._host.count("flooded")
+            return
+        agent.receive_datagram(data, source, local, "udp", now)
+        self._pump()
+
+    def arrived(self, connection: StreamConnection) -> bool:
+        """Somebody connects; one too many from a source is cut before it costs a handshake."""
+        host = connection.peer[0]
+        source = source_of(host)
+        full = len(self._arrived) >= self._config.max_connections
+        if not self.admits(host):
+            self._host.count("denied")
+            return False
+        if full or self._per_source[source] >= self._config.max_connections_per_address:
+            self._host.count("connections_refused")
+            return False
+        self._arrived.add(connection)
+        self._per_source[source] += 1
+        return True
 
     def opened(self, connection: StreamConnection) -> None:
-        """A connection stands; one too many from an address is cut at once."""
-        host = connection.peer[0]
-        full = len(self._connections) >= self._config.max_connections
-        if full or self._per_address[host] >= self._config.max_connections_per_address:
-            self._host.count("connections_refused")
-            connection.close(at_once=True)
-            return
+        """A connection stands, after its handshake if it has one."""
         self._serial += 1
-        connection.number = self._serial
-        self._connections[connection.number] = connection
-        self._by_peer[connection.peer] = connection
-        self._per_address[host] += 1
-        self._silent[connection.number] = asyncio.get_running_loop().call_later(
-            _SILENT_S, self._cut, connection.number
-        )
+        number = connection.number = self._serial
+        self._connections[number] = connection
+        self._silent[number] = asyncio.get_running_loop().call_later(_SILENT_S, self._cut, number)
+        if not connection.secure:
+            self._by_place[_Place("tcp", *connection.peer)] = connection
         if self.agent:
+            transport = "tls" if connection.secure else "tcp"
             self.agent.connection_made(
-                connection.number, connection.peer, connection.local, "tcp", self._host.now()
+                number, connection.peer, connection.local, transport, self._host.now()
             )
             self._pump()
+
+    def handshake_failed(self, connection: StreamConnection, why: str) -> None:
+        self._host.count("handshakes_failed")
+        self._host.log.debug("TLS handshake failed", peer=connection.peer[0], why=why)
 
     def _cut(self, number: int) -> None:
         self._silent.pop(number, None)
@@ -148,21 +229,30 @@ class Wires(StreamOwner):
         silent = self._silent.pop(connection.number, None)
         if silent:
             silent.cancel()
+        now, host = self._host.now(), connection.peer[0]
+        ahead = self._octets.take(source_of(host), len(data), now)
+        if ahead and not self.trusts(host):
+            self._host.count("slowed")
+            connection.pause(ahead)
         if self.agent and connection.number:
-            self.agent.receive_stream(connection.number, data, self._host.now())
+            self.agent.receive_stream(connection.number, data, now)
             self._pump()
 
     def lost(self, connection: StreamConnection) -> None:
+        if connection not in self._arrived:
+            return
+        self._arrived.discard(connection)
+        source = source_of(connection.peer[0])
+        self._per_source[source] -= 1
+        if not self._per_source[source]:
+            del self._per_source[source]
+        for place in [p for p, c in self._by_place.items() if c is connection]:
+            del self._by_place[place]
         if self._connections.pop(connection.number, None) is None:
             return
         silent = self._silent.pop(connection.number, None)
         if silent:
             silent.cancel()
-        if self._by_peer.get(connection.peer) is connection:
-            del self._by_peer[connection.peer]
-        self._per_address[connection.peer[0]] -= 1
-        if not self._per_address[connection.peer[0]]:
-            del self._per_address[connection.peer[0]]
         if self.agent:
             self.agent.connection_lost(connection.number, self._host.now())
             self._pump()
@@ -178,12 +268,15 @@ class Wires(StreamOwner):
     def send(self, send: Send) -> None:
         """Put octets on their way; a failure is told to the agent."""
         flow = send.flow
-        if not is_address(flow.host):
-            self._host.create_task(self._resolve_and_send(send), name=f"resolve {flow.host}")
+        if flow.connection and flow.connection in self._connections:
+            if not self._connections[flow.connection].send(send.data):
+                self._failed(send)
+        elif not is_address(flow.host):
+            self._host.create_task(self._locate_and_send(send), name=f"resolve {flow.host}")
         elif flow.transport == "udp":
             self._send_udp(send)
         else:
-            self._send_stream(send)
+            self._send_stream(send, self._expects(flow.host, flow.port))
 
     def _failed(self, send: Send) -> None:
         self._host.count("send_failed")
@@ -200,57 +293,77 @@ class Wires(StreamOwner):
         if sock is None or not sock.send(send.data, (flow.host, flow.port or 5060)):
             self._failed(send)
 
-    def _send_stream(self, send: Send) -> None:
+    def _send_stream(self, send: Send, expected: Expected) -> None:
         flow = send.flow
-        connection = self._connections.get(flow.connection)
-        address = (flow.host, flow.port or 5060)
-        if connection is None:
-            connection = self._by_peer.get(address)
+        port = flow.port or DEFAULT_PORT.get(flow.transport, 5060)
+        place = _place(flow.transport, flow.host, port, expected)
+        connection = self._by_place.get(place)
         if connection is not None:
             if not connection.send(send.data):
                 self._failed(send)
             return
-        waiting = self._opening.get(address)
+        waiting = self._opening.get(place)
         if waiting is not None:
             if len(waiting) < _MAX_WAITING:
                 waiting.append(send)
             else:
                 self._failed(send)
             return
-        self._opening[address] = [send]
-        self._host.create_task(self._connect(address), name=f"connect {address[0]}")
+        self._opening[place] = [send]
+        self._host.create_task(self._connect(place), name=f"connect {place.host}")
 
-    async def _connect(self, address: tuple[str, int]) -> None:
+    async def _connect(self, place: _Place) -> None:
+        connection: StreamConnection | None = None
         try:
             async with asyncio.timeout(_CONNECT_S):
-                connection: StreamConnection | None = await connect_tcp(*address, self)
-        except (DeviceError, TimeoutError):
-            connection = None
-        for send in self._opening.pop(address, []):
+                connection = await connect_tcp(place.host, place.port, self, **self._secure(place))
+        except (DeviceError, TimeoutError) as error:
+            self._host.log.info("not connected", peer=place.host, port=place.port, why=str(error))
+            if isinstance(error, DeviceError) and "certificate" in str(error):
+                self._host.count("certificates_refused")
+        else:
+            self._by_place[place] = connection
+        for send in self._opening.pop(place, []):
             if connection is None or not connection.send(send.data):
                 self._failed(send)
 
-    async def _resolve_and_send(self, send: Send) -> None:
-        addresses = await resolve(send.flow.host)
-        if not addresses:
-            self._failed(send)
-            return
-        self.send(Send(send.data, send.flow._replace(host=addresses[0]), send.token))
+    def _secure(self, place: _Place) -> dict[str, Any]:
+        """How a connection of ours is secured, if at all. Raises `DeviceError`."""
+        if place.transport != "tls":
+            return {}
+        context: ssl.SSLContext = self.keys.client(verify=place.verify)
+        found: dict[str, Any] = {"context": context, "server_name": place.name}
+        if place.verify:
+            found["check"] = lambda shown: speaks_for(shown, place.name)
+        return found
+
+    async def _locate_and_send(self, send: Send) -> None:
+        """Send to a name: to the first of its places that takes it."""
+        flow = send.flow
+        params = f";transport={flow.transport}"
+        expected = Expected(flow.host)
+        uri = parse_uri(make_uri(flow.host, "", flow.port, params))
+        for target in await self.locator.targets(uri):
+            there = flow._replace(host=target.host, port=target.port)
+            found = Send(send.data, there, send.token)
+            if flow.transport == "udp":
+                self._send_udp(found)
+                return
+            if await self._reaches(_place(*target, expected)):
+                self._send_stream(found, expected)
+                return
+        self._failed(send)
+
+    async def _reaches(self, place: _Place) -> bool:
+        """Whether a connection stands, is being opened or can be opened."""
+        if place in self._by_place or place in self._opening:
+            return True
+        self._opening[place] = []
+        await self._connect(place)
+        return place in self._by_place
 
 
-def is_address(host: str) -> bool:
-    """Whether a host is an IP address and not a name."""
-    return ":" in host or host.replace(".", "").isdigit()
-
-
-async def resolve(host: str) -> list[str]:
-    """Addresses of a name, IPv4 first; empty when there are none."""
-    if is_address(host):
-        return [host]
-    loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
-    except OSError:
-        return []
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-    return sorted(addresses, key=lambda address: ":" in address)
+def _place(transport: str, host: str, port: int, expected: Expected) -> _Place:
+    if transport != "tls":
+        return _Place(transport, host, port)
+    return _Place(transport, host, port, *expected)

@@ -333,6 +333,7 @@ class SipAgent(Receiver):
         *,
         from_: str = "",
         flow: Flow | None = None,
+        routes: Sequence[str] = (),
         headers: Sequence[Header] = (),
         credentials: Credentials | None = None,
     ) -> int:
@@ -344,6 +345,7 @@ class SipAgent(Receiver):
             body=text.encode(),
             from_=from_,
             flow=flow,
+            routes=routes,
             headers=headers,
             credentials=credentials,
         )
@@ -406,12 +408,13 @@ class SipAgent(Receiver):
             raise UsageError(f"no registration {token}")
         registration.stop(now)
 
-    def refresh(self, token: int, now: float) -> None:
-        """Send a registration again now instead of when its wait is over."""
+    def refresh(self, token: int, now: float, flow: Flow | None = None) -> None:
+        """Send a registration again now instead of when its wait is over, from now on over
+        ``flow`` if given."""
         registration = self.registrations.get(token)
         if registration is None:
             raise UsageError(f"no registration {token}")
-        registration.refresh(now)
+        registration.refresh(now, flow)
 
     # -- subscriptions --
 

@@ -241,28 +241,36 @@ class DigestServer:
         self._floor = 0
         self._decoy = os.urandom(32).hex()
 
-    def check(self, request: Request, now: float) -> Authenticated | Challenge:
-        """Judge a request by its Authorization (or Proxy-Authorization) lines."""
+    def check(self, request: Request, now: float, source: str = "") -> Authenticated | Challenge:
+        """Judge a request by its Authorization (or Proxy-Authorization) lines.
+
+        source: address it came from. A nonce is good there alone, and only who was sent it can
+        fail with it: forged senders shut nobody out.
+        """
         key = "proxy-authorization" if self._proxy else "authorization"
         failed = stale = False
         for line in request.all(key)[:4]:
             try:
                 scheme, params = parse_auth(line)
             except PeerError:
-                failed = True
                 continue
             if scheme != "digest" or params.get("realm") != self.realm:
                 continue
-            verdict = self._judge(request, params, now)
+            ours = self._is_ours(params.get("nonce", ""), source)
+            verdict = self._judge(request, params, now, ours=ours)
+            if not ours:
+                continue
             if verdict is None:
                 return Authenticated(params["username"])
             stale |= verdict
             failed |= not verdict
-        return self.challenge(now, stale=stale, failed=failed)
+        return self.challenge(now, source, stale=stale, failed=failed)
 
-    def challenge(self, now: float, *, stale: bool = False, failed: bool = False) -> Challenge:
+    def challenge(
+        self, now: float, source: str = "", *, stale: bool = False, failed: bool = False
+    ) -> Challenge:
         name = "Proxy-Authenticate" if self._proxy else "WWW-Authenticate"
-        nonce = self._nonce(now)
+        nonce = self._nonce(now, source)
         lines = [
             (
                 name,
@@ -273,14 +281,25 @@ class DigestServer:
         ]
         return Challenge(407 if self._proxy else 401, lines, failed)
 
-    def _nonce(self, now: float) -> str:
+    def _nonce(self, now: float, source: str) -> str:
         head = f"{max(0, int(now * 1000)):014x}{os.urandom(8).hex()}"
-        return head + self._proof(head)
+        return head + self._proof(head, source)
 
-    def _proof(self, head: str) -> str:
-        return hmac.new(self._secret, head.encode(), "sha256").hexdigest()[:32]
+    def _proof(self, head: str, source: str) -> str:
+        text = f"{head} {source}".encode("utf-8", "surrogateescape")
+        return hmac.new(self._secret, text, "sha256").hexdigest()[:32]
 
-    def _judge(self, request: Request, params: dict[str, str], now: float) -> bool | None:
+    def _is_ours(self, nonce: str, source: str) -> bool:
+        """Whether we made a nonce for this source."""
+        return (
+            len(nonce) == 62
+            and nonce.isascii()
+            and hmac.compare_digest(self._proof(nonce[:30], source), nonce[30:])
+        )
+
+    def _judge(
+        self, request: Request, params: dict[str, str], now: float, *, ours: bool
+    ) -> bool | None:
         """None: right.  True: right but for an expired nonce.  False: wrong."""
         nonce, given = params.get("nonce", ""), params.get("response", "").lower()
         username, uri = params.get("username", ""), params.get("uri", "")
@@ -311,11 +330,6 @@ class DigestServer:
             cnonce=cnonce or "",
         )
         right = hmac.compare_digest(expected.encode(), given.encode("utf-8", "surrogateescape"))
-        ours = (
-            len(nonce) == 62
-            and nonce.isascii()
-            and hmac.compare_digest(self._proof(nonce[:30]), nonce[30:])
-        )
         if (
             not ours
             or not right

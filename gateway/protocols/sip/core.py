@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from gateway.protocols.sip.session import Session
     from gateway.protocols.sip.subscription import Subscription
 
+NO_STREAMS = 3600.0
+"""How long a host that took no TCP is sent UDP only, seconds."""
 DEFAULT_PORTS = {"tls": 5061, "wss": 443, "ws": 80}
 
 
@@ -90,6 +92,8 @@ class SipConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Longest time a message on a stream may stay incomplete, seconds."""
     ring_limit: float = 300.0
     """Longest time an INVITE of ours may go unanswered, seconds."""
+    stream_over: int = 1300
+    """Octets beyond which a request goes over TCP instead of UDP (RFC 3261 section 18.1.1)."""
 
 
 class Send(msgspec.Struct, frozen=True):
@@ -181,6 +185,8 @@ class Core:
         """Sessions by the INVITE transaction that waits for their answer, for CANCEL."""
         self.pending: dict[int, PendingRequest] = {}
         self.subscriptions: dict[int, Subscription] = {}
+        self.datagrams_only: OrderedDict[str, float] = OrderedDict()
+        """Hosts that took no TCP, and until when that is believed."""
         self._advertise = advertise
         self._serial = 0
         self._tag_secret = os.urandom(16)
@@ -250,6 +256,19 @@ class Core:
         if not port and (":" in host or host.replace(".", "").isdigit()):
             port = DEFAULT_PORTS.get(transport, 5060)
         return Flow(transport, host, port, 0, base.local if base else ("", 0))
+
+    def may_stream(self, flow: Flow, now: float) -> bool:
+        """Whether a large request for a UDP flow may try TCP. Not where the peer was heard over
+        the flow: through its NAT nothing else leads back."""
+        known = self.datagrams_only.get(flow.host, now)
+        return flow.transport == "udp" and not flow.local[0] and known <= now
+
+    def no_streams(self, host: str, now: float) -> None:
+        """A host took no TCP: do not let the next hour's calls wait for it."""
+        self.datagrams_only[host] = now + NO_STREAMS
+        self.datagrams_only.move_to_end(host)
+        if len(self.datagrams_only) > 1000:
+            self.datagrams_only.popitem(last=False)
 
     def dialog_flow(self, dialog: Dialog, next_hop: Uri, *, pinned: bool) -> Flow:
         """The way for a request inside a dialog."""
@@ -417,15 +436,20 @@ class ClientRequest:
         if self.auth is not None:
             headers += self.auth.headers(self.method, self.target, self.body)
         headers += self._extra
-        data = encode(f"{self.method} {self.target} SIP/2.0", headers, self.body)
+        flow, line = self.flow, f"{self.method} {self.target} SIP/2.0"
+        data = encode(line, headers, self.body)
+        if len(data) > core.config.stream_over and core.may_stream(flow, now):
+            flow = flow._replace(transport="tcp")
+            headers[0] = ("Via", core.via(flow, branch))
+            data = encode(line, headers, self.body)
         transaction: ClientTransaction
         if self.method == INVITE:
             transaction = InviteClient(
-                core, branch, self.target, self.flow, headers, data, self._received
+                core, branch, self.target, flow, headers, data, self._received
             )
         else:
             transaction = NonInviteClient(
-                core, branch, self.method, self.target, self.flow, headers, data, self._received
+                core, branch, self.method, self.target, flow, headers, data, self._received
             )
         self.transaction = transaction
         core.clients[transaction.key] = transaction
@@ -437,6 +461,15 @@ class ClientRequest:
         status = response.status
         if status in (401, 407) and self.auth is not None and self.auth.challenged(response):
             self.seq = self._dialog.next_seq() if self._dialog is not None else self.seq + 1
+            self.send(now)
+            return
+        if (
+            response.synthetic
+            and status == 503
+            and transaction.flow.transport != self.flow.transport
+        ):
+            # No TCP there after all: fragments are better than nothing (RFC 3261 section 18.1.1).
+            self._core.no_streams(self.flow.host, now)
             self.send(now)
             return
         if status >= 200:

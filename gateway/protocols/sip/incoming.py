@@ -46,6 +46,7 @@ class Incoming(Session):
         dialog = dialog_of_server(request, core.random(), flow)
         super().__init__(core, flow, None)
         self.state = "ringing"
+        self.secure = request.uri.scheme == "sips"
         self.invite = request
         self.transaction = transaction
         self.dialog = dialog

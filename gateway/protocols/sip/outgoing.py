@@ -50,6 +50,7 @@ class Outgoing(Session):
     ) -> None:
         super().__init__(core, flow, auth)
         self.state = "calling"
+        self.secure = target.startswith("sips:")
         self._local = from_
         self._local_tag = local_tag
         self._forks: dict[str, Dialog] = {}

@@ -49,8 +49,8 @@ class Registration:
         self._call_id = call_id
         self._auth = auth
         self._expires = expires
-        secure = registrar.startswith("sips:")
-        self._contact = core.contact(flow, contact_user, secure=secure)
+        self._user = contact_user
+        self._contact = self._contact_over(flow)
         self._params = contact_params
         self._all = registrations
         self._seq = 0
@@ -86,8 +86,15 @@ class Registration:
         )
         request.send(now)
 
-    def refresh(self, now: float) -> None:
-        """Send now what is due later; nothing if a request is on its way."""
+    def _contact_over(self, flow: Flow) -> str:
+        secure = self._registrar.startswith("sips:")
+        return self._core.contact(flow, self._user, secure=secure)
+
+    def refresh(self, now: float, flow: Flow | None = None) -> None:
+        """Send now what is due later, over another flow if given; nothing if a request is on its
+        way."""
+        if flow is not None:
+            self._flow, self._contact = flow, self._contact_over(flow)
         if self._timer is not None:
             self._timer.stop()
             self.send(now)

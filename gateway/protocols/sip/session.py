@@ -73,6 +73,8 @@ class Session:
         self.flow = flow
         self.auth = auth
         self.dialog: Dialog | None = None
+        self.secure = False
+        """It was asked for with sips: our Contact says sips too (RFC 5630 section 5.1)."""
         self.pinned = False
         """Requests go to where the peer's come from: it is behind a NAT."""
         self.peer_allows: frozenset[str] = frozenset()
@@ -196,7 +198,7 @@ class Session:
     def my_contact(self) -> Header:
         dialog = self.dialog
         flow = dialog.flow if dialog is not None else self.flow
-        secure = dialog.secure if dialog is not None else False
+        secure = self.secure or (dialog.secure if dialog is not None else False)
         return ("Contact", self.contact or self.core.contact(flow, secure=secure))
 
     def capabilities(self) -> list[Header]:

@@ -144,7 +144,8 @@ def test_stale_is_said_of_our_own_expired_nonces_only(server: DigestServer) -> N
     stranger = DigestServer("pbx.test", lookup)
     other = stranger.check(request(headers), 10.1)
     assert isinstance(other, Challenge)
-    assert other.failed
+    # A nonce of before a restart is no wrong password.
+    assert not other.failed
     assert "stale" not in other.headers[0][1]
     forged = [(n, v.replace("bob", "eve")) for n, v in headers]
     wrong = server.check(request(forged), 1000.0)
@@ -223,6 +224,24 @@ def test_client_keeps_to_its_realm_and_strength(server: DigestServer) -> None:
 def test_unknown_algorithm_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="SHA-1"):
         DigestServer("x", lookup, algorithms=["SHA-1"])
+
+
+def test_a_nonce_is_good_for_the_source_it_was_sent_to(server: DigestServer) -> None:
+    client = DigestClient(Credentials("bob", "secret"))
+    found = server.check(request([]), 10.0, "192.0.2.1")
+    assert isinstance(found, Challenge)
+    headers = {name.lower(): [value] for name, value in found.headers}
+    assert client.challenged(Response(401, "", headers))
+    answer = client.headers("REGISTER", "sip:pbx.test", b"")
+    elsewhere = server.check(request(answer), 10.1, "192.0.2.2")
+    assert isinstance(elsewhere, Challenge)
+    # Nobody is shut out by what others send in his name, and nobody learns whether it was right.
+    assert not elsewhere.failed
+    assert "stale" not in elsewhere.headers[0][1]
+    wrong = [(name, value.replace("bob", "eve")) for name, value in answer]
+    assert not getattr(server.check(request(wrong), 10.1, "192.0.2.2"), "failed", True)
+    assert getattr(server.check(request(wrong), 10.1, "192.0.2.1"), "failed", False)
+    assert server.check(request(answer), 10.1, "192.0.2.1") == Authenticated("bob")
 
 
 @given(st.text(max_size=200))

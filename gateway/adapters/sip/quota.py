@@ -1,0 +1,40 @@
+"""How much one source may do: leaky buckets by address, bounded in number."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+_REMEMBERED: Final = 4096
+
+
+def source_of(host: str) -> str:
+    """What counts as one source: an IPv4 address, or an IPv6 network of 64 bits, for those who
+    have one such address have all of them."""
+    if ":" not in host:
+        return host
+    pieces = host.partition("%")[0].split("::", 1)[0].split(":")
+    return ":".join(pieces[:4]) + "::/64"
+
+
+class Quota:
+    """Allows each source `rate` a second, and `burst` at once."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, source: str, amount: float, now: float) -> float:
+        """Note an amount; how many seconds the source is ahead of what it may, 0.0 for not."""
+        known = self._levels.get(source)
+        level = amount
+        if known is None:
+            if len(self._levels) >= _REMEMBERED:
+                self._levels.popitem(last=False)
+        else:
+            self._levels.move_to_end(source)
+            level += max(0.0, known[0] - (now - known[1]) * self._rate)
+        # Not for ever: who stops is welcome again within a known time.
+        level = min(level, 2 * self._burst)
+        self._levels[source] = (level, now)
+        return max(0.0, level - self._burst) / self._rate
