@@ -102,6 +102,8 @@ class StreamConnection(asyncio.Protocol):
         self._tls = tls
         self._transport: asyncio.Transport | None = None
         self._handshake: asyncio.Task[None] | None = None
+        self._early: list[bytes] = []
+        """What came together with the end of the handshake."""
         self.peer: Address = ("", 0)
         self.local: Address = ("", 0)
         self.number = 0
@@ -148,9 +150,15 @@ class StreamConnection(asyncio.Protocol):
             return
         self._transport, self.secure = secured, True
         self._open()
+        for data in self._early:
+            self._owner.received(self, data)
+        self._early.clear()
 
     def data_received(self, data: bytes) -> None:
-        self._owner.received(self, data)
+        if self._handshake is None:
+            self._owner.received(self, data)
+        else:
+            self._early.append(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

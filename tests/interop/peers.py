@@ -340,8 +340,11 @@ class Kamailio(Program):
         address: str = "127.0.2.40",
         port: int = 0,
         sha256: bool = False,
+        tls: tuple[Path, Path] | None = None,
     ) -> None:
+        """`tls`: a file with its key and certificate, and one with the authority it believes."""
         need("kamailio")
+        self.tls_port = free_port() if tls else 0
         self.address, self.port = address, port or free_port(socket.SOCK_DGRAM)
         directory.mkdir(parents=True, exist_ok=True)
         text = (HERE / "kamailio.cfg").read_text()
@@ -350,6 +353,7 @@ class Kamailio(Program):
             ("ADDRESS", address), ("PORT", str(self.port)), ("DIRECTORY", str(directory)),
             ("MODULES", f"{modules}/"),
             ("ALGORITHM", 'modparam("auth", "algorithm", "SHA-256")' if sha256 else ""),
+            ("TLS", _kamailio_tls(directory, address, self.tls_port, *tls) if tls else ""),
             ("USERS", "".join(f'\t$sht(pw=>{u}) = "{p}";\n' for u, p in users.items())),
         ):  # fmt: skip
             text = text.replace(f"@{name}@", value)
@@ -394,11 +398,37 @@ class Kamailio(Program):
         return out.decode(errors="replace")
 
 
+def _kamailio_tls(
+    directory: Path, address: str, port: int, certificate: Path, authority: Path
+) -> str:
+    """Lines of its configuration that make it listen on TLS and show and verify certificates."""
+    sections = "".join(
+        f"[{side}:default]\nmethod = TLSv1.2+\nverify_certificate = yes\n"
+        f"require_certificate = {required}\nprivate_key = {certificate}\n"
+        f"certificate = {certificate}\nca_list = {authority}\n"
+        for side, required in (("server", "yes"), ("client", "yes"))
+    )
+    (directory / "tls.cfg").write_text(sections)
+    return (
+        f'enable_tls=yes\nlisten=tls:{address}:{port}\nloadmodule "tls.so"\n'
+        f'modparam("tls", "config", "{directory}/tls.cfg")\n'
+    )
+
+
 class Linphone(Program):
     """linphonec in a network namespace of its own is no use to a gateway outside: it is kept on
     loopback by its configuration instead. Driven by its standard input."""
 
-    def __init__(self, directory: Path, own_port: int, play: Path, record: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        own_port: int,
+        play: Path,
+        record: Path,
+        *,
+        tls_port: int = 0,
+        authority: Path | None = None,
+    ) -> None:
         need("linphonec")
         for folder in (".local/share/linphone", ".config/linphone"):
             (directory / folder).mkdir(parents=True, exist_ok=True)
@@ -408,8 +438,10 @@ class Linphone(Program):
             for n, mime in enumerate(("PCMA", "PCMU"))
         )
         (directory / "linphonerc").write_text(
-            f"[sip]\nsip_port={own_port}\nsip_tcp_port=0\nsip_tls_port=0\nbind_address=127.0.0.1\n"
-            "use_ipv6=0\nipv6_migration_done=1\nmedia_encryption=none\nverify_server_certs=0\n"
+            f"[sip]\nsip_port={own_port}\nsip_tcp_port=0\nsip_tls_port={tls_port}\nbind_address=127.0.0.1\n"
+            "use_ipv6=0\nipv6_migration_done=1\nmedia_encryption=none\n"
+            f"verify_server_certs={int(authority is not None)}\nverify_server_cn=1\n"
+            f"root_ca={authority or ''}\n"
             "guess_hostname=0\nregister_only_when_network_is_up=0\n"
             f'contact="lin" <sip:lin@127.0.0.1:{own_port}>\n'
             f"[net]\nfirewall_policy=0\n[rtp]\naudio_rtp_port={min(rtp, 64000)}\n"
