@@ -52,6 +52,7 @@ from gateway.errors import DeviceError, PeerError, UsageError
 from gateway.protocols.sip import events as sip
 from gateway.protocols.sip.agent import SipAgent
 from gateway.protocols.sip.message import Header
+from gateway.protocols.sip.registrar import one_flow_each
 from gateway.protocols.sip.transaction import Flow
 
 RETRY_AFTER_S: Final = 30
@@ -251,6 +252,10 @@ class Calls:
         else:
             raise DeviceError(f"there is no phone or trunk {user!r}")
 
+    def _stands(self, flow: Flow) -> bool:
+        """Whether something can be sent over a flow: its connection is open, if it needs one."""
+        return not flow.reliable or flow.connection in self.agent.core.connections
+
     def _begin(self, action: Dial, who: Phone | Trunk, peer: str) -> tuple[Leg, bytes]:
         leg = Leg(
             id=action.leg,
@@ -271,7 +276,14 @@ class Calls:
 
     def _dial_phone(self, user: str, action: Dial, hops: int) -> None:
         phone, now = self._config.phones[user], self._host.now()
-        bindings = self._phones.reachable(user, now)
+        # A flow that broke is no way any more (RFC 5626 section 5.3); others begin anew.
+        bindings = one_flow_each(
+            [
+                binding
+                for binding in self._phones.reachable(user, now)
+                if not binding.outbound or self._stands(binding.flow)
+            ]
+        )
         if not bindings:
             detail = "not registered"
             self._host.emit(LegEnded(leg=action.leg, cause=Cause.ABSENT, detail=detail))
@@ -285,7 +297,7 @@ class Calls:
         for binding in bindings:
             # The connection it registered over may be gone since: then its contact says where.
             flow = binding.flow
-            alive = not flow.reliable or flow.connection in self.agent.core.connections
+            alive = self._stands(flow)
             try:
                 session = self.agent.invite(
                     binding.contact,

@@ -23,6 +23,8 @@ from gateway.protocols.sip.transaction import Flow
 
 _PROBE_S: Final = 8.0
 _ANNOUNCE_S: Final = 5.0
+# NATs forget UDP within half a minute (RFC 5626 section 4.4.1).
+_FLOW_TIMER_S: Final = 25
 
 
 @dataclass(slots=True)
@@ -49,7 +51,12 @@ class Phones:
 
     def __init__(self, name: str, config: SipSection, host: Host) -> None:
         self._name, self._config, self._host = name, config, host
-        self._registrar = Registrar()
+        self._registrar = Registrar(
+            min_expires=config.min_expires_s,
+            max_expires=config.max_expires_s,
+            max_contacts=config.max_contacts,
+            flow_timer=_FLOW_TIMER_S,
+        )
         self._aors: dict[str, set[str]] = {}
         """Addresses of record that a user registered, one for each domain it knows us by."""
         self._probes: dict[tuple[str, str], Probe] = {}

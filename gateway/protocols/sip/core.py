@@ -177,7 +177,7 @@ class Core:
             extensions.append("timer")
         self.supported = ", ".join([*extensions, "100rel"] if config.reliable else extensions)
         """Supported, as we send it."""
-        self.extensions = frozenset((*extensions, "100rel"))
+        self.extensions = frozenset((*extensions, "100rel", "path", "outbound"))
         """Option tags that a peer may require."""
         self.sessions: dict[int, Session] = {}
         self.dialogs: dict[DialogKey, Session | DialogUser] = {}

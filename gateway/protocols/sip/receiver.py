@@ -33,6 +33,7 @@ from gateway.protocols.sip.names import ACK, CANCEL, INVITE
 from gateway.protocols.sip.refer import Refer, refer_received, session_notified
 from gateway.protocols.sip.registration import Registration
 from gateway.protocols.sip.session import Session
+from gateway.protocols.sip.stun import answer, is_stun
 from gateway.protocols.sip.timers import Timer
 from gateway.protocols.sip.transaction import (
     Flow,
@@ -77,6 +78,12 @@ class Receiver:
             self.counters["keepalive"] += 1
             if data == b"\r\n\r\n":
                 self.core.transmit(b"\r\n", flow, "")
+            return
+        if is_stun(data):
+            self.counters["keepalive"] += 1
+            reply = answer(data, source[0], source[1])
+            if reply:
+                self.core.transmit(reply, flow, "")
             return
         try:
             message = parse_datagram(data, self.core.config.limits)

@@ -1,4 +1,4 @@
-"""A location service: who can be reached where (RFC 3261 section 10.3, RFC 3327).
+"""A location service: who can be reached where (RFC 3261 section 10.3, RFC 3327, RFC 5626).
 
 Bindings live in memory, the owner persists what it wants through `dump` and `load`.  The owner
 authenticates before it calls `process`.
@@ -31,6 +31,26 @@ class Binding(msgspec.Struct):
     params: str = ""
     """Further Contact parameters, each with its leading semicolon."""
     user_agent: str = ""
+    instance: str = ""
+    """The phone itself, whatever its address (RFC 5626 section 4.1)."""
+    reg_id: int = 0
+    """Which of its flows this is; 0: it does not say, so the flow means nothing."""
+
+    @property
+    def outbound(self) -> bool:
+        """It is reached over the flow it registered over and no other way (RFC 5626)."""
+        return bool(self.instance and self.reg_id)
+
+
+def one_flow_each(bindings: list[Binding]) -> list[Binding]:
+    """Bindings without the further flows of a phone, in the same order: one that has several is
+    called over the latest alone (RFC 5626 section 5.3)."""
+    latest: dict[str, Binding] = {}
+    for binding in bindings:
+        known = latest.get(binding.instance)
+        if known is None or binding.expires_at > known.expires_at:
+            latest[binding.instance] = binding
+    return [b for b in bindings if not b.outbound or latest[b.instance] is b]
 
 
 def address_of_record(uri: Uri) -> str:
@@ -50,11 +70,15 @@ class Registrar:
         max_expires: int = 3600,
         max_contacts: int = 10,
         max_addresses: int = 10000,
+        flow_timer: int = 0,
     ) -> None:
+        """`flow_timer`: seconds within which phones with flows must say something, told to them
+        (RFC 5626 section 5.4); 0: they are told nothing."""
         self.min_expires = min_expires
         self.max_expires = max_expires
         self.max_contacts = max_contacts
         self.max_addresses = max_addresses
+        self.flow_timer = flow_timer
         self._bindings: dict[str, list[Binding]] = {}
 
     def lookup(self, address: str, now: float) -> list[Binding]:
@@ -111,12 +135,23 @@ class Registrar:
             self._bindings.pop(address, None)
             return 200, []
         changed = list(current)
+        # Behind a proxy without Path the flow would be the proxy's (RFC 5626 section 6).
+        direct = bool(request.all("path")) or len(request.values("via")) == 1
+        flows = direct and "outbound" in (tag.lower() for tag in request.tokens("supported"))
+        outbound = False
         for contact in request.addresses("contact"):
             expires = self._expires(contact, default)
             if 0 < expires < self.min_expires:
                 return 423, [("Min-Expires", str(self.min_expires))]
             expires = min(expires, self.max_expires)
-            old = [b for b in changed if same_uri(parse_uri(b.contact), contact.uri)]
+            instance, reg_id = _flow_of(contact) if flows else ("", 0)
+            outbound |= bool(reg_id)
+            old = [
+                b
+                for b in changed
+                if (b.instance, b.reg_id) == (instance, reg_id)
+                and (reg_id or same_uri(parse_uri(b.contact), contact.uri))
+            ]
             _in_order(old, call_id, cseq)
             changed = [b for b in changed if b not in old]
             if expires:
@@ -131,6 +166,8 @@ class Registrar:
                         path=request.values("path"),
                         params=_further(contact),
                         user_agent=(request.get("user-agent") or "")[:256],
+                        instance=instance,
+                        reg_id=reg_id,
                     )
                 )
         if len(changed) > self.max_contacts:
@@ -149,6 +186,10 @@ class Registrar:
             for b in changed
         ]
         headers += [("Path", value) for value in request.all("path")]
+        if outbound:
+            headers.append(("Require", "outbound"))
+            if self.flow_timer:
+                headers.append(("Flow-Timer", str(self.flow_timer)))
         return 200, headers
 
     def _expires(self, contact: NameAddr, default: int | None) -> int:
@@ -167,6 +208,15 @@ def _in_order(bindings: list[Binding], call_id: str, cseq: int) -> None:
     for binding in bindings:
         if binding.call_id == call_id and cseq <= binding.cseq:
             raise PeerError("a later REGISTER has been processed", status=500)
+
+
+def _flow_of(contact: NameAddr) -> tuple[str, int]:
+    """Instance and reg-id of a Contact, both or neither (RFC 5626 section 4.2)."""
+    instance, number = contact.params.get("+sip.instance", ""), contact.params.get("reg-id", "")
+    if not instance or len(instance) > 256 or not (number.isascii() and number.isdigit()):
+        return "", 0
+    reg_id = int(number[:10])
+    return (instance, reg_id) if 0 < reg_id < 2**31 else ("", 0)
 
 
 def _quality(contact: NameAddr) -> float:

@@ -21,7 +21,7 @@ from gateway.protocols.sip.events import (
 )
 from gateway.protocols.sip.gate import Admit, Drop, Refuse, Verdict
 from gateway.protocols.sip.message import Request, parse_datagram
-from gateway.protocols.sip.registrar import Registrar
+from gateway.protocols.sip.registrar import Registrar, one_flow_each
 from gateway.protocols.sip.transaction import Flow
 
 from .network import Network, Phone
@@ -161,6 +161,38 @@ def test_registrar_rules() -> None:
     assert put(["<sip:a@h>"], 6) == 200
     assert not registrar.lookup(AOR, 101.0)
     assert registrar.expire(101.0) == [AOR]
+
+
+def test_flows_of_a_phone_replace_each_other() -> None:
+    """RFC 5626: instance and reg-id say which binding it is, whatever the address."""
+    registrar = Registrar(flow_timer=25)
+    flow = Flow("tcp", "192.0.2.1", 40000, 7)
+
+    def put(contact: str, cseq: int, call: str, *lines: tuple[str, str]) -> list[tuple[str, str]]:
+        headers = {
+            "via": ["SIP/2.0/TCP 192.0.2.1;branch=z9hG4bKa"], "to": [f"<{AOR}>"],
+            "call-id": [call], "cseq": [f"{cseq} REGISTER"], "expires": ["100"],
+            "contact": [contact], "supported": ["path, outbound"], **{n: [v] for n, v in lines},
+        }  # fmt: skip
+        status, found = registrar.process(Request("REGISTER", "sip:h", headers), flow, float(cseq))
+        assert status == 200
+        return found
+
+    me = ';+sip.instance="<urn:uuid:1>"'
+    said = put(f"<sip:a@192.0.2.1:1>{me};reg-id=1", 1, "c")
+    assert ("Require", "outbound") in said
+    assert ("Flow-Timer", "25") in said
+    put(f"<sip:a@192.0.2.1:2>{me};reg-id=1", 2, "other")
+    assert [b.contact for b in registrar.lookup(AOR, 3.0)] == ["sip:a@192.0.2.1:2"]
+    put(f"<sip:a@192.0.2.1:3>{me};reg-id=2", 3, "c")
+    put("<sip:b@192.0.2.9>", 4, "d")
+    both = registrar.lookup(AOR, 5.0)
+    assert len(both) == 3
+    # Called over one flow, the latest; the other phone rings as well.
+    assert [b.contact for b in one_flow_each(both)] == ["sip:a@192.0.2.1:3", "sip:b@192.0.2.9"]
+    # A proxy that adds no Path owns the flow, so it says nothing about the phone.
+    via = ("via", "SIP/2.0/TCP p;branch=z9hG4bKb, SIP/2.0/TCP 192.0.2.1;branch=z9hG4bKa")
+    assert ("Require", "outbound") not in put(f"<sip:a@192.0.2.1:4>{me};reg-id=1", 5, "e", via)
 
 
 def test_message_and_options(server: Server, client: Phone) -> None:
