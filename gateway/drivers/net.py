@@ -260,7 +260,8 @@ async def connect_tcp(
             server_hostname=server_name if context else None,
             ssl_handshake_timeout=HANDSHAKE_S if context else None,
         )  # fmt: skip
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        # A name that cannot be written in the handshake is a ValueError.
         word = "tls" if context else "tcp"
         raise DeviceError(f"cannot connect to {word} {host}:{port}: {_words(error)}") from error
     if held.refused:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from gateway.protocols.sip.message import Request, Response
 from gateway.protocols.sip.transaction import Flow
 from gateway.testing import TestHost
 from tests.adapters.test_sip import SDP, Peer, flow, request, section, up
+from tests.interop.peers import until
 
 GERMANY = Numbers(country_code="49")
 
@@ -297,3 +300,23 @@ async def test_a_trunk_takes_calls_no_faster_than_agreed_and_numbers_as_agreed()
             assert "telephone-event" not in offer
     finally:
         peer.close()
+
+
+async def test_who_sends_too_much_is_slowed_down_or_not_heard() -> None:
+    host = TestHost("sip")
+    config = {"listen": ["udp:127.0.0.1:0", "tcp:127.0.0.1:0"], "max_bytes_per_s": 10_000}
+    adapter = host.make(Sip, config)
+    assert isinstance(adapter, Sip)
+    async with host.running():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as noisy:
+            noisy.bind(("127.0.2.1", 0))
+            for _ in range(100):
+                noisy.sendto(b"x" * 1000, ("127.0.0.1", adapter.ports["udp"]))
+        await until(lambda: host.counters["flooded"] >= 60, "some are not heard")
+        assert host.counters["garbage"] == 40
+        _, writer = await asyncio.open_connection(
+            "127.0.0.1", adapter.ports["tcp"], local_addr=("127.0.2.2", 0)
+        )
+        writer.write(b"OPTIONS sip:box SIP/2.0\r\n" + b"X: y\r\n" * 9000)
+        await until(lambda: host.counters["slowed"], "it is slowed down")
+        writer.close()

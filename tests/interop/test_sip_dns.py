@@ -99,8 +99,10 @@ async def test_a_call_goes_on_to_the_next_server(tmp_path: Path) -> None:
 
 
 async def test_a_name_that_leads_nowhere_is_said(tmp_path: Path) -> None:
-    async with name_server(tmp_path / "dns") as names:
-        async with box(PHONES.format(dns=names.port, keepalive=0.2), OUT) as gateway:
-            await gateway.up("sip/carrier", condition=Condition.DOWN)
-            place = gateway.gateway.places["sip/carrier"][0]
-            assert place.reason == "carrier.test cannot be resolved"
+    async with (
+        name_server(tmp_path / "dns") as names,
+        box(PHONES.format(dns=names.port, keepalive=0.2), OUT) as gateway,
+    ):
+        await gateway.up("sip/carrier", condition=Condition.DOWN)
+        place = gateway.gateway.places["sip/carrier"][0]
+        assert place.reason == "carrier.test cannot be resolved"

@@ -18,12 +18,15 @@ from tests.interop.peers import (
     Box,
     Kamailio,
     Linphone,
+    Program,
     assert_hears,
     box,
     common_port,
     microphone,
+    mulaw,
     need,
     phone,
+    sipp,
     until,
 )
 
@@ -130,17 +133,16 @@ async def test_kamailio_as_a_trunk_over_tls(tmp_path: Path, scheme: str) -> None
     tls = (theirs, authority.certificate)
     async with Kamailio(tmp_path / "kam", users, tls=tls) as proxy:
         way = ";transport=tls" if scheme == "sip" else ""
+        peer = f"{scheme}:{proxy.address}:{proxy.tls_port}{way}"
         trunk = (
-            f'[adapters.sip.trunks.carrier]\npeer = "{scheme}:{proxy.address}:{proxy.tls_port}{way}"\n'
+            f'[adapters.sip.trunks.carrier]\npeer = "{peer}"\n'
             'tls_name = "pbx.test"\nregister = true\nuser = "gw"\npassword = "gwpw"\n'
             "keepalive_s = 0.3\n"
         )
         async with contextlib.AsyncExitStack() as stack:
             sip = secure(ours, authority) + PHONES + trunk
             gateway = await stack.enter_async_context(box(sip, OUT))
-            anna = await stack.enter_async_context(
-                phone(tmp_path, "anna", "a1", gateway, hz=440)
-            )
+            anna = await stack.enter_async_context(phone(tmp_path, "anna", "a1", gateway, hz=440))
             dora = await stack.enter_async_context(
                 Softphone(
                     f"<sip:4711@{proxy.address}:{proxy.port}>;auth_pass=d1;regint=60"
@@ -343,3 +345,53 @@ async def test_sips_is_refused_over_anything_but_tls(tmp_path: Path) -> None:
         writer.write(options("TCP", "sips:201@box").replace(b"OPTIONS", b"INVITE"))
         assert (await asyncio.wait_for(reader.readuntil(b"\r\n"), 5.0)).startswith(b"SIP/2.0 403")
         writer.close()
+
+
+async def test_sipp_calls_over_tls(tmp_path: Path) -> None:
+    """SIPp as packaged speaks no TLS: socat wraps its stream, and shows a client certificate."""
+    need("socat")
+    authority = Authority(tmp_path / "ca")
+    certificate = authority.issue("box", "DNS:box.test")
+    shown = authority.issue("sipp", "URI:sip:carrier.test")
+    sip = secure(certificate, authority, "required") + PHONES
+    sip += (
+        '[adapters.sip.trunks.carrier]\npeer = "sip:127.0.2.99;transport=tls"\n'
+        'tls_name = "carrier.test"\nkeepalive_s = 0\n'
+    )
+    routes = '[[routes]]\nname = "in"\nfrom = ["sip/carrier"]\ncalled = "+49301(XXX)"\n'
+    routes += 'targets = ["sip/bert"]\n'
+    async with (
+        box(sip, routes) as gateway,
+        phone(tmp_path, "bert", "b1", gateway, hz=440, answer="auto") as bert,
+    ):
+        await gateway.up("sip/bert", "sip/carrier")
+        port = free_port()
+        there = gateway.sip.ports["tls"]
+        wrap = Program(
+            ["socat", f"TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork",
+             f"OPENSSL:127.0.0.1:{there},cafile={authority.certificate},commonname=box.test,"
+             f"cert={shown},snihost=box.test"],
+            tmp_path / "socat",
+        )  # fmt: skip
+        (tmp_path / "sipp").mkdir()
+        mulaw(tmp_path / "sipp", 1000)
+        async with wrap:
+            await until(lambda: listens(port), "socat listens")
+            async with sipp(
+                tmp_path / "sipp", "uac.xml", f"127.0.0.1:{there}", address="127.0.0.1",
+                arguments=(
+                    "-t", "t1", "-rsa", f"127.0.0.1:{port}", "-s", "+49301202",
+                    "-key", "user", "4711",
+                ),
+            ) as carrier:  # fmt: skip
+                assert await carrier.done() == 0, carrier.said()
+        legs = await gateway.legs(2)
+        await bert.wait("CALL_CLOSED")
+        assert gateway.counters["wrong_password"] == 0
+    assert_hears(bert.heard(), 1000, 440)
+    assert {leg.cause for leg in legs.values()} == {"normal"}
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

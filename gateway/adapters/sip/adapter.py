@@ -86,6 +86,7 @@ class Sip(Adapter):
                     host=self.config.public_ip or "127.0.0.1",
                     ports=self._wires.ports,
                     session_expires=self.config.session_expires_s,
+                    stream_over=self.config.tcp_above,
                 ),
                 self._admit,
                 self._wires.advertise,

@@ -168,6 +168,9 @@ class SipSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     tls: Tls = Tls()
     nameservers: tuple[str, ...] = ()
     """``address`` or ``address:port``; empty: the system's."""
+    tcp_above: Annotated[int, msgspec.Meta(ge=0)] = 1300
+    """Requests of more octets go over TCP instead of UDP where the peer takes it (RFC 3261 section
+    18.1.1); 0: never."""
     public_ip: str = ""
     """Address to show in SIP and SDP when peers see another one than ours (behind NAT)."""
     inside: tuple[str, ...] = (

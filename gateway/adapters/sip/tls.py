@@ -52,6 +52,8 @@ class Keys:
                 contexts.append(server)
             for context in contexts:
                 context.minimum_version = ssl.TLSVersion.TLSv1_2
+                # A peer could make us compute handshake after handshake on one connection.
+                context.options |= ssl.OP_NO_RENEGOTIATION
                 if config.cert_file:
                     # A passphrase would make the library ask on an unattended box's terminal.
                     context.load_cert_chain(config.cert_file, config.key_file or None, password="")

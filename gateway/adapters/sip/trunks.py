@@ -198,6 +198,8 @@ class Trunks:
         for target in targets:
             if target.transport == "tls":
                 self._wires.expect(target, expected)
+        if not trunk.register and not trunk.keepalive_s:
+            self._set(name, Condition.UP, "")
         self._choose(name)
 
     def _choose(self, name: str) -> None:

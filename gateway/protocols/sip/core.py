@@ -93,7 +93,10 @@ class SipConfig(msgspec.Struct, frozen=True, kw_only=True):
     ring_limit: float = 300.0
     """Longest time an INVITE of ours may go unanswered, seconds."""
     stream_over: int = 1300
-    """Octets beyond which a request goes over TCP instead of UDP (RFC 3261 section 18.1.1)."""
+    """Octets beyond which a request goes over TCP instead of UDP (RFC 3261 section 18.1.1); 0:
+
+    never.
+    """
 
 
 class Send(msgspec.Struct, frozen=True):
@@ -438,7 +441,7 @@ class ClientRequest:
         headers += self._extra
         flow, line = self.flow, f"{self.method} {self.target} SIP/2.0"
         data = encode(line, headers, self.body)
-        if len(data) > core.config.stream_over and core.may_stream(flow, now):
+        if 0 < core.config.stream_over < len(data) and core.may_stream(flow, now):
             flow = flow._replace(transport="tcp")
             headers[0] = ("Via", core.via(flow, branch))
             data = encode(line, headers, self.body)
