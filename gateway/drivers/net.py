@@ -104,6 +104,8 @@ class StreamConnection(asyncio.Protocol):
         self._handshake: asyncio.Task[None] | None = None
         self._early: list[bytes] = []
         """What came together with the end of the handshake."""
+        self._gone = False
+        """So did the end of the connection."""
         self.peer: Address = ("", 0)
         self.local: Address = ("", 0)
         self.number = 0
@@ -125,8 +127,8 @@ class StreamConnection(asyncio.Protocol):
             self._open()
 
     def _open(self) -> None:
-        assert self._transport is not None
-        self._transport.set_write_buffer_limits(high=MAX_UNSENT)
+        if self._transport is not None:
+            self._transport.set_write_buffer_limits(high=MAX_UNSENT)
         self._owner.opened(self)
 
     async def _shake_hands(self, transport: asyncio.Transport, context: ssl.SSLContext) -> None:
@@ -144,15 +146,14 @@ class StreamConnection(asyncio.Protocol):
             return
         finally:
             self._handshake = None
-        if secured is None or secured.is_closing():
-            self._transport = None
-            self._owner.lost(self)
-            return
-        self._transport, self.secure = secured, True
+        # Octets and the end may have come together with the handshake's last ones.
+        self._transport, self.secure = None if self._gone else secured, True
         self._open()
         for data in self._early:
             self._owner.received(self, data)
         self._early.clear()
+        if self._gone:
+            self._owner.lost(self)
 
     def data_received(self, data: bytes) -> None:
         if self._handshake is None:
@@ -164,6 +165,8 @@ class StreamConnection(asyncio.Protocol):
         self._transport = None
         if self._handshake is None or self._handshake.done():
             self._owner.lost(self)
+        else:
+            self._gone = True
 
     def certificate(self) -> dict[str, Any]:
         """The peer's verified certificate as `ssl.SSLSocket.getpeercert` tells it; empty when it

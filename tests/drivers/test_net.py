@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,7 @@ from gateway.drivers.net import (
     local_address_towards,
 )
 from gateway.errors import DeviceError
+from tests.interop.certificates import Authority
 
 
 class Owner(StreamOwner):
@@ -115,3 +118,52 @@ async def test_a_peer_that_does_not_read_is_cut_off() -> None:
 def test_our_address_towards_somebody() -> None:
     assert local_address_towards("127.0.0.1") == "127.0.0.1"
     assert local_address_towards("not an address") == ""
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_what_is_said_with_the_end_of_the_handshake_is_heard(
+    tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    """A peer that speaks and hangs up at once was heard nevertheless, and is gone afterwards."""
+    pem = Authority(tmp_path).issue("box", "IP:127.0.0.1")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem)
+    blind = ssl.create_default_context()
+    blind.check_hostname, blind.verify_mode = False, ssl.CERT_NONE
+    blind.minimum_version = blind.maximum_version = version
+    owner = Owner()
+    server = await listen_tcp("127.0.0.1", 0, owner, lambda: context)
+    port = server.sockets[0].getsockname()[1]
+
+    def speak() -> None:
+        with socket.create_connection(("127.0.0.1", port), 5.0) as raw:
+            secure = blind.wrap_socket(raw)
+            secure.sendall(b"hello")
+
+    for n in range(1, 6):
+        await asyncio.get_running_loop().run_in_executor(None, speak)
+        await owner.until(lambda n=n: len(owner.data) == 5 * n and len(owner.gone) == n)
+    assert owner.data == b"hello" * 5
+    assert all(connection.secure for connection in owner.open)
+    server.close()
+
+
+async def test_a_stalled_or_foreign_handshake_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.drivers.net.HANDSHAKE_S", 0.2)
+    pem = Authority(tmp_path).issue("box", "IP:127.0.0.1")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem)
+    owner = Owner()
+    server = await listen_tcp("127.0.0.1", 0, owner, lambda: context)
+    port = server.sockets[0].getsockname()[1]
+    for said in (b"", b"OPTIONS sip:x SIP/2.0\r\n\r\n", b"\x16\x03\x01\xff\xff"):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(said)
+        seen = len(owner.gone)
+        await owner.until(lambda seen=seen: len(owner.gone) > seen)
+        writer.close()
+    assert not owner.open
+    assert not owner.data
+    server.close()
