@@ -17,7 +17,7 @@ from gateway.cli.show import Column
 from gateway.client import EXIT_CONFIG, EXIT_UNREACHABLE, CommandError, find_config
 
 _DAY: Final = 86_400.0
-_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 @click.command()

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from gateway.cli import show
 
-_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _UNSAID: Final = ("type", "trace", "call", "demanded_at", "raised_at", "leg", "endpoint")
 
 

@@ -116,7 +116,7 @@ class Bridging:
     def record(self, call: Call, leg: Leg) -> None:
         """Record a call, once, as this leg hears and says it."""
         call.record = False
-        self.board.act(Record(leg=leg.id, file=f"{call.id}.wav"))
+        self.board.act(Record(leg=leg.id, file=f"{call.trace}-{call.id[-8:]}.wav"))
 
     # Who has the floor
 

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from random import SystemRandom
 
 _COUNTER_BITS = 12
+_UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}")
+
+
+def trace_of(text: str) -> str:
+    """A trace id that came from outside as we write it; empty when it is none.
+
+    text: a UUID with or without its hyphens, as RFC 7989 section 5 has it (lower case, not nil).
+    """
+    bare = text.replace("-", "")
+    if not _UUID.fullmatch(text) or len(bare) != 32 or not bare.strip("0"):
+        return ""
+    return f"{bare[:8]}-{bare[8:12]}-{bare[12:16]}-{bare[16:20]}-{bare[20:]}"
+
+
+def minted_at(trace: str) -> float | None:
+    """Wall clock at which an id of version 7 was minted; None for an id that does not tell."""
+    bare = trace.replace("-", "")
+    if len(bare) != 32 or bare[12] != "7":
+        return None
+    try:
+        return int(bare[:12], 16) / 1000
+    except ValueError:
+        return None
 
 
 class Ids:

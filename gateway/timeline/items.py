@@ -27,7 +27,7 @@ GATEWAY: Final = "gateway"
 """The lane of what the gateway does by itself."""
 _AFTER_S: Final = 5.0
 """What happens to its endpoints this long after a trace's end may be because of it."""
-_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _UNSAID: Final = ("trace", "call", "demanded_at", "raised_at", "leg", "endpoint", "type")
 _PLACES: Final = (EndpointChanged, AlarmCleared, AlarmAcknowledged, PanelChanged)
 

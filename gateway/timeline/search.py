@@ -10,14 +10,15 @@ from typing import Final
 import msgspec
 
 from gateway.core.envelope import Envelope
+from gateway.core.ids import minted_at, trace_of
 from gateway.errors import UsageError
 from gateway.journal import segments
 from gateway.journal.lines import MARKS, OPENED, begun
 from gateway.timeline.items import Item, Picker
 
 LAST: Final = "last"
-_TRACE: Final = re.compile(rb'"trace":"([0-9a-f-]{36})"')
-_ID: Final = re.compile(r"[0-9a-f-]{4,36}\Z")
+_TRACE: Final = re.compile(rb'"trace":"([0-9A-Za-z_-]{1,64})"')
+_ID: Final = re.compile(r"[0-9A-Za-z_-]{4,64}\Z")
 
 
 def find(directory: Path, wanted: str) -> str:
@@ -34,8 +35,10 @@ def find(directory: Path, wanted: str) -> str:
         pattern = re.compile(
             rb'"(?:leg|endpoint)":"' + re.escape(wanted).encode() + tail.encode() + rb'"'
         )
-    elif _ID.match(wanted.lower()):
-        pattern = re.compile(rb'"(?:trace|call)":"[0-9a-f-]*' + wanted.lower().encode() + rb'"')
+    elif _ID.match(wanted):
+        # Ours are hexadecimal; one that came with a message may be any word.
+        word = re.escape(trace_of(wanted) or wanted).encode()
+        pattern = re.compile(rb'"(?:trace|call)":"[0-9A-Za-z_-]*(?i:' + word + rb')"')
     else:
         raise UsageError(
             f"{wanted!r} is no trace, call, leg or endpoint: give the end of an id (at least 4 "
@@ -81,9 +84,9 @@ def read(directory: Path, picker: Picker) -> Iterator[Item]:
 
 def _since(paths: list[Path], trace: str) -> list[Path]:
     """The files from the one on in which the trace began: its id tells when it was minted."""
-    try:
-        minted = int(trace.replace("-", "")[:12], 16) / 1000
-    except ValueError:
+    minted = minted_at(trace)
+    if minted is None:
+        # It came from outside: when it began cannot be told.
         return paths
     # The clock may have been set back meanwhile: one file more does no harm.
     first = max((n for n, path in enumerate(paths) if begun(path) <= minted), default=0)

@@ -25,6 +25,7 @@ from gateway.adapters.sip.identity import (
     clean,
     from_value,
     number_of,
+    half_of,
     session_id,
     session_id_of,
     wants_auto_answer,
@@ -210,10 +211,22 @@ def test_called_number_of_an_account_is_in_to() -> None:
 
 def test_session_id_round_trip() -> None:
     trace = "01a20061-c25b-7000-81f6-3c81e08ec020"
-    name, value = session_id(trace, "a" * 32)
+    name, value = session_id(half_of(trace), "a" * 32)
+    assert value == f"{trace.replace('-', '')};remote={'a' * 32}"
     asked = request("INVITE", "sip:1@box", f"{name}: {value}")
     assert session_id_of(asked) == trace.replace("-", "")
     assert session_id_of(request()) == ""
+    for wrong in ("0" * 32, "A" * 32, "a" * 31, "a" * 33, "", "x;remote=" + "a" * 32):
+        assert session_id_of(request("INVITE", "sip:1@box", f"Session-ID: {wrong}")) == "", wrong
+
+
+def test_our_half_differs_from_the_peers() -> None:
+    trace = "01a20061-c25b-7000-81f6-3c81e08ec020"
+    ours = half_of(trace, "sip/a#1")
+    assert session_id_of(request("INVITE", "sip:1@box", f"Session-ID: {ours}")) == ours
+    assert ours not in (half_of(trace), half_of(trace, "sip/a#2"))
+    # A trace from a broker may be any word.
+    assert session_id_of(request("INVITE", "sip:1@box", f"Session-ID: {half_of('t1')}"))
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from gateway.core.ids import trace_of
 from gateway.adapters.mqtt.spool import Message, Spool
 
 BACKOFF_MIN_S = 1.0
@@ -548,7 +549,7 @@ class _Session:
         trace = ""
         for name, value in getattr(message.properties, "UserProperty", ()):
             if name == "trace":
-                trace = value
+                trace = trace_of(value) or value
         self.link._receive(
             Inbound(topic, bytes(message.payload), message.retain, trace, self.number, place)
         )

@@ -23,6 +23,7 @@ from gateway.adapters.sip.identity import (
     dialled,
     e164,
     from_value,
+    half_of,
     number_of,
     reason,
     session_id,
@@ -48,10 +49,11 @@ from gateway.core.events import (
     LegRinging,
     TransferRequested,
 )
+from gateway.core.ids import trace_of
 from gateway.errors import DeviceError, PeerError, UsageError
 from gateway.protocols.sip import events as sip
 from gateway.protocols.sip.agent import SipAgent
-from gateway.protocols.sip.message import Header
+from gateway.protocols.sip.message import Header, Request, Response
 from gateway.protocols.sip.registrar import one_flow_each
 from gateway.protocols.sip.transaction import Flow
 
@@ -142,13 +144,17 @@ class Calls:
             self._host.count("fraud_blocked")
             self.agent.reject(event.session, 403, now, headers=[reason(Cause.BARRED)])
             return
-        trace, leg_id = self._host.new_trace(), self._host.new_leg(endpoint)
+        remote = session_id_of(request)
+        # A call that somebody traces already goes on under that id.
+        known = trace_of(remote)
+        trace, leg_id = known or self._host.new_trace(), self._host.new_leg(endpoint)
         leg = Leg(
             id=leg_id,
             endpoint=endpoint,
             audio=self._audio(leg_id, who, event.flow.host),
             inbound=True,
             trace=trace,
+            half=half_of(trace, leg_id if known else ""),
             hops=event.max_forwards,
             sessions=[event.session],
             offer=event.offer,
@@ -175,8 +181,7 @@ class Calls:
         )
         if event.session not in self.agent.core.sessions:
             return  # cancelled in the same breath
-        remote = session_id_of(request)
-        self.agent.keep_headers(event.session, [session_id(trace, remote)])
+        self._identify(leg, event.session, remote)
         if event.offer is None:
             return
         # Look at the offer before anybody's telephone rings for a call that cannot be heard.
@@ -195,6 +200,17 @@ class Calls:
         endpoint = f"{self._name}/{name}"
         busy = sum(leg.endpoint == endpoint for leg in self._legs.values())
         return busy < trunk.calls and self._trunks.takes(name, "in")
+
+    def _identify(self, leg: Leg, session: int, heard: str = "") -> None:
+        """Put both halves of the Session-ID into what we send from now on (RFC 7989 section 6)."""
+        leg.peer_half = heard
+        self.agent.keep_headers(session, [session_id(leg.half, heard)])
+
+    def _heard_half(self, leg: Leg, session: int, message: Request | Response) -> None:
+        """The peer's half may come late, and may change when it hands the call on."""
+        heard = session_id_of(message)
+        if heard not in ("", leg.peer_half):
+            self._identify(leg, session, heard)
 
     def _refuse(self, leg: Leg, status: int, cause: Cause, detail: str) -> None:
         leg.cause, leg.detail = cause, detail
@@ -263,6 +279,7 @@ class Calls:
             audio=self._audio(action.leg, who, peer),
             inbound=False,
             trace=action.trace,
+            half=half_of(action.trace),
             dtmf=who.dtmf,
         )
         offer = leg.audio.offer()
@@ -272,7 +289,7 @@ class Calls:
     def _begun(self, leg: Leg, session: int) -> None:
         leg.sessions.append(session)
         self._by_session[session] = leg
-        self.agent.keep_headers(session, [session_id(leg.trace)])
+        self._identify(leg, session)
 
     def _dial_phone(self, user: str, action: Dial, hops: int) -> None:
         phone, now = self._config.phones[user], self._host.now()
@@ -289,7 +306,7 @@ class Calls:
             self._host.emit(LegEnded(leg=action.leg, cause=Cause.ABSENT, detail=detail))
             return
         leg, offer = self._begin(action, phone, bindings[0].flow.host)
-        headers = [session_id(action.trace), *urgency(action.priority)]
+        headers = [session_id(leg.half), *urgency(action.priority)]
         if action.auto_answer and phone.auto_answer:
             headers += AUTO_ANSWER
         caller = Caller(action.calling, action.display)
@@ -337,7 +354,7 @@ class Calls:
         account = Caller(trunk.user, action.display) if trunk.register and shown.number else shown
         from_ = from_value(host, shown if trunk.number else account)
         headers = [
-            session_id(action.trace),
+            session_id(leg.half),
             *asserted(host, shown, trunk.identity),
             *urgency(action.priority),
         ]
@@ -406,6 +423,7 @@ class Calls:
                 pass
 
     def _progressed(self, leg: Leg, event: sip.Progress) -> None:
+        self._heard_half(leg, event.session, event.response)
         if event.body and len(leg.sessions) == 1:
             if event.answer_needed:
                 self._answer_offer(leg, event.session, event.body)
@@ -422,9 +440,7 @@ class Calls:
         for other in others:
             self._by_session.pop(other, None)
             self._hang_up(other, 480, [reason(Cause.ANSWERED_ELSEWHERE)])
-        remote = session_id_of(event.response)
-        if remote:
-            self.agent.keep_headers(event.session, [session_id(leg.trace, remote)])
+        self._heard_half(leg, event.session, event.response)
         if event.answer_needed:
             self._answer_offer(leg, event.session, event.body or b"")
         elif event.body:
@@ -460,6 +476,7 @@ class Calls:
 
     def _reoffered(self, leg: Leg, event: sip.ReofferReceived) -> None:
         now = self._host.now()
+        self._heard_half(leg, event.session, event.request)
         try:
             body = leg.audio.answer(event.offer) if event.offer else leg.audio.offer()
         except PeerError:
@@ -602,8 +619,8 @@ class Calls:
         for session in leg.sessions:
             self._by_session.pop(session, None)
         self._legs.pop(leg.id, None)
-        if leg.inbound:
-            self._by_trace.pop(leg.trace, None)
+        if self._by_trace.get(leg.trace) is leg:
+            del self._by_trace[leg.trace]
         self._host.emit(LegEnded(leg=leg.id, cause=leg.cause, detail=leg.detail))
 
 

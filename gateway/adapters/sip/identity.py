@@ -7,11 +7,13 @@ Caller identity follows RFC 3325 (P-Asserted-Identity) and RFC 3323 (Privacy), t
 from __future__ import annotations
 
 import re
+import uuid
 from typing import Final, NamedTuple
 
 from gateway.adapters.sip.config import Identity, Numbers
 from gateway.core.causes import Cause, to_q850
 from gateway.core.events import Priority
+from gateway.core.ids import trace_of
 from gateway.errors import PeerError
 from gateway.protocols.sip.headers import format_name_addr, format_reason
 from gateway.protocols.sip.message import Header, Request, Response
@@ -153,10 +155,22 @@ def wants_auto_answer(request: Request) -> bool:
     return any(_AUTO_ANSWERS.search(line) for line in lines)
 
 
-def session_id(trace: str, remote: str = "") -> Header:
-    """Our trace in the form of RFC 7989: what we began can be found in the peer's log."""
-    local = f"{trace.replace('-', '').lower():0<32.32}"
+def session_id(local: str, remote: str = "") -> Header:
+    """Both halves of a session in the form of RFC 7989 section 5: what we began can be found in
+    the peer's log."""
     return ("Session-ID", f"{local};remote={remote or _NIL}")
+
+
+def half_of(trace: str, leg: str = "") -> str:
+    """Our half of a Session-ID, 32 hexadecimal digits.
+
+    leg: one that took its trace from the peer. The trace is then the peer's half, and ours, which
+    must be another, follows from both.
+    """
+    known = trace_of(trace)
+    if known and not leg:
+        return known.replace("-", "")
+    return uuid.uuid5(uuid.NAMESPACE_OID, f"{trace} {leg}").hex
 
 
 def session_id_of(message: Request | Response) -> str:

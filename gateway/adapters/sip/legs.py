@@ -34,6 +34,10 @@ class Leg:
     audio: Audio
     inbound: bool
     trace: str = ""
+    half: str = ""
+    """Our half of its Session-ID (RFC 7989)."""
+    peer_half: str = ""
+    """The peer's, as last heard."""
     hops: int = 0
     """Max-Forwards of the INVITE it came with (RFC 7332)."""
     sessions: list[int] = field(default_factory=list)

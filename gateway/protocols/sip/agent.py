@@ -222,7 +222,7 @@ class SipAgent(Receiver):
 
     def keep_headers(self, session: int, headers: Sequence[Header]) -> None:
         """Header fields for each further message of a session, such as Session-ID (RFC 7989)."""
-        self._session(session).extra = list(headers)
+        self._session(session).keep(list(headers))
 
     # -- transfer --
 

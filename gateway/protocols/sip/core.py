@@ -186,6 +186,8 @@ class Core:
         self.dialogs: dict[DialogKey, Session | DialogUser] = {}
         self.invited: dict[tuple[str, ...], Session] = {}
         """Sessions by the INVITE transaction that waits for their answer, for CANCEL."""
+        self.kept: dict[str, list[Header]] = {}
+        """By Call-ID: header fields of all messages of a session (Session-ID)."""
         self.pending: dict[int, PendingRequest] = {}
         self.subscriptions: dict[int, Subscription] = {}
         self.datagrams_only: OrderedDict[str, float] = OrderedDict()
@@ -312,6 +314,8 @@ class Core:
             lines.append(("Server", self.config.user_agent))
         if headers:
             lines += headers
+        if self.kept and (kept := self.kept.get(request.get("call-id") or "")):
+            lines += kept
         return encode(status_line(status, reason), lines, body)
 
     def respond(
@@ -499,7 +503,7 @@ class ClientRequest:
         lines = [
             (name, value.replace(INVITE, CANCEL) if name == "CSeq" else value)
             for name, value in invite.request_headers
-            if name in ("Via", "Max-Forwards", "Route", "From", "To", "Call-ID", "CSeq")
+            if name in ("Via", "Max-Forwards", "Route", "From", "To", "Call-ID", "CSeq", "Session-ID")
         ]
         data = encode(f"CANCEL {invite.target} SIP/2.0", lines + headers)
         cancel = NonInviteClient(

@@ -45,6 +45,7 @@ class Incoming(Session):
         )
         dialog = dialog_of_server(request, core.random(), flow)
         super().__init__(core, flow, None)
+        self.call_id = request.call_id
         self.state = "ringing"
         self.secure = request.uri.scheme == "sips"
         self.invite = request
@@ -133,7 +134,7 @@ class Incoming(Session):
         self._ring_reliably((status, body, headers, reason), now)
 
     def _early_headers(self, headers: list[Header], body: bytes) -> list[Header]:
-        lines = [*self._routes, *self.capabilities(), *self.extra, *headers]
+        lines = [*self._routes, *self.capabilities(), *headers]
         if body:
             lines.append(("Content-Type", SDP))
         return lines
@@ -248,7 +249,7 @@ class Incoming(Session):
         self.local_sdp = body
         sent = b"" if self._answer_sent or self._offer_sent else body
         lines = [*self._routes, *self.capabilities(), *self._timer_headers]
-        lines += [*self.extra, *headers]
+        lines += headers
         if sent:
             lines.append(("Content-Type", SDP))
         assert self.dialog is not None

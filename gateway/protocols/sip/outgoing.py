@@ -49,6 +49,7 @@ class Outgoing(Session):
         now: float,
     ) -> None:
         super().__init__(core, flow, auth)
+        self.call_id = call_id
         self.state = "calling"
         self.secure = target.startswith("sips:")
         self._local = from_

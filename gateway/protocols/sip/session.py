@@ -102,6 +102,7 @@ class Session:
         """CSeq of a REFER of ours to its token."""
         self.extra: list[Header] = []
         """Header fields in each request of the session (Session-ID)."""
+        self.call_id = ""
         self.contact = ""
         core.sessions[self.id] = self
 
@@ -132,8 +133,19 @@ class Session:
         self.answerer = self.rejecter = None
         core.sessions.pop(self.id, None)
         self.drop_dialogs()
+        if self.call_id in core.kept:
+            # The answer to a BYE, and to its repetitions, is still of this session.
+            core.timers.start(now + core.values.timeout, self._let_go)
         reasons = tuple(parse_reasons(message.all("reason"))) if message is not None else ()
         core.emit(Ended(session=self.id, how=how, status=status, reasons=reasons, message=message))
+
+    def keep(self, headers: list[Header]) -> None:
+        """Put header fields into each further message, until well after the end."""
+        self.extra = self.core.kept[self.call_id] = headers
+
+    def _let_go(self, now: float) -> None:
+        if self.core.kept.get(self.call_id) is self.extra:
+            del self.core.kept[self.call_id]
 
     def drop_dialogs(self) -> None:
         if self.dialog is not None:
@@ -503,7 +515,7 @@ class Session:
 
         def answer(body: bytes, at: float) -> None:
             self._incoming_change = None
-            headers = self.capabilities() + timer_headers + self.extra
+            headers = self.capabilities() + timer_headers
             if body:
                 headers.append(("Content-Type", SDP))
             data = self.core.response(request, 200, headers, body)

@@ -333,7 +333,7 @@ class InviteClient(ClientTransaction):
         if not self._ack and response is not None:
             headers: list[Header] = []
             for name, value in self.request_headers:
-                if name in ("Via", "From", "Call-ID", "Max-Forwards", "Route"):
+                if name in ("Via", "From", "Call-ID", "Max-Forwards", "Route", "Session-ID"):
                     headers.append((name, value))
                 elif name == "To":
                     headers.append(("To", response.get("to") or value))
