@@ -18,6 +18,7 @@ import msgspec
 
 from gateway import toml
 from gateway.adapters.base import Adapter, Host
+from gateway.adapters.secrets import Secret
 from gateway.core.endpoints import Endpoint
 from gateway.core.hours import Hours
 from gateway.core.routes import CompiledRoute, Route, RouteTable, Trigger
@@ -50,6 +51,19 @@ _Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
+
+
+def _address(text: str, key: str, example: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+        if not (colon and port.isdecimal() and 0 <= int(port) <= 65535):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(
+            f"{text!r} is no IP address with a port", key=key, remedy=example
+        ) from None
+    return host.strip("[]"), int(port)
 
 
 class GatewaySection(_Section, frozen=True, kw_only=True):
@@ -154,18 +168,34 @@ class MetricsSection(_Section, frozen=True, kw_only=True):
 
     def address(self) -> tuple[str, int]:
         """Host and port. Raises `ConfigError`."""
-        host, colon, port = self.listen.rpartition(":")
-        try:
-            ipaddress.ip_address(host.strip("[]"))
-            if not (colon and port.isdecimal() and 0 <= int(port) <= 65535):
-                raise ValueError
-        except ValueError:
-            raise ConfigError(
-                f"{self.listen!r} is no IP address with a port",
-                key="listen",
-                remedy="127.0.0.1:9477, or [::1]:9477",
-            ) from None
-        return host.strip("[]"), int(port)
+        return _address(self.listen, "listen", "127.0.0.1:9477, or [::1]:9477")
+
+
+class CaptureSection(_Section, frozen=True, kw_only=True):
+    """``[capture]``: what went over the wires, kept in memory for `trace` and `capture`."""
+
+    keep_s: Annotated[float, msgspec.Meta(ge=10, le=86400)] = 600.0
+    """How long signalling is kept."""
+    signalling_mb: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 16
+    """Beyond it the oldest is forgotten."""
+    rtp_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.0
+    """How much of everybody's audio is kept; 0: none, a running capture has its own."""
+    rtp_mb: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
+    """Beyond it the oldest is forgotten."""
+    hep: str = ""
+    """Address and port of a Homer collector that gets a copy of SIP over UDP; empty: none."""
+    hep_id: Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)] = 1
+    """Capture id under which the collector knows this box."""
+    hep_password: Secret = Secret()
+    """Authentication key of the collector, if it wants one."""
+
+    def __post_init__(self) -> None:
+        if self.hep:
+            self.collector()
+
+    def collector(self) -> tuple[str, int]:
+        """Host and port. Raises `ConfigError`."""
+        return _address(self.hep, "hep", "127.0.0.1:9060, or [::1]:9060")
 
 
 class AdapterSection(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,6 +218,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     control: ControlSection = ControlSection()
     journal: JournalSection = JournalSection()
     metrics: MetricsSection = MetricsSection()
+    capture: CaptureSection = CaptureSection()
     records: RecordsSection = RecordsSection()
     adapters: dict[str, AdapterSection] = {}
     routes: tuple[Route, ...] = ()
@@ -232,6 +263,7 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "control": ControlSection,
     "journal": JournalSection,
     "metrics": MetricsSection,
+    "capture": CaptureSection,
     "records": RecordsSection,
 }
 """Sections that every configuration may have; adapters and routes are checked apart."""

@@ -52,6 +52,7 @@ from gateway.core.numbers import Completeness
 from gateway.errors import UsageError
 from gateway.media.patchbay import Patchbay
 from gateway.media.streams import MediaEvent, Stream, StreamOptions, StreamSpec
+from gateway.timeline.wire import Ends
 
 CANCEL_S: Final = 5.0
 """How long an adapter may take to end its legs when it is cancelled."""
@@ -97,9 +98,19 @@ class Exchange(Protocol):
     def subscribe(self, maximum: int) -> Feed: ...
 
     def wire(
-        self, adapter: str, about: str, text: str, *, kind: str, outward: bool, key: str
+        self,
+        adapter: str,
+        about: str,
+        data: bytes | str,
+        kind: str,
+        outward: bool,
+        key: str,
+        ends: Ends | None,
     ) -> None:
         """Keep what went over a wire."""
+
+    def tie(self, leg: str, key: str) -> None:
+        """Keep which leg a dialogue is of."""
 
 
 class Feed:
@@ -284,8 +295,20 @@ class AdapterHost:
     def count(self, name: str, n: int = 1) -> None:
         self.counters[name] += n
 
-    def wire(self, about: str, text: str, *, kind: str, outward: bool, key: str = "") -> None:
-        self._exchange.wire(self.name, about, text, kind=kind, outward=outward, key=key)
+    def wire(
+        self,
+        about: str,
+        data: bytes | str,
+        *,
+        kind: str,
+        outward: bool,
+        key: str = "",
+        ends: Ends | None = None,
+    ) -> None:
+        self._exchange.wire(self.name, about, data, kind, outward, key, ends)
+
+    def tie(self, leg: str, key: str) -> None:
+        self._exchange.tie(leg, key)
 
     def create_task(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work, name=f"{self.name}: {name}")

@@ -62,7 +62,8 @@ from gateway.metrics.tally import Tally
 from gateway.notify import notify, watchdog_s
 from gateway.records import Recorder, Store
 from gateway.records.ops import StoreOp
-from gateway.timeline.wire import Ring, WireEntry
+from gateway.timeline.redact import Redactor, secrets_of
+from gateway.timeline.wire import Ends, Ring, WireEntry
 
 QUEUE: Final = 50_000
 """Events that may wait. Beyond it what only describes is dropped, new calls are refused, and
@@ -163,8 +164,13 @@ class Gateway:
         self._timer_due: float | None = None
         self._pins = any(route.pins for route in configuration.routes)
         """Whether numbers that are dialled may hold a PIN."""
-        self.wires = Ring()
+        self.wires = Ring(
+            keep_s=configuration.capture.keep_s,
+            maximum_bytes=configuration.capture.signalling_mb << 20,
+        )
         """What went over the wires in the last minutes."""
+        self.redactor = _redactor(configuration)
+        """Through which everybody looks at it."""
         self._feeds: set[Feed] = set()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -204,7 +210,14 @@ class Gateway:
         return feed
 
     def wire(
-        self, adapter: str, about: str, text: str, *, kind: str, outward: bool, key: str
+        self,
+        adapter: str,
+        about: str,
+        data: bytes | str,
+        kind: str,
+        outward: bool,
+        key: str,
+        ends: Ends | None,
     ) -> None:
         """Keep what went over a wire, for a while."""
         self.wires.put(
@@ -215,10 +228,15 @@ class Gateway:
                 about=about,
                 outward=outward,
                 kind=kind,
-                text=text,
+                data=data,
                 key=key,
+                ends=ends,
             )
         )
+
+    def tie(self, leg: str, key: str) -> None:
+        """Keep which leg a dialogue is of."""
+        self.wires.tie(self.now(), leg, key)
 
     def emit(self, event: Event) -> None:
         """Put a person's event on the bus: `CallRequested`, `HangupRequested`..."""
@@ -552,6 +570,7 @@ class Gateway:
         } | self.hosts
         self.switchboard.replace_routes(configuration.table())
         self._pins = any(route.pins for route in configuration.routes)
+        self.redactor = _redactor(configuration)
         self._journal_plan()
 
     def _journal_plan(self) -> None:
@@ -674,6 +693,21 @@ class Gateway:
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         assert self._loop is not None, "the gateway is not running"
         return self._loop
+
+
+def _redactor(configuration: Configuration) -> Redactor:
+    """Hides what is secret in this configuration."""
+    routes = [route for route in configuration.table().routes if route.route.pins]
+    adapters = [section.config for section in configuration.adapters.values()]
+    pins = [pin for route in configuration.routes for pin in route.pins.values()]
+
+    def shown(number: str) -> str:
+        return next((each for route in routes if (each := route.shown(number)) != number), number)
+
+    secrets = [*secrets_of(adapters), *secrets_of(configuration.capture), *pins]
+    # A person who dials a PIN does so with the keys that everybody uses for everything.
+    digits = configuration.journal.keep_digits and not pins
+    return Redactor(secrets, shown=shown if routes else None, digits=digits)
 
 
 def _storage(name: str) -> Endpoint:

@@ -124,14 +124,28 @@ class Host(Protocol):
     def count(self, name: str, n: int = 1) -> None:
         """Add to a counter that `gateway endpoints --counters` and the metrics show."""
 
-    def wire(self, about: str, text: str, *, kind: str, outward: bool, key: str = "") -> None:
-        """Keep what went over the wire for `gateway trace`, a few minutes in memory.
+    def wire(
+        self,
+        about: str,
+        data: bytes | str,
+        *,
+        kind: str,
+        outward: bool,
+        key: str = "",
+        ends: tuple[str, tuple[str, int], tuple[str, int]] | None = None,
+    ) -> None:
+        """Keep what went over the wire for `gateway trace` and `capture`, some minutes in memory.
 
-        about: the leg it concerns, else an endpoint, else empty. text: what was sent (`outward`) or
-        received, **without secrets**: no password, digest response, key, code or digit. kind: the
-        protocol, one lower-case word. key: ties messages of one dialogue (a Call-ID, a trace id)
-        to the leg that one of them names.
+        about: the leg it concerns, else an endpoint, else empty. data: what was sent (`outward`) or
+        received, **without secrets**: no password, key, code or digit. SIP alone is given as it is,
+        in octets: what is secret in it is hidden when somebody reads it. kind: the protocol, one
+        lower-case word. key: ties messages of one dialogue (a Call-ID, a trace id) to the leg that
+        one of them, or `tie`, names. ends: transport, our address and the peer's, if it is a
+        network.
         """
+
+    def tie(self, leg: str, key: str) -> None:
+        """Say that the dialogue `key` (a Call-ID) is a leg's."""
 
     def create_task(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
         """Run a task that is cancelled with the adapter; its failure makes `run` fail."""

@@ -105,7 +105,8 @@ def _wires(gateway: Gateway, picker: Picker, past: list[Item]) -> list[Item]:
     since = past[0].at - _AROUND_S if past else 0.0
     until = past[-1].at + _AROUND_S if past else float("inf")
     entries = gateway.wires.of(picker.trace, picker.legs, picker.places, since=since, until=until)
-    return [of_wire(entry, picker.legs) for entry in entries]
+    ties = gateway.wires.leg_of()
+    return [of_wire(entry, picker.legs, ties, gateway.redactor) for entry in entries]
 
 
 def encode(value: msgspec.Struct) -> bytes:

@@ -36,7 +36,7 @@ from gateway.media.streams import (
     StreamSpec,
     StreamStats,
 )
-from gateway.timeline.wire import WireEntry
+from gateway.timeline.wire import Ends, WireEntry
 
 _E = TypeVar("_E")
 WAIT_S = 5.0
@@ -167,6 +167,7 @@ class _Exchange:
         self.ids = Ids()
         self.feeds: set[Feed] = set()
         self.wires: list[WireEntry] = []
+        self.ties: list[tuple[str, str]] = []
         self._host = host
         self._numbers: dict[str, int] = {}
 
@@ -196,7 +197,14 @@ class _Exchange:
         return feed
 
     def wire(
-        self, adapter: str, about: str, text: str, *, kind: str, outward: bool, key: str
+        self,
+        adapter: str,
+        about: str,
+        data: bytes | str,
+        kind: str,
+        outward: bool,
+        key: str,
+        ends: Ends | None,
     ) -> None:
         self.wires.append(
             WireEntry(
@@ -206,10 +214,14 @@ class _Exchange:
                 about=about,
                 outward=outward,
                 kind=kind,
-                text=text,
+                data=data,
                 key=key,
+                ends=ends,
             )
         )
+
+    def tie(self, leg: str, key: str) -> None:
+        self.ties.append((leg, key))
 
 
 class _Log:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -21,12 +22,14 @@ from gateway.core.events import (
     LegEnded,
     PanelChanged,
 )
+from gateway.timeline.redact import Redactor
 from gateway.timeline.wire import WireEntry
 
 GATEWAY: Final = "gateway"
 """The lane of what the gateway does by itself."""
 _AFTER_S: Final = 5.0
 """What happens to its endpoints this long after a trace's end may be because of it."""
+_CSEQ: Final = re.compile(r"(?im)^cseq\s*:\s*\d+\s+(\S+)")
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _UNSAID: Final = ("trace", "call", "demanded_at", "raised_at", "leg", "endpoint", "type")
 _PLACES: Final = (EndpointChanged, AlarmCleared, AlarmAcknowledged, PanelChanged)
@@ -173,18 +176,38 @@ class Picker:
         )
 
 
-def of_wire(entry: WireEntry, legs: dict[str, None]) -> Item:
-    """A wire's entry as an item."""
-    leg = entry.about if entry.about in legs else ""
+def of_wire(
+    entry: WireEntry, legs: Collection[str], ties: Mapping[str, str], redactor: Redactor
+) -> Item:
+    """A wire's entry as an item, without secrets. ties: the leg of each dialogue."""
+    leg = entry.about if entry.about in legs else ties.get(entry.dialogue, "")
+    data = redactor.entry(entry).data
     return Item(
         at=entry.at,
         mono=entry.mono,
         lane=(leg.rpartition("#")[0] if leg else entry.about) or entry.adapter or GATEWAY,
         kind="out" if entry.outward else "in",
         name=entry.kind,
-        text=entry.text,
+        text=data if isinstance(data, str) else _said(entry.kind, data),
         leg=leg,
     )
+
+
+def _said(kind: str, data: bytes) -> str:
+    """Octets in words: SIP as it is, under a line that says what it is; others in hexadecimal."""
+    if kind != "sip":
+        signs = "".join(chr(octet) if 32 <= octet < 127 else "." for octet in data)
+        return f"{data.hex(' ')}  {signs}"
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n").rstrip()
+    first = text.partition("\n")[0]
+    if not first:
+        return "(keep-alive)"
+    if first.startswith("SIP/2.0 "):
+        method = _CSEQ.search(text)
+        first = first[8:] + (f" to {method[1]}" if method else "")
+    elif first.endswith(" SIP/2.0"):
+        first = first[:-8]
+    return f"{first}\n{text}"
 
 
 def _words(facts: dict[str, Any]) -> str:

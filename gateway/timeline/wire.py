@@ -1,20 +1,34 @@
-"""Wire: what went over the wires lately, in memory, bounded in time and octets."""
+"""Wire: what went over the wires lately, in memory, bounded in time and octets.
+
+What is put in is kept as it is; nobody looks at it, cuts it or hides anything in it before it is
+read (`gateway.timeline.redact`). It never goes to disk from here.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 import msgspec
 
-MAXIMUM_TEXT: Final = 4096
-"""Characters kept of one entry; SDP and headers fit, a firmware image does not."""
-_OVERHEAD: Final = 200
-"""Octets that an entry costs besides its text, roughly."""
+MAXIMUM: Final = 64 << 10
+"""Octets or characters kept of one entry; a SIP message fits, a firmware image does not."""
+_OVERHEAD: Final = 300
+"""Octets that an entry costs besides what it holds, roughly."""
+_TIES: Final = 20_000
+_CALL_ID: Final = re.compile(rb"\n(?:call-id|i)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
+_LENGTH: Final = re.compile(rb"\n(?:content-length|l)[ \t]*:[ \t]*([0-9]{1,9})", re.IGNORECASE)
+_SESSION_ID: Final = re.compile(
+    rb"\nsession-id[ \t]*:[ \t]*([0-9a-f]{32})(?:[^\r\n]*?remote=([0-9a-f]{32}))?", re.IGNORECASE
+)
+
+Ends = tuple[str, tuple[str, int], tuple[str, int]]
+"""Transport (``udp``, ``tcp``, ``tls``, ``ws``, ``wss``), our address and port, the peer's."""
 
 
-class WireEntry(msgspec.Struct, frozen=True, kw_only=True):
+class WireEntry(msgspec.Struct, kw_only=True, gc=False):
     """One message, frame or signal between an adapter and its outside world."""
 
     mono: float
@@ -28,42 +42,118 @@ class WireEntry(msgspec.Struct, frozen=True, kw_only=True):
     """True: we sent it."""
     kind: str
     """``sip``, ``dahdi``, ``mqtt``, ``modbus``, ``serial``, ``at``..."""
-    text: str
-    """Without secrets."""
+    data: bytes | str
+    """Octets as they were on the wire, or words that say what happened."""
     key: str = ""
     """What ties it to others of the same dialogue before a leg is known: a Call-ID."""
+    ends: Ends | None = None
+    """From where to where, when it went over a network."""
+    ids: tuple[str, ...] | None = None
+    """Of a SIP message: the traces that its Session-ID names, once somebody looked."""
+
+    @property
+    def dialogue(self) -> str:
+        """`key`; of a SIP message its Call-ID, found when it is first asked for."""
+        if self.ids is None:
+            self.ids = ()
+            if self.kind == "sip" and isinstance(self.data, bytes):
+                if not self.key and (found := _CALL_ID.search(self.data)):
+                    self.key = found[1].strip().decode("utf-8", "replace")
+                if found := _SESSION_ID.search(self.data):
+                    self.ids = tuple(half.decode() for half in found.groups() if half)
+        return self.key
+
+
+def whole(entries: list[WireEntry]) -> list[WireEntry]:
+    """Entries of which each holds one SIP message: a stream may cut and join them as it likes."""
+    found: list[WireEntry] = []
+    rests: dict[tuple[Ends, bool], WireEntry] = {}
+    for entry in entries:
+        if entry.ends is None or entry.ends[0] not in ("tcp", "tls") or entry.kind != "sip":
+            found.append(entry)
+            continue
+        assert isinstance(entry.data, bytes)
+        way = (entry.ends, entry.outward)
+        began = rests.pop(way, None)
+        data = entry.data if began is None else bytes(began.data) + entry.data  # type: ignore[arg-type]
+        if began is None and _length(data) == len(data):
+            found.append(entry)
+            continue
+        first = began or entry
+        while data := data.lstrip(b"\r\n"):
+            size = _length(data)
+            if not 0 < size <= len(data):
+                rests[way] = msgspec.structs.replace(first, data=data[:MAXIMUM], ids=None)
+                break
+            found.append(msgspec.structs.replace(entry, data=data[:size], ids=None))
+            data, first = data[size:], entry
+    found += rests.values()
+    # What was begun and never finished stands at its time too.
+    found.sort(key=lambda entry: entry.mono)
+    return found
+
+
+def _length(data: bytes) -> int:
+    """Octets of the SIP message that data begins with (RFC 3261 section 18.3); 0: not yet known."""
+    head = data.find(b"\r\n\r\n") + 4
+    if head < 4:
+        return 0
+    stated = _LENGTH.search(data, 0, head)
+    return head + (int(stated[1]) if stated else 0)
 
 
 class Ring:
     """The last entries: oldest dropped first when they are too old, or too many octets."""
 
-    def __init__(self, *, keep_s: float = 600.0, maximum_bytes: int = 8 << 20) -> None:
+    def __init__(self, *, keep_s: float = 600.0, maximum_bytes: int = 16 << 20) -> None:
         self.keep_s = keep_s
         self.maximum_bytes = maximum_bytes
         self.n_bytes = 0
         self.dropped = 0
         """Entries dropped for want of room before `keep_s` was over."""
+        self.copies: list[Callable[[WireEntry], None]] = []
+        """Who else gets each entry at once: an exporter."""
         self._entries: deque[WireEntry] = deque()
+        self._ties: deque[tuple[float, str, str]] = deque(maxlen=_TIES)
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def put(self, entry: WireEntry) -> None:
-        """Keep an entry; a long text is cut."""
-        if len(entry.text) > MAXIMUM_TEXT:
-            more = len(entry.text) - MAXIMUM_TEXT
-            text = f"{entry.text[:MAXIMUM_TEXT]}... {more} characters more"
-            entry = msgspec.structs.replace(entry, text=text)
-        self._entries.append(entry)
-        self.n_bytes += len(entry.text) + _OVERHEAD
+        """Keep an entry; what is too long is cut."""
+        size = len(entry.data)
+        if size > MAXIMUM:
+            if isinstance(entry.data, bytes):
+                entry.data = entry.data[:MAXIMUM]
+            else:
+                entry.data = f"{entry.data[:MAXIMUM]}... {size - MAXIMUM} characters more"
+            size = len(entry.data)
+        entries = self._entries
+        entries.append(entry)
+        self.n_bytes += size + _OVERHEAD
         oldest = entry.mono - self.keep_s
-        while self._entries and (
-            self._entries[0].mono < oldest or self.n_bytes > self.maximum_bytes
-        ):
-            gone = self._entries.popleft()
-            self.n_bytes -= len(gone.text) + _OVERHEAD
+        while entries and (entries[0].mono < oldest or self.n_bytes > self.maximum_bytes):
+            gone = entries.popleft()
+            self.n_bytes -= len(gone.data) + _OVERHEAD
             if gone.mono >= oldest:
                 self.dropped += 1
+        for copy in self.copies:
+            copy(entry)
+
+    def tie(self, mono: float, about: str, key: str) -> None:
+        """Note that a dialogue (a Call-ID) is a leg's."""
+        ties = self._ties
+        while ties and ties[0][0] < mono - self.keep_s:
+            ties.popleft()
+        ties.append((mono, about, key))
+
+    def leg_of(self) -> dict[str, str]:
+        """By key: the leg of each dialogue that is known."""
+        return {key: about for _, about, key in self._ties}
+
+    def entries(self, *, since: float = 0.0, until: float = float("inf")) -> list[WireEntry]:
+        """All of a time, oldest first; since, until: wall clock, seconds since 1970."""
+        return whole([entry for entry in tuple(self._entries) if since <= entry.at <= until])
 
     def of(
         self,
@@ -78,12 +168,17 @@ class Ring:
 
         since, until: wall clock, seconds since 1970.
         """
-        entries = [entry for entry in tuple(self._entries) if since <= entry.at <= until]
-        keys = {entry.key for entry in entries if entry.key and entry.about in legs} | {trace}
+        entries = self.entries(since=since, until=until)
+        keys = {entry.dialogue for entry in entries if entry.about in legs}
+        keys |= {key for _, about, key in self._ties if about in legs}
+        session = trace.replace("-", "")
+        keys |= {entry.dialogue for entry in entries if session in (entry.ids or ())}
+        keys.discard("")
+        keys.add(trace)
         for entry in entries:
             if (
                 entry.about in legs
-                or entry.key in keys
+                or entry.dialogue in keys
                 or (not entry.key and entry.about in places)
             ):
                 yield entry

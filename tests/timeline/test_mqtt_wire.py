@@ -48,7 +48,7 @@ async def test_messages_are_told_and_codes_are_not(tmp_path: Path) -> None:
             assert "83650917" in line
     finally:
         broker.kill()
-    told = [(each.about, each.outward, each.text, each.key) for each in host.exchange.wires]
+    told = [(each.about, each.outward, each.data, each.key) for each in host.exchange.wires]
     assert ("mqtt/house", False, "house/state disarmed", "") in told
     assert ("", True, "house/set (hidden)", "t1") in told
     assert "83650917" not in str(told)

@@ -7,19 +7,19 @@ from hypothesis import strategies as st
 
 from gateway.timeline.items import Item
 from gateway.timeline.page import page
-from gateway.timeline.wire import MAXIMUM_TEXT, Ring, WireEntry
+from gateway.timeline.wire import MAXIMUM, Ring, WireEntry
 
 
 def entry(mono: float, text: str = "x", about: str = "", key: str = "") -> WireEntry:
     return WireEntry(
         mono=mono, at=1000.0 + mono, adapter="sip", about=about, outward=False, kind="sip",
-        text=text, key=key,
+        data=text, key=key,
     )  # fmt: skip
 
 
 def texts(ring: Ring, trace: str = "t", legs: tuple[str, ...] = (), **window: float) -> list[str]:
     window = {"since": 0.0, "until": 9e9} | window
-    return [each.text for each in ring.of(trace, legs, ("sip/a",), **window)]
+    return [str(each.data) for each in ring.of(trace, legs, ("sip/a",), **window)]
 
 
 def test_a_dialogue_is_found_from_before_its_leg() -> None:
@@ -37,7 +37,7 @@ def test_a_dialogue_is_found_from_before_its_leg() -> None:
 def test_too_old_is_forgotten_and_too_long_is_cut() -> None:
     ring = Ring(keep_s=10.0)
     ring.put(entry(0.0, "old", key="t"))
-    ring.put(entry(10.0, "y" * (MAXIMUM_TEXT + 5), key="t"))
+    ring.put(entry(10.0, "y" * (MAXIMUM + 5), key="t"))
     ring.put(entry(10.5, "new", key="t"))
     assert ring.dropped == 0
     cut, new = texts(ring)

@@ -204,6 +204,7 @@ class Calls:
     def _identify(self, leg: Leg, session: int, heard: str = "") -> None:
         """Put both halves of the Session-ID into what we send from now on (RFC 7989 section 6)."""
         leg.peer_half = heard
+        self._host.tie(leg.id, self.agent.core.sessions[session].call_id)
         self.agent.keep_headers(session, [session_id(leg.half, heard)])
 
     def _heard_half(self, leg: Leg, session: int, message: Request | Response) -> None:

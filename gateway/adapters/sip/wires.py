@@ -183,6 +183,7 @@ class Wires(StreamOwner):
         if self._octets.take(source_of(host), len(data), now) and not self.trusts(host):
             self._host.count("flooded")
             return
+        self._keep(data, ("udp", local, source), outward=False)
         agent.receive_datagram(data, source, local, "udp", now)
         self._pump()
 
@@ -235,6 +236,7 @@ class Wires(StreamOwner):
             self._host.count("slowed")
             connection.pause(ahead)
         if self.agent and connection.number:
+            self._keep(data, _ends(connection), outward=False)
             self.agent.receive_stream(connection.number, data, now)
             self._pump()
 
@@ -269,8 +271,7 @@ class Wires(StreamOwner):
         """Put octets on their way; a failure is told to the agent."""
         flow = send.flow
         if flow.connection and flow.connection in self._connections:
-            if not self._connections[flow.connection].send(send.data):
-                self._failed(send)
+            self._say(self._connections[flow.connection], send)
         elif not is_address(flow.host):
             self._host.create_task(self._locate_and_send(send), name=f"resolve {flow.host}")
         elif flow.transport == "udp":
@@ -290,8 +291,11 @@ class Wires(StreamOwner):
         fitting = [sock for sock in self._udp if (":" in sock.local[0]) == family6]
         chosen = next((sock for sock in fitting if sock.local == flow.local), None)
         sock = chosen or next(iter(fitting), None)
-        if sock is None or not sock.send(send.data, (flow.host, flow.port or 5060)):
+        peer = (flow.host, flow.port or 5060)
+        if sock is None or not sock.send(send.data, peer):
             self._failed(send)
+        else:
+            self._keep(send.data, ("udp", sock.local, peer), outward=True)
 
     def _send_stream(self, send: Send, expected: Expected) -> None:
         flow = send.flow
@@ -299,8 +303,7 @@ class Wires(StreamOwner):
         place = _place(flow.transport, flow.host, port, expected)
         connection = self._by_place.get(place)
         if connection is not None:
-            if not connection.send(send.data):
-                self._failed(send)
+            self._say(connection, send)
             return
         waiting = self._opening.get(place)
         if waiting is not None:
@@ -324,8 +327,29 @@ class Wires(StreamOwner):
         else:
             self._by_place[place] = connection
         for send in self._opening.pop(place, []):
-            if connection is None or not connection.send(send.data):
+            if connection is None:
                 self._failed(send)
+            else:
+                self._say(connection, send)
+
+    def _say(self, connection: StreamConnection, send: Send) -> None:
+        if connection.send(send.data):
+            self._keep(send.data, _ends(connection), outward=True)
+        else:
+            self._failed(send)
+
+    def _keep(
+        self,
+        data: bytes,
+        ends: tuple[str, tuple[str, int], tuple[str, int]],
+        *,
+        outward: bool,
+    ) -> None:
+        """Show it to whoever looks; a socket that is bound to all addresses has one towards each
+        peer."""
+        if ends[1][0] in ("0.0.0.0", "::"):
+            ends = (ends[0], (self.bind_towards(ends[2][0]), ends[1][1]), ends[2])
+        self._host.wire("", data, kind="sip", outward=outward, ends=ends)
 
     def _secure(self, place: _Place) -> dict[str, Any]:
         """How a connection of ours is secured, if at all. Raises `DeviceError`."""
@@ -361,6 +385,10 @@ class Wires(StreamOwner):
         self._opening[place] = []
         await self._connect(place)
         return place in self._by_place
+
+
+def _ends(connection: StreamConnection) -> tuple[str, tuple[str, int], tuple[str, int]]:
+    return "tls" if connection.secure else "tcp", connection.local, connection.peer
 
 
 def _place(transport: str, host: str, port: int, expected: Expected) -> _Place:

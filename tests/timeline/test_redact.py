@@ -1,0 +1,100 @@
+"""What nobody may read in what went over the wires, and what must stay readable."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.adapters.secrets import Secret
+from gateway.adapters.sip.config import Phone
+from gateway.timeline.redact import Redactor, secrets_of
+from gateway.timeline.wire import WireEntry
+
+
+def sip(*lines: str, body: str = "") -> bytes:
+    return "\r\n".join(["INVITE sip:200@box SIP/2.0", *lines, "", body]).encode()
+
+
+@pytest.mark.parametrize("name", ["Authorization", "proxy-AUTHORIZATION", "Authorization "])
+def test_a_digest_is_seen_but_not_its_proof(name: str) -> None:
+    value = (
+        'Digest username="anna", realm="box",\r\n nonce="abc123", cnonce="q",'
+        ' response="6629fae49393a05397450978507c4ef1", uri="sip:box", qop=auth, nc=00000001'
+    )
+    data = sip("Via: x", f"{name}: {value}", "Call-ID: 1")
+    shown = Redactor().sip(data)
+    assert len(shown) == len(data)
+    for secret in (b"6629fae4", b"abc123", b'"q"'):
+        assert secret not in shown
+    for open_ in (b'username="anna"', b'realm="box"', b"nc=00000001", b"Call-ID: 1"):
+        assert open_ in shown
+
+
+def test_other_credentials_are_hidden_whole() -> None:
+    for value in ("Basic YW5uYTpnZWhlaW0=", "Bearer abc.def.ghi"):
+        shown = Redactor().sip(sip(f"Authorization: {value}", "Call-ID: 1"))
+        assert value.split()[1].encode() not in shown
+        assert b"Call-ID: 1" in shown
+
+
+def test_keys_of_media_are_hidden() -> None:
+    body = (
+        "v=0\r\na=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:d0RmdmcmVCspeEc3QGZiNWpVLFJhQX1cfHAwJSoj|2^20"
+        "\r\na=key-mgmt:mikey AQAFgM0XflABAAAAAAAAAAAAAAsAyO\r\nk=clear:geheim\r\n"
+        "a=ice-pwd:asd88fgpdd777uzjYhagZg\r\na=ice-ufrag:8hhY\r\nm=audio 4000 RTP/SAVP 0\r\n"
+    )
+    shown = Redactor().sip(sip("Content-Type: application/sdp", body=body))
+    for secret in (b"d0RmdmcmV", b"AQAFgM0X", b"geheim", b"asd88fgpdd"):
+        assert secret not in shown
+    for open_ in (b"AES_CM_128_HMAC_SHA1_80", b"|2^20", b"a=ice-ufrag:8hhY", b"m=audio 4000"):
+        assert open_ in shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/dtmf-relay", "Signal=7\r\nDuration=160\r\n"),
+        ("application/dtmf", "7"),
+        ("Application/DTMF-relay", "Signal = 7\r\nDuration=160"),
+        ("application/kpml-response+xml", '<kpml-response code="200" digits="7"/>'),
+    ],
+)
+def test_digits_are_shown_only_when_the_configuration_says_so(kind: str, body: str) -> None:
+    data = sip(f"Content-Type: {kind}", body=body)
+    shown = Redactor().sip(data)
+    assert len(shown) == len(data)
+    assert b"7" not in shown.partition(b"\r\n\r\n")[2]
+    assert Redactor(digits=True).sip(data) == data
+
+
+def test_a_pin_that_is_dialled_along() -> None:
+    redactor = Redactor(shown=lambda n: "*99?????" if n.startswith("*99") else n)
+    data = b"INVITE sip:*9983650@box SIP/2.0\r\nTo: <sip:*9983650@box>\r\nFrom: <sip:201@box>\r\n\r\n"
+    shown = redactor.sip(data)
+    assert len(shown) == len(data)
+    assert b"83650" not in shown
+    assert b"sip:201@box" in shown
+
+
+def test_secrets_of_the_configuration_are_found_however_deep() -> None:
+    phone = Phone(password=_secret("correct horse"))
+    assert list(secrets_of({"a": [(phone, 3)]})) == ["correct horse"]
+    redactor = Redactor(["correct horse", "4711"])
+    assert redactor.text("x correct horse y") == "x ************* y"
+    # A short one would be found in every time stamp.
+    assert redactor.text("code 4711, port 14711, 10.4711") == "code ****, port 14711, 10.4711"
+
+
+def _secret(text: str) -> Secret:
+    return Secret(text)
+
+
+@given(st.binary(max_size=400))
+def test_garbage_stays_as_long_as_it_was(data: bytes) -> None:
+    redactor = Redactor(["secret-word"], shown=lambda n: "?" * len(n))
+    assert len(redactor.sip(data)) == len(data)
+    entry = WireEntry(
+        mono=0.0, at=0.0, adapter="sip", about="", outward=False, kind="sip", data=data
+    )
+    assert len(redactor.entry(entry).data) == len(data)
