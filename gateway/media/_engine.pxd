@@ -27,6 +27,7 @@ cdef extern from "engine_impl.h" nogil:
     enum: CE_CMD_OPEN, CE_CMD_CLOSE, CE_CMD_UPDATE, CE_CMD_CONFIGURE, CE_CMD_PLAY
     enum: CE_CMD_STOP_PLAY, CE_CMD_DIGITS, CE_CMD_RECORD, CE_CMD_STOP_RECORD
     enum: CE_CMD_BRIDGE_OPEN, CE_CMD_BRIDGE_CLOSE, CE_CMD_JOIN, CE_CMD_LEAVE, CE_CMD_FLOOR
+    enum: CE_CMD_TAP
 
     ctypedef struct ce_addr:
         sockaddr sa
@@ -83,6 +84,11 @@ cdef extern from "engine_impl.h" nogil:
         uint32_t head, tail
         uint64_t dropped
         int done
+    ctypedef struct ce_tap:
+        uint8_t *ring
+        uint32_t capacity
+        uint64_t dropped
+        int done
     ctypedef struct ce_counters:
         uint64_t rx_packets, rx_octets, tx_packets, tx_octets
         uint64_t refused, late, duplicate, concealed, dropped_blocks, slips
@@ -119,6 +125,7 @@ cdef extern from "engine_impl.h" nogil:
         ce_options options
         ce_play *play
         ce_record *record
+        ce_tap *tap
         _Digits digits
         _Join join
     ctypedef struct ce_command:
@@ -152,6 +159,8 @@ cdef extern from "engine_impl.h" nogil:
     void ce_stream_free(ce_stream *s)
     uint32_t ce_record_fill(ce_record *r)
     void ce_record_take(ce_record *r, int16_t *out, uint32_t n)
+    uint32_t ce_tap_fill(ce_tap *t)
+    void ce_tap_take(ce_tap *t, uint8_t *out, uint32_t n)
     int ce_is_set(const void *flag)
 
     void cp_g711_setup()

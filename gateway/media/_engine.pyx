@@ -7,6 +7,8 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int16_t, int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
+PACKET = "=qHBBHH16s"
+
 DIGIT, TONE, FSK, STARTED, TIMEOUT, PLAY_ENDED, DEVICE_FAILED, BYE = range(1, 9)
 
 
@@ -232,6 +234,51 @@ cdef class Recording:
         return self.r.dropped
 
 
+cdef class Tap:
+    """Ring of copied packets between the worker and whoever captures.
+
+    A packet is a `PACKET` (struct format: CLOCK_MONOTONIC ns, octets, flags, 4 or 6, the peer's
+    port, reserved, its address) and its octets, RTP or RTCP as RFC 3550 has them. Flags: 1 we sent
+    it, 2 it went over the RTCP socket.
+    """
+    cdef ce_tap *t
+
+    def __cinit__(self, uint32_t octets):
+        cdef uint32_t n = 4096
+        while n < octets:
+            n *= 2
+        self.t = <ce_tap *>PyMem_Calloc(1, sizeof(ce_tap))
+        if self.t == NULL:
+            raise MemoryError
+        self.t.capacity = n
+        self.t.ring = <uint8_t *>PyMem_Calloc(n, 1)
+        if self.t.ring == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        if self.t != NULL:
+            PyMem_Free(self.t.ring)
+            PyMem_Free(self.t)
+
+    def read(self):
+        """Packets (bytes) since the last call."""
+        cdef uint32_t n = ce_tap_fill(self.t)
+        cdef bytearray out = bytearray(n)
+        cdef uint8_t[::1] view = out
+        if n:
+            ce_tap_take(self.t, &view[0], n)
+        return bytes(out)
+
+    def is_done(self):
+        """True once the worker has let go of it."""
+        return ce_is_set(&self.t.done) != 0
+
+    @property
+    def dropped(self):
+        """Packets lost because nobody read in time."""
+        return self.t.dropped
+
+
 cdef class Core:
     """The worker thread. `push` methods return False when the command ring is full."""
     cdef ce_engine *e
@@ -424,6 +471,14 @@ cdef class Core:
         cdef ce_command c
         memset(&c, 0, sizeof(c))
         c.type, c.s = CE_CMD_STOP_RECORD, h.s
+        return self._push(&c)
+
+    def tap(self, Handle h, Tap t):
+        """Copies of the stream's packets go to the tap from now on; None: to nobody."""
+        cdef ce_command c
+        memset(&c, 0, sizeof(c))
+        c.type, c.s = CE_CMD_TAP, h.s
+        c.u.tap = t.t if t is not None else NULL
         return self._push(&c)
 
     def join(self, BridgeHandle b, Handle h, bint speaks, bint hears, float gain):

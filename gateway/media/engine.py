@@ -97,6 +97,8 @@ class Engine:
         self._dying: list[_engine.Handle | _engine.BridgeHandle] = []
         self._plays: dict[int, _engine.Play] = {}
         self._recordings: list[_engine.Recording] = []
+        self._taps: list[_engine.Tap] = []
+        """Of which the worker may still have a pointer."""
         self._writer = wav.Writer()
         self._files: dict[tuple[str, int, int, int], bytes] = {}
         self._last_id = 0
@@ -139,6 +141,7 @@ class Engine:
         await loop.run_in_executor(None, self._writer.stop)
         self._plays.clear()
         self._recordings.clear()
+        self._taps.clear()
         self._files.clear()
         self._core = self._loop = None
 
@@ -381,6 +384,12 @@ class Engine:
     def _keep(self, play: _engine.Play) -> None:
         self._plays[play.id] = play
         self._arm()
+
+    def _tap(self, handle: _engine.Handle, tap: _engine.Tap | None) -> None:
+        self._taps = [each for each in self._taps if not each.is_done()]
+        self._do(self._running().tap, handle, tap)
+        if tap is not None:
+            self._taps.append(tap)
 
     def _bury(self, handle: _engine.Handle | _engine.BridgeHandle) -> None:
         self._dying.append(handle)

@@ -200,6 +200,7 @@ static void stream_close(ce_engine *e, ce_stream *s)
     ce_play_end(s, 0);
     if (s->record)
         atomic_store(&s->record->done, 1);
+    ce_tap_set(s, NULL);
     ce_lane_give(&e->decoders, &s->decoder_lane);
     ce_lane_give(&e->encoders, &s->encoder_lane);
     bucket_remove(s);
@@ -248,6 +249,7 @@ static void execute(ce_engine *e, const ce_command *c)
             atomic_store(&s->record->done, 1);
         s->record = NULL;
         break;
+    case CE_CMD_TAP: ce_tap_set(s, c->u.tap); return;
     case CE_CMD_BRIDGE_OPEN:
         b->phase = (uint8_t)ce_choose_phase(e, 0);
         b->common_lane = -1;

@@ -90,6 +90,24 @@ typedef struct ce_record {
     _Atomic int done;
 } ce_record;
 
+enum { CE_TAP_SENT = 1, CE_TAP_RTCP = 2 };
+
+typedef struct {
+    int64_t mono_ns;
+    uint16_t n; /* octets that follow */
+    uint8_t flags, family;
+    uint16_t port, reserved;
+    uint8_t ip[16]; /* of the peer */
+} ce_tap_packet;
+
+typedef struct ce_tap {
+    uint8_t *ring;
+    uint32_t capacity; /* octets, a power of two */
+    _Atomic uint32_t head, tail;
+    _Atomic uint64_t dropped; /* packets */
+    _Atomic int done;
+} ce_tap;
+
 /* ---- streams ---- */
 
 typedef struct {
@@ -190,6 +208,7 @@ struct ce_stream {
     uint8_t digit_started, digit_ends;
     uint32_t digit_ts;
     ce_record *record;
+    ce_tap *tap;
     _Atomic int dead;
     uint8_t tx_pack[CE_MAX_PAYLOAD * 4];
     uint8_t out_ring[CE_TX_BYTES];
@@ -226,7 +245,7 @@ typedef struct {
 enum {
     CE_CMD_OPEN, CE_CMD_CLOSE, CE_CMD_UPDATE, CE_CMD_CONFIGURE, CE_CMD_PLAY, CE_CMD_STOP_PLAY,
     CE_CMD_DIGITS, CE_CMD_RECORD, CE_CMD_STOP_RECORD, CE_CMD_BRIDGE_OPEN, CE_CMD_BRIDGE_CLOSE,
-    CE_CMD_JOIN, CE_CMD_LEAVE, CE_CMD_FLOOR,
+    CE_CMD_JOIN, CE_CMD_LEAVE, CE_CMD_FLOOR, CE_CMD_TAP,
 };
 
 typedef struct {
@@ -238,6 +257,7 @@ typedef struct {
         ce_options options;
         ce_play *play;
         ce_record *record;
+        ce_tap *tap;
         struct { char digits[CE_MAX_DIGITS]; uint8_t n; uint16_t on_ms, off_ms; } digits;
         struct { uint8_t speaks, hears; float gain; } join;
     } u;
@@ -354,6 +374,12 @@ int ce_play_frame(ce_stream *s, int16_t *out); /* 1 when the stream's play fille
 int ce_digit_frame(ce_stream *s, int16_t *out); /* 0 none, 1 `out` filled, 2 sent as RFC 4733 */
 void ce_digits_queue(ce_stream *s, const char *digits, int n, int on_ms, int off_ms);
 void ce_record_frame(ce_stream *s, const int16_t *in, const int16_t *out);
+
+/* engine_tap.c: `put` and `set` are the worker's */
+void ce_tap_put(ce_stream *s, const uint8_t *p, int n, const ce_addr *peer, int flags);
+void ce_tap_set(ce_stream *s, ce_tap *t); /* NULL: none any more */
+uint32_t ce_tap_fill(ce_tap *t);          /* octets waiting */
+void ce_tap_take(ce_tap *t, uint8_t *out, uint32_t n);
 
 /* engine_bridge.c */
 void ce_bridge_join(ce_bridge *b, ce_stream *s);

@@ -150,6 +150,8 @@ static void send_packet(ce_stream *s, uint8_t *packet, int n)
         s->e->st.send_errors++;
         return;
     }
+    if (s->tap)
+        ce_tap_put(s, packet, n, &s->remote, CE_TAP_SENT);
     s->c.tx_packets++;
     s->c.tx_octets += (uint64_t)n - 12;
     s->e->st.tx_packets++;
@@ -217,6 +219,8 @@ static void receive(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
     ce_engine *e = s->e;
     cp_rtp h;
     e->st.rx_packets++;
+    if (s->tap)
+        ce_tap_put(s, p, n, from, 0);
     if (n >= 12 && p[0] == 0x80) { /* the usual header: nothing optional */
         h.marker = p[1] >> 7;
         h.payload_type = p[1] & 0x7f;
@@ -444,6 +448,8 @@ static void rtcp_send(ce_stream *s, int bye)
     to.in4.sin_port = htons((uint16_t)(ntohs(to.in4.sin_port) + 1));
     if (sendto(s->fd_rtcp, p, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL, &to.sa, s->addr_len) < 0)
         e->st.send_errors++;
+    else if (s->tap)
+        ce_tap_put(s, p, n, &to, CE_TAP_SENT | CE_TAP_RTCP);
 }
 
 void ce_rtp_bye(ce_stream *s)
@@ -496,6 +502,8 @@ void ce_rtcp_readable(ce_engine *e, ce_stream *s)
         ssize_t n = recvfrom(s->fd_rtcp, e->rx_buf[0], CE_RX_BYTES, MSG_DONTWAIT, &from.sa, &len);
         if (n < 0)
             return;
+        if (s->tap)
+            ce_tap_put(s, e->rx_buf[0], (int)n, &from, CE_TAP_RTCP);
         rtcp_receive(s, e->rx_buf[0], (int)n, &from);
     }
 }

@@ -282,6 +282,20 @@ class OpenStream:
         if not self._closed:
             self._engine._do(self._core().stop_record, self._handle)
 
+    def tap(self, octets: int) -> _engine.Tap:
+        """Copy its packets, both ways, into a ring of so many octets until `untap` or the end.
+
+        One at a time: another one takes over from the first.
+        """
+        tap = _engine.Tap(octets)
+        self._engine._tap(self._handle, tap)
+        return tap
+
+    def untap(self) -> None:
+        """Copy no more; harmless when nothing is copied."""
+        if not self._closed:
+            self._engine._tap(self._handle, None)
+
     def stats(self) -> StreamStats:
         """Present counters; after `close`, the last ones."""
         c = None if self._closed else self._handle.counters()
