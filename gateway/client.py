@@ -82,6 +82,24 @@ class Client:
         finally:
             connection.close()
 
+    def octets(self, path: str, **query: Any) -> Iterator[bytes]:
+        """A file as it grows, for ever if the daemon goes on."""
+        connection = self._connect(None)
+        try:
+            response = self._request(connection, "GET", _with_query(path, query), None)
+            if response.status != 200:
+                raise _refused(response.status, response.read())
+            while part := response.read1(1 << 16):
+                yield part
+        except (OSError, http.client.HTTPException):
+            raise CommandError(
+                "the connection to the gateway was lost",
+                remedy="was it stopped? systemctl status crosspoint",
+                code=EXIT_UNREACHABLE,
+            ) from None
+        finally:
+            connection.close()
+
     def _ask(
         self, method: str, path: str, body: dict[str, Any] | None, within_s: float = TIMEOUT_S
     ) -> Any:

@@ -105,6 +105,7 @@ class Exchange(Protocol):
         kind: str,
         outward: bool,
         key: str,
+        words: str,
         ends: Ends | None,
     ) -> None:
         """Keep what went over a wire."""
@@ -303,9 +304,10 @@ class AdapterHost:
         kind: str,
         outward: bool,
         key: str = "",
+        words: str = "",
         ends: Ends | None = None,
     ) -> None:
-        self._exchange.wire(self.name, about, data, kind, outward, key, ends)
+        self._exchange.wire(self.name, about, data, kind, outward, key, words, ends)
 
     def tie(self, leg: str, key: str) -> None:
         self._exchange.tie(leg, key)

@@ -63,6 +63,7 @@ from gateway.notify import notify, watchdog_s
 from gateway.records import Recorder, Store
 from gateway.records.ops import StoreOp
 from gateway.timeline.redact import Redactor, secrets_of
+from gateway.timeline.taps import Taps
 from gateway.timeline.wire import Ends, Ring, WireEntry
 
 QUEUE: Final = 50_000
@@ -117,12 +118,18 @@ class Gateway:
             max_streams=media.max_streams, ports=media.ports, realtime=media.realtime
         )
         self._synthesiser = Synthesiser(box.synthesiser, configuration.data_dir / "speech")
+        self.taps = Taps(
+            keep_s=configuration.capture.rtp_s,
+            maximum_bytes=configuration.capture.rtp_mb << 20,
+        )
+        """Copies of RTP."""
         self.patchbay = Patchbay(
             self.engine,
             log=self.log,
             sounds_dir=configuration.sounds_dir,
             recordings_dir=configuration.recordings_dir,
             synthesiser=self._synthesiser,
+            on_opened=self.taps.opened,
             on_closed=self._stream_closed,
         )
         self.journal = Journal(
@@ -217,6 +224,7 @@ class Gateway:
         kind: str,
         outward: bool,
         key: str,
+        words: str,
         ends: Ends | None,
     ) -> None:
         """Keep what went over a wire, for a while."""
@@ -230,6 +238,7 @@ class Gateway:
                 kind=kind,
                 data=data,
                 key=key,
+                words=words,
                 ends=ends,
             )
         )
@@ -682,6 +691,7 @@ class Gateway:
         if self._timer is not None:
             self._timer.cancel()
         await self._synthesiser.close()
+        self.taps.close()
         stop = getattr(self.engine, "stop", None)
         if stop is not None:
             await stop()

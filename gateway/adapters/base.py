@@ -132,6 +132,7 @@ class Host(Protocol):
         kind: str,
         outward: bool,
         key: str = "",
+        words: str = "",
         ends: tuple[str, tuple[str, int], tuple[str, int]] | None = None,
     ) -> None:
         """Keep what went over the wire for `gateway trace` and `capture`, some minutes in memory.
@@ -140,8 +141,8 @@ class Host(Protocol):
         received, **without secrets**: no password, key, code or digit. SIP alone is given as it is,
         in octets: what is secret in it is hidden when somebody reads it. kind: the protocol, one
         lower-case word. key: ties messages of one dialogue (a Call-ID, a trace id) to the leg that
-        one of them, or `tie`, names. ends: transport, our address and the peer's, if it is a
-        network.
+        one of them, or `tie`, names. words: what octets mean, for people. ends: transport, our
+        address and the peer's, if it is a network.
         """
 
     def tie(self, leg: str, key: str) -> None:

@@ -30,6 +30,7 @@ _COMMANDS: Final = {
     "stop": "act",
     "events": "history",
     "trace": "trace",
+    "capture": "capture",
     "replay": "replay",
     "records": "history",
     "stats": "history",
@@ -58,6 +59,7 @@ _HELP: Final = {
     "stop": "Stop the gateway, after the present calls if wanted.",
     "events": "Events and actions, live or from the journal.",
     "trace": "One timeline of a call or alarm over all networks.",
+    "capture": "SIP, RTP and all other wires of a call as a file for Wireshark.",
     "replay": "Run a journal through the switchboard again, or make a test of it.",
     "records": "Call detail records.",
     "stats": "Contact-centre measures from the records.",
@@ -79,6 +81,10 @@ class Settings:
         return Client(find_socket(self.socket, self.config))
 
 
+class _ReaderGone(Exception):
+    """`gateway events | head`: the reader has what it wanted."""
+
+
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -90,6 +96,16 @@ class _Commands(click.Group):
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         command.short_help = _HELP[cmd_name]
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            found = super().invoke(ctx)
+            # What is still in the buffer must meet the broken pipe here, not at the very end.
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Click would make it a failure: exit code 1.
+            raise _ReaderGone from None
+        return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # From the table: `--help` must not import every command.
@@ -137,8 +153,7 @@ def main(args: list[str] | None = None) -> None:
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:
-        # `gateway events | head`: the reader has what it wanted.
+    except (_ReaderGone, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
     sys.exit(code if isinstance(code, int) else 0)

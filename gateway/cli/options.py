@@ -60,6 +60,14 @@ def when(text: str) -> float:
     )
 
 
+def seconds(text: str) -> float:
+    """A span as people type it: ``90s``, ``5m``, ``1h``."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if not found or not float(found[1]):
+        raise click.BadParameter(f"{text!r} is no span of time; write 90s, 5m or 1h")
+    return float(found[1]) * _UNITS[found[2]]
+
+
 def _complete(path: str, keys: Callable[[dict[str, Any]], list[str]]) -> Callable[..., list[str]]:
     """Completion by asking the daemon; without one there is nothing to offer."""
 

@@ -14,13 +14,14 @@ import msgspec
 import sqlalchemy as sa
 
 from gateway.config import load
-from gateway.control import history, tracing, views
+from gateway.control import capturing, history, tracing, views
 from gateway.control.explain import explain, probe
 from gateway.control.metrics import exposition
 from gateway.control.openapi import Operation
 from gateway.control.questions import (
     AlarmsQuery,
     CallsQuery,
+    CaptureQuery,
     EndpointsQuery,
     EventsQuery,
     ExplainQuery,
@@ -105,6 +106,10 @@ OPERATIONS: Final = (
         "GET", "/v1/trace", "trace", TraceHead | Item, TraceQuery, lines=True,
         summary="The timeline of one trace: a head, then its items, one in a line. Empty lines "
         "only show that the connection lives.",
+    ),
+    Operation(
+        "GET", "/v1/capture", "capture", bytes, CaptureQuery, octets="application/x-pcapng",
+        summary="A pcapng file of one trace, or of everything of the last minutes.",
     ),
     Operation(
         "GET", "/v1/records/calls", "call_records", list[CallRecord], RecordsQuery,
@@ -282,6 +287,23 @@ class Desk:
         # Found first: what does not exist is an answer of its own, not a broken stream.
         await self._written()
         return self._timeline(await tracing.find(self.gateway, query), query.follow)
+
+    async def capture(self, query: CaptureQuery) -> AsyncGenerator[bytes, None]:
+        await self._written()
+        trace = await capturing.find(self.gateway, query)
+        return self._captured(query, trace)
+
+    async def _captured(self, query: CaptureQuery, trace: str) -> AsyncGenerator[bytes, None]:
+        feed = self.gateway.subscribe(FEED)
+        self._feeds.add(feed)
+        parts = capturing.octets(self.gateway, query, trace, feed, self.version)
+        try:
+            async for part in parts:
+                yield part
+        finally:
+            await parts.aclose()
+            self._feeds.discard(feed)
+            feed.close()
 
     async def _timeline(self, trace: str, follow: bool) -> AsyncGenerator[bytes, None]:
         feed = self.gateway.subscribe(FEED)

@@ -35,6 +35,8 @@ class Operation:
     """The answer is JSON lines, one `answer` each."""
     text: bool = False
     """The answer is plain text."""
+    octets: str = ""
+    """The answer is a file of this media type, sent as it grows."""
     summary: str = ""
 
 
@@ -94,7 +96,7 @@ def _operation(
         for name, schema in query.get("properties", {}).items()
     ]
     media = "application/jsonl" if operation.lines else "application/json"
-    media = "text/plain" if operation.text else media
+    media = operation.octets or ("text/plain" if operation.text else media)
     found: dict[str, Any] = {
         "operationId": operation.name,
         "summary": operation.summary,

@@ -82,6 +82,19 @@ class TraceQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Go on with what happens from now on."""
 
 
+class CaptureQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which capture."""
+
+    id: _Text = ""
+    """As of a trace; empty with `last_s`."""
+    follow: bool = False
+    """Go on until all legs of the trace have ended."""
+    last_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 0.0
+    """Everything of the last so many seconds, of all calls."""
+    media: bool = True
+    """RTP and RTCP too."""
+
+
 class RecordsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Which records, newest first."""
 

@@ -247,7 +247,9 @@ class Control:
             if isinstance(answer, Awaitable):
                 answer = await answer
             if operation.lines:
-                return await _send_lines(request, answer)
+                return await _send_lines(request, answer, "application/jsonl")
+            if operation.octets:
+                return await _send_lines(request, answer, operation.octets)
             if operation.text:
                 return web.Response(body=answer, headers={"Content-Type": CONTENT_TYPE})
             return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
@@ -277,14 +279,17 @@ def _read_body(data: bytes, kind: type[msgspec.Struct]) -> msgspec.Struct:
 
 
 async def _send_lines(
-    request: web.Request, lines: AsyncGenerator[bytes, None]
+    request: web.Request, lines: AsyncGenerator[bytes, None], media: str
 ) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
+    response = web.StreamResponse(headers={"Content-Type": media})
     # Errors of the request itself come before the first line, as a problem.
     await response.prepare(request)
     try:
         async for line in lines:
-            await response.write(line)
+            if line:
+                await response.write(line)
+            elif request.transport is None or request.transport.is_closing():
+                break
         await response.write_eof()
     except (ConnectionError, RuntimeError):
         # The technician went away: the most ordinary end of a stream.

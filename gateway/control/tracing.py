@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
@@ -23,6 +24,8 @@ MAXIMUM: Final = 20_000
 NEXT: Final = "next"
 _BEAT_S: Final = 0.25
 """How often the wires are looked at while a trace is followed."""
+_RECENT_S: Final = 60.0
+"""What is older, and had no leg by now, is no part of what is followed."""
 _AROUND_S: Final = 2.0
 """The message that began a trace came before its first event."""
 
@@ -68,8 +71,8 @@ async def lines(
 
     past = [] if early else await asyncio.to_thread(history)
     last = max((item.at for item in past), default=0.0)
-    seen = _wires(gateway, picker, past)
-    items = sorted([*past, *seen], key=lambda item: item.at)
+    seen: set[int] = set()
+    items = sorted([*past, *_wires(gateway, picker, past, seen)], key=lambda item: item.at)
     labels = {
         name: place.label for name, place in gateway.switchboard.endpoints.items() if place.label
     }
@@ -85,7 +88,6 @@ async def lines(
         yield encode(item)
     if not follow:
         return
-    wired = max((item.mono for item in seen), default=gateway.now() - _AROUND_S)
     for envelope in early:
         for item in picker.take(envelope):
             yield encode(item)
@@ -93,18 +95,27 @@ async def lines(
         if beat is not None and beat.at > last:
             for item in picker.take(beat):
                 yield encode(item)
-        fresh = [item for item in _wires(gateway, picker, []) if item.mono > wired]
+        fresh = _wires(gateway, picker, [], seen, rests=False)
         for item in fresh:
-            wired = item.mono
             yield encode(item)
         if beat is None and not fresh:
             yield b"\n"
 
 
-def _wires(gateway: Gateway, picker: Picker, past: list[Item]) -> list[Item]:
-    since = past[0].at - _AROUND_S if past else 0.0
+def _wires(
+    gateway: Gateway, picker: Picker, past: list[Item], seen: set[int], *, rests: bool = True
+) -> list[Item]:
+    """What went over the wires and has not been `seen`."""
+    since = past[0].at - _AROUND_S if past else time.time() - _RECENT_S
     until = past[-1].at + _AROUND_S if past else float("inf")
-    entries = gateway.wires.of(picker.trace, picker.legs, picker.places, since=since, until=until)
+    entries = [
+        entry
+        for entry in gateway.wires.of(
+            picker.trace, picker.legs, picker.places, since=since, until=until, rests=rests
+        )
+        if entry.number not in seen
+    ]
+    seen.update(entry.number for entry in entries)
     ties = gateway.wires.leg_of()
     return [of_wire(entry, picker.legs, ties, gateway.redactor) for entry in entries]
 

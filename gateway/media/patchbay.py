@@ -106,14 +106,17 @@ class Patchbay:
         sounds_dir: Path,
         recordings_dir: Path,
         synthesiser: Synthesiser | None = None,
+        on_opened: Callable[[str, Stream], None] | None = None,
         on_closed: Callable[[str, StreamStats, int], None] | None = None,
     ) -> None:
-        """on_closed: told leg, last counters and number of each stream before it is closed."""
+        """on_opened: told leg and stream of each new one. on_closed: told leg, last counters and
+        number of each before it is closed."""
         self.engine = engine
         self._log = log
         self._sounds_dir = sounds_dir
         self._recordings_dir = recordings_dir
         self._synthesiser = synthesiser
+        self._on_opened = on_opened
         self._on_closed = on_closed
         self._legs: dict[str, _Audio] = {}
         self._floors: dict[str, str | None] = {}
@@ -149,6 +152,8 @@ class Patchbay:
         if audio.stream is not None:
             self._close(leg, audio.stream)
         audio.stream = stream
+        if self._on_opened is not None:
+            self._on_opened(leg, stream)
         if audio.seat is not None:
             self._take_seat(audio, audio.seat)
         if audio.play is not None:

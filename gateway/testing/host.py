@@ -204,6 +204,7 @@ class _Exchange:
         kind: str,
         outward: bool,
         key: str,
+        words: str,
         ends: Ends | None,
     ) -> None:
         self.wires.append(
@@ -216,6 +217,7 @@ class _Exchange:
                 kind=kind,
                 data=data,
                 key=key,
+                words=words,
                 ends=ends,
             )
         )

@@ -181,7 +181,8 @@ def of_wire(
 ) -> Item:
     """A wire's entry as an item, without secrets. ties: the leg of each dialogue."""
     leg = entry.about if entry.about in legs else ties.get(entry.dialogue, "")
-    data = redactor.entry(entry).data
+    entry = redactor.entry(entry)
+    data = entry.words or entry.data
     return Item(
         at=entry.at,
         mono=entry.mono,

@@ -93,9 +93,10 @@ class Redactor:
             clean = self.sip(data)
         else:
             clean = self.octets(data)
-        if clean is data:
+        words = self.text(entry.words) if entry.words else ""
+        if clean == data and words == entry.words:
             return entry
-        return msgspec.structs.replace(entry, data=clean)
+        return msgspec.structs.replace(entry, data=clean, words=words)
 
     def octets(self, data: bytes) -> bytes:
         """Octets of any kind without the configuration's secrets."""
@@ -143,7 +144,9 @@ class Redactor:
 
 def _pattern(word: bytes) -> bytes:
     escaped = re.escape(word)
-    return escaped if len(word) >= _SHORT else rb"(?<![0-9A-Za-z.])" + escaped + rb"(?![0-9A-Za-z.])"
+    return (
+        escaped if len(word) >= _SHORT else rb"(?<![0-9A-Za-z.])" + escaped + rb"(?![0-9A-Za-z.])"
+    )
 
 
 def _hide(found: re.Match[bytes], instead: bytes, group: int = 1) -> bytes:
@@ -151,4 +154,3 @@ def _hide(found: re.Match[bytes], instead: bytes, group: int = 1) -> bytes:
     start, end = found.span(group)
     at = found.start()
     return found[0][: start - at] + instead + found[0][end - at :]
-

@@ -46,8 +46,12 @@ class WireEntry(msgspec.Struct, kw_only=True, gc=False):
     """Octets as they were on the wire, or words that say what happened."""
     key: str = ""
     """What ties it to others of the same dialogue before a leg is known: a Call-ID."""
+    words: str = ""
+    """What octets mean, for people; empty: they speak for themselves."""
     ends: Ends | None = None
     """From where to where, when it went over a network."""
+    number: int = 0
+    """Counts the ring's entries, so that a reader knows what it has seen."""
     ids: tuple[str, ...] | None = None
     """Of a SIP message: the traces that its Session-ID names, once somebody looked."""
 
@@ -64,17 +68,20 @@ class WireEntry(msgspec.Struct, kw_only=True, gc=False):
         return self.key
 
 
-def whole(entries: list[WireEntry]) -> list[WireEntry]:
-    """Entries of which each holds one SIP message: a stream may cut and join them as it likes."""
+def whole(entries: list[WireEntry], *, rests: bool = True) -> list[WireEntry]:
+    """Entries of which each holds one SIP message: a stream may cut and join them as it likes.
+
+    rests: also what has been begun and is not complete.
+    """
     found: list[WireEntry] = []
-    rests: dict[tuple[Ends, bool], WireEntry] = {}
+    begun: dict[tuple[Ends, bool], WireEntry] = {}
     for entry in entries:
         if entry.ends is None or entry.ends[0] not in ("tcp", "tls") or entry.kind != "sip":
             found.append(entry)
             continue
         assert isinstance(entry.data, bytes)
         way = (entry.ends, entry.outward)
-        began = rests.pop(way, None)
+        began = begun.pop(way, None)
         data = entry.data if began is None else bytes(began.data) + entry.data  # type: ignore[arg-type]
         if began is None and _length(data) == len(data):
             found.append(entry)
@@ -83,13 +90,13 @@ def whole(entries: list[WireEntry]) -> list[WireEntry]:
         while data := data.lstrip(b"\r\n"):
             size = _length(data)
             if not 0 < size <= len(data):
-                rests[way] = msgspec.structs.replace(first, data=data[:MAXIMUM], ids=None)
+                begun[way] = msgspec.structs.replace(first, data=data[:MAXIMUM], ids=None)
                 break
             found.append(msgspec.structs.replace(entry, data=data[:size], ids=None))
             data, first = data[size:], entry
-    found += rests.values()
-    # What was begun and never finished stands at its time too.
-    found.sort(key=lambda entry: entry.mono)
+    if begun and rests:
+        found += begun.values()
+        found.sort(key=lambda entry: entry.mono)
     return found
 
 
@@ -113,6 +120,7 @@ class Ring:
         """Entries dropped for want of room before `keep_s` was over."""
         self.copies: list[Callable[[WireEntry], None]] = []
         """Who else gets each entry at once: an exporter."""
+        self._number = 0
         self._entries: deque[WireEntry] = deque()
         self._ties: deque[tuple[float, str, str]] = deque(maxlen=_TIES)
 
@@ -121,20 +129,23 @@ class Ring:
 
     def put(self, entry: WireEntry) -> None:
         """Keep an entry; what is too long is cut."""
-        size = len(entry.data)
+        size = len(entry.data) + len(entry.words)
         if size > MAXIMUM:
             if isinstance(entry.data, bytes):
                 entry.data = entry.data[:MAXIMUM]
             else:
                 entry.data = f"{entry.data[:MAXIMUM]}... {size - MAXIMUM} characters more"
-            size = len(entry.data)
+            entry.words = entry.words[:1024]
+            size = len(entry.data) + len(entry.words)
+        self._number += 1
+        entry.number = self._number
         entries = self._entries
         entries.append(entry)
         self.n_bytes += size + _OVERHEAD
         oldest = entry.mono - self.keep_s
         while entries and (entries[0].mono < oldest or self.n_bytes > self.maximum_bytes):
             gone = entries.popleft()
-            self.n_bytes -= len(gone.data) + _OVERHEAD
+            self.n_bytes -= len(gone.data) + len(gone.words) + _OVERHEAD
             if gone.mono >= oldest:
                 self.dropped += 1
         for copy in self.copies:
@@ -151,9 +162,13 @@ class Ring:
         """By key: the leg of each dialogue that is known."""
         return {key: about for _, about, key in self._ties}
 
-    def entries(self, *, since: float = 0.0, until: float = float("inf")) -> list[WireEntry]:
-        """All of a time, oldest first; since, until: wall clock, seconds since 1970."""
-        return whole([entry for entry in tuple(self._entries) if since <= entry.at <= until])
+    def entries(
+        self, *, since: float = 0.0, until: float = float("inf"), rests: bool = True
+    ) -> list[WireEntry]:
+        """All of a time, oldest first; since, until: wall clock, seconds since 1970. rests: also
+        what is not complete."""
+        found = [entry for entry in tuple(self._entries) if since <= entry.at <= until]
+        return whole(found, rests=rests)
 
     def of(
         self,
@@ -163,12 +178,13 @@ class Ring:
         *,
         since: float,
         until: float,
+        rests: bool = True,
     ) -> Iterator[WireEntry]:
         """Entries about a trace's legs or places, and those tied to them by their key, in order.
 
         since, until: wall clock, seconds since 1970.
         """
-        entries = self.entries(since=since, until=until)
+        entries = self.entries(since=since, until=until, rests=rests)
         keys = {entry.dialogue for entry in entries if entry.about in legs}
         keys |= {key for _, about, key in self._ties if about in legs}
         session = trace.replace("-", "")

@@ -70,7 +70,9 @@ def test_digits_are_shown_only_when_the_configuration_says_so(kind: str, body: s
 
 def test_a_pin_that_is_dialled_along() -> None:
     redactor = Redactor(shown=lambda n: "*99?????" if n.startswith("*99") else n)
-    data = b"INVITE sip:*9983650@box SIP/2.0\r\nTo: <sip:*9983650@box>\r\nFrom: <sip:201@box>\r\n\r\n"
+    data = (
+        b"INVITE sip:*9983650@box SIP/2.0\r\nTo: <sip:*9983650@box>\r\nFrom: <sip:201@box>\r\n\r\n"
+    )
     shown = redactor.sip(data)
     assert len(shown) == len(data)
     assert b"83650" not in shown

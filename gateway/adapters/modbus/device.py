@@ -36,6 +36,8 @@ class _Poll:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.due = 0.0
+        self.told = b""
+        """The answer that went over the wire last."""
 
 
 class Device:
@@ -162,9 +164,29 @@ class Device:
         if self.line is not None:
             self.line.wake()
 
-    async def _ask(self, request: ModbusPDU) -> ModbusPDU:
+    async def _ask(self, request: ModbusPDU, *, told: bytes | None = None) -> ModbusPDU:
+        """told: the answer that was shown last; the same again is not shown, for a device is
+        polled for years."""
         assert self.line is not None
-        return await self.line.ask(request, self.config.timeout_s)
+        if told is None:
+            self._show(request, outward=True)
+        try:
+            answer = await self.line.ask(request, self.config.timeout_s)
+        except (PeerError, NoAnswer) as error:
+            if told is not None:
+                self._show(request, outward=True)
+            self.host.wire(self.endpoint.id, str(error), kind="modbus", outward=False)
+            raise
+        if told is None:
+            self._show(answer, outward=False)
+        elif _octets(answer) != told:
+            self._show(request, outward=True)
+            self._show(answer, outward=False)
+        return answer
+
+    def _show(self, pdu: ModbusPDU, *, outward: bool) -> None:
+        octets = frames.mbap(0, self.config.unit, _octets(pdu))
+        self.host.wire(self.endpoint.id, octets, kind="modbus", outward=outward, words=_words(pdu))
 
     # Asking
 
@@ -174,10 +196,13 @@ class Device:
         poll.due = began + batch.poll_s
         request = frames.read(config.unit, batch.table, batch.address, batch.count)
         try:
-            answer = await self._ask(request)
+            answer = await self._ask(request, told=poll.told)
+            poll.told = _octets(answer)
         except NoAnswer as error:
+            poll.told = b""
             self._missed(str(error))
         except PeerError as error:
+            poll.told = b""
             if error.status not in OURS:
                 self._missed(str(error))
                 return
@@ -227,7 +252,6 @@ class Device:
         version, config = output.version, self.config
         try:
             request = output.request(config.unit)
-            self.host.wire(self.endpoint.id, str(request), kind="modbus", outward=True)
             await self._ask(request)
             if output.config.verify and not output.native and output.wanted is not None:
                 await self._read_back(output, version)
@@ -323,3 +347,15 @@ class Device:
     def announce(self) -> None:
         """Tell the condition; the host says nothing when nothing changed."""
         self.host.set_endpoint(self.endpoint)
+
+
+def _octets(pdu: ModbusPDU) -> bytes:
+    return bytes((pdu.function_code,)) + pdu.encode()
+
+
+def _words(pdu: ModbusPDU) -> str:
+    values = pdu.registers or [int(bit) for bit in pdu.bits]
+    about = f"address {pdu.address}" if pdu.address or not values else ""
+    count = f"count {pdu.count}" if pdu.count else ""
+    name = type(pdu).__name__.strip("_")
+    return " ".join(part for part in (name, about, count, str(values) if values else "") if part)

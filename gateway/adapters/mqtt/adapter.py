@@ -44,6 +44,7 @@ from gateway.core.events import (
 from gateway.errors import DeviceError, PeerError, Unsupported
 from gateway.protocols import alarms
 from gateway.protocols.alarms import Meaning, TopicFilter
+from gateway.protocols.packets import publish
 
 BATCH = 200
 COMPLAINT_EVERY_S = 60.0
@@ -412,9 +413,15 @@ class Mqtt(Adapter):
     def _trace_wire(self, about: str, message: Inbound | Outbound, *, outward: bool) -> None:
         # A command may hold the code of a panel.
         secret = message.topic in self._secret or message.topic in self._faces.commands
-        payload = "(hidden)" if secret else message.payload.decode("utf-8", "replace")
-        text = f"{message.topic} {payload}"
-        self.host.wire(about, text, kind="mqtt", outward=outward, key=message.trace)
+        payload = b"(hidden)" if secret else message.payload
+        self.host.wire(
+            about,
+            publish(message.topic, payload),
+            kind="mqtt",
+            outward=outward,
+            key=message.trace,
+            words=f"{message.topic} {payload.decode('utf-8', 'replace')}",
+        )
 
     def _complain(self, topic: str, what: str) -> None:
         now = self.host.now()

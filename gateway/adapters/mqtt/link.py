@@ -30,8 +30,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from gateway.core.ids import trace_of
 from gateway.adapters.mqtt.spool import Message, Spool
+from gateway.core.ids import trace_of
 
 BACKOFF_MIN_S = 1.0
 BACKOFF_MAX_S = 60.0

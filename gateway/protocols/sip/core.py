@@ -503,7 +503,8 @@ class ClientRequest:
         lines = [
             (name, value.replace(INVITE, CANCEL) if name == "CSeq" else value)
             for name, value in invite.request_headers
-            if name in ("Via", "Max-Forwards", "Route", "From", "To", "Call-ID", "CSeq", "Session-ID")
+            if name
+            in ("Via", "Max-Forwards", "Route", "From", "To", "Call-ID", "CSeq", "Session-ID")
         ]
         data = encode(f"CANCEL {invite.target} SIP/2.0", lines + headers)
         cancel = NonInviteClient(

@@ -1,0 +1,187 @@
+"""Taps: copies of streams' packets, for captures that run and for a memory of recent seconds.
+
+The engine's thread copies into a ring for each stream; here the rings are emptied a few times a
+second into chunks of octets, which nobody takes apart before a file is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections import Counter, deque
+from collections.abc import Collection, Iterator
+from typing import Any, Final, NamedTuple
+
+from gateway.errors import GatewayError
+from gateway.media import _engine
+from gateway.media.streams import RtpSpec
+
+DRAIN_S: Final = 0.2
+RING: Final = 64 << 10
+"""Octets that wait for the next round: three seconds of G.711, half a second of video."""
+FOLLOWED_S: Final = 10.0
+"""How long what a running capture has not yet fetched is kept."""
+_HEAD: Final = struct.Struct(_engine.PACKET)
+_SENT, _RTCP = 1, 2
+
+
+class Chunk(NamedTuple):
+    """Packets of one stream, as its ring gave them."""
+
+    number: int
+    """Counts all chunks, so that a reader knows where it was."""
+    mono: float
+    leg: str
+    local: tuple[str, int]
+    event_type: int | None
+    """Payload type of telephone-event, if one was negotiated."""
+    data: bytes
+
+
+class MediaPacket(NamedTuple):
+    """One RTP or RTCP packet."""
+
+    mono_ns: int
+    outward: bool
+    local: tuple[str, int]
+    peer: tuple[str, int]
+    data: bytes
+
+
+def packets(chunk: Chunk) -> Iterator[MediaPacket]:
+    """The packets of a chunk, oldest first."""
+    data, at = chunk.data, 0
+    while at + _HEAD.size <= len(data):
+        mono_ns, n, flags, family, port, _, ip = _HEAD.unpack_from(data, at)
+        at += _HEAD.size
+        host, local = chunk.local
+        yield MediaPacket(
+            mono_ns=mono_ns,
+            outward=bool(flags & _SENT),
+            local=(host, local + 1 if flags & _RTCP else local),
+            peer=(_ip(ip, family), port),
+            data=data[at : at + n],
+        )
+        at += n
+
+
+def _ip(packed: bytes, family: int) -> str:
+    import ipaddress
+
+    return str(ipaddress.ip_address(packed if family == 6 else packed[:4]))
+
+
+class _Tapped(NamedTuple):
+    leg: str
+    stream: Any
+    tap: _engine.Tap
+
+
+class Taps:
+    """Driven by `opened` (each new stream), `watch` and `unwatch` (captures).
+
+    keep_s: how much of everybody's packets is kept; 0: only what a capture watches.
+    """
+
+    def __init__(self, *, keep_s: float = 0.0, maximum_bytes: int = 64 << 20) -> None:
+        self.keep_s = keep_s
+        self.maximum_bytes = maximum_bytes
+        self.n_bytes = 0
+        self.dropped = 0
+        """Packets that came faster than they were fetched."""
+        self.forgotten = 0
+        """Chunks dropped for want of room before their time."""
+        self.number = 0
+        self._chunks: deque[Chunk] = deque()
+        self._tapped: dict[int, _Tapped] = {}
+        """By number of the stream."""
+        self._watched: Counter[str] = Counter()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def opened(self, leg: str, stream: Any) -> None:
+        """A leg has a new stream."""
+        if self.keep_s or self._watched[leg]:
+            self._tap(leg, stream)
+
+    def watch(self, leg: str, stream: Any | None) -> None:
+        """A capture wants a leg's packets: of this stream, and of those it gets later."""
+        self._watched[leg] += 1
+        if stream is not None:
+            self._tap(leg, stream)
+
+    def unwatch(self, leg: str) -> None:
+        """A capture is over."""
+        self._watched[leg] -= 1
+        if self._watched[leg] > 0:
+            return
+        del self._watched[leg]
+        if not self.keep_s:
+            for tapped in self._tapped.values():
+                if tapped.leg == leg:
+                    tapped.stream.untap()
+
+    def since(self, number: int, legs: Collection[str] | None = None) -> list[Chunk]:
+        """Chunks after a number, of these legs or of all, what waits in the rings included."""
+        self.drain()
+        return [
+            chunk
+            for chunk in self._chunks
+            if chunk.number > number and (legs is None or chunk.leg in legs)
+        ]
+
+    def _tap(self, leg: str, stream: Any) -> None:
+        if stream.id in self._tapped or not isinstance(stream.spec, RtpSpec):
+            return
+        try:
+            tap = stream.tap(RING)
+        except GatewayError:
+            # The engine has no room for a command: the call matters more than its copy.
+            self.dropped += 1
+            return
+        self._tapped[stream.id] = _Tapped(leg, stream, tap)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is None and self._tapped:
+            self._timer = asyncio.get_running_loop().call_later(DRAIN_S, self._drain_later)
+
+    def _drain_later(self) -> None:
+        self._timer = None
+        self.drain()
+        self._arm()
+
+    def drain(self) -> None:
+        """Empty the rings."""
+        now = asyncio.get_running_loop().time()
+        for number, tapped in list(self._tapped.items()):
+            done = tapped.tap.is_done()
+            spec = tapped.stream.spec
+            if data := tapped.tap.read():
+                self.number += 1
+                self.n_bytes += len(data)
+                self._chunks.append(
+                    Chunk(
+                        self.number, now, tapped.leg, tapped.stream.local,
+                        spec.telephone_event if isinstance(spec, RtpSpec) else None, data,
+                    )
+                )  # fmt: skip
+            if done:
+                # Read once more after the worker had let go: nothing comes any more.
+                self.dropped += tapped.tap.dropped
+                del self._tapped[number]
+        oldest = now - max(self.keep_s, FOLLOWED_S if self._watched else 0.0)
+        while self._chunks and (self._chunks[0].mono < oldest or self.n_bytes > self.maximum_bytes):
+            gone = self._chunks.popleft()
+            self.n_bytes -= len(gone.data)
+            self.forgotten += gone.mono >= oldest
+
+    def lost(self) -> int:
+        """Packets dropped up to now, of streams that are still open too."""
+        return self.dropped + sum(each.tap.dropped for each in self._tapped.values())
+
+    def close(self) -> None:
+        """Fetch no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._tapped.clear()
