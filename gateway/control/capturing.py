@@ -43,7 +43,10 @@ async def find(gateway: Gateway, query: CaptureQuery) -> str:
 async def octets(
     gateway: Gateway, query: CaptureQuery, trace: str, feed: Feed, version: str
 ) -> AsyncGenerator[bytes, None]:
-    """The file, in parts, of which an empty one only shows that we live. trace: as `find` answered. feed: begun by the caller, who closes it."""
+    """The file in parts, of which an empty one only shows that we live.
+
+    trace: as `find` answered. feed: begun by the caller, who closes it.
+    """
     if query.last_s:
         async for part in _lately(gateway, query, version):
             yield part

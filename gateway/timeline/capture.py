@@ -108,8 +108,8 @@ class Capture:
             words = data if isinstance(data, str) else entry.words or data.hex(" ")
             if isinstance(data, bytes) and entry.words:
                 words = f"{words} [{data.hex(' ')}]"
-            near, far = (_OURS, SYSLOG), (self._place(entry, names), SYSLOG)
-            source, target = (near, far) if entry.outward else (far, near)
+            ours, theirs = (_OURS, SYSLOG), (self._place(entry, names), SYSLOG)
+            source, target = (ours, theirs) if entry.outward else (theirs, ours)
             line = " ".join(words.split())
             text = f"{_PRIORITY}{entry.kind} {about}: {line}".encode("utf-8", "replace")
             blocks = [packets.udp(source, target, text[: packets.MAXIMUM])]

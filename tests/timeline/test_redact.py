@@ -40,7 +40,8 @@ def test_other_credentials_are_hidden_whole() -> None:
 
 def test_keys_of_media_are_hidden() -> None:
     body = (
-        "v=0\r\na=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:d0RmdmcmVCspeEc3QGZiNWpVLFJhQX1cfHAwJSoj|2^20"
+        "v=0\r\na=crypto:1 AES_CM_128_HMAC_SHA1_80 "
+        "inline:d0RmdmcmVCspeEc3QGZiNWpVLFJhQX1cfHAwJSoj|2^20"
         "\r\na=key-mgmt:mikey AQAFgM0XflABAAAAAAAAAAAAAAsAyO\r\nk=clear:geheim\r\n"
         "a=ice-pwd:asd88fgpdd777uzjYhagZg\r\na=ice-ufrag:8hhY\r\nm=audio 4000 RTP/SAVP 0\r\n"
     )

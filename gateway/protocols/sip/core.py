@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 NO_STREAMS = 3600.0
 """How long a host that took no TCP is sent UDP only, seconds."""
+_OF_CANCEL = ("Via", "Max-Forwards", "Route", "From", "To", "Call-ID", "CSeq", "Session-ID")
 DEFAULT_PORTS = {"tls": 5061, "wss": 443, "ws": 80}
 
 
@@ -503,8 +504,7 @@ class ClientRequest:
         lines = [
             (name, value.replace(INVITE, CANCEL) if name == "CSeq" else value)
             for name, value in invite.request_headers
-            if name
-            in ("Via", "Max-Forwards", "Route", "From", "To", "Call-ID", "CSeq", "Session-ID")
+            if name in _OF_CANCEL
         ]
         data = encode(f"CANCEL {invite.target} SIP/2.0", lines + headers)
         cancel = NonInviteClient(
