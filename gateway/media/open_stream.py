@@ -121,6 +121,11 @@ class OpenStream:
         return self._handle.id
 
     @property
+    def spec(self) -> StreamSpec:
+        """As last updated."""
+        return self._spec
+
+    @property
     def local(self) -> tuple[str, int]:
         """Bound address and port (RTP); ``("", 0)`` for other kinds."""
         return self._local
