@@ -62,6 +62,7 @@ from gateway.metrics.tally import Tally
 from gateway.notify import notify, watchdog_s
 from gateway.records import Recorder, Store
 from gateway.records.ops import StoreOp
+from gateway.timeline.export import HepExport
 from gateway.timeline.redact import Redactor, secrets_of
 from gateway.timeline.taps import Taps
 from gateway.timeline.wire import Ends, Ring, WireEntry
@@ -176,6 +177,16 @@ class Gateway:
             maximum_bytes=configuration.capture.signalling_mb << 20,
         )
         """What went over the wires in the last minutes."""
+        self.export: HepExport | None = None
+        if configuration.capture.hep:
+            self.export = HepExport(
+                configuration.capture.collector(),
+                redactor=lambda: self.redactor,
+                capture_id=configuration.capture.hep_id,
+                node=self.box,
+                password=configuration.capture.hep_password.reveal(),
+            )
+            self.wires.copies.append(self.export.put)
         self.redactor = _redactor(configuration)
         """Through which everybody looks at it."""
         self._feeds: set[Feed] = set()
@@ -692,6 +703,8 @@ class Gateway:
             self._timer.cancel()
         await self._synthesiser.close()
         self.taps.close()
+        if self.export is not None:
+            self.export.close()
         stop = getattr(self.engine, "stop", None)
         if stop is not None:
             await stop()

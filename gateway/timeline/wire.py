@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -68,34 +68,48 @@ class WireEntry(msgspec.Struct, kw_only=True, gc=False):
         return self.key
 
 
-def whole(entries: list[WireEntry], *, rests: bool = True) -> list[WireEntry]:
-    """Entries of which each holds one SIP message: a stream may cut and join them as it likes.
+class Assembler:
+    """Makes entries of which each holds one SIP message: a stream may cut and join them as it
+    likes. Driven by `take`; `begun` is what is not yet complete."""
 
-    rests: also what has been begun and is not complete.
-    """
-    found: list[WireEntry] = []
-    begun: dict[tuple[Ends, bool], WireEntry] = {}
-    for entry in entries:
-        if entry.ends is None or entry.ends[0] not in ("tcp", "tls") or entry.kind != "sip":
-            found.append(entry)
-            continue
-        assert isinstance(entry.data, bytes)
+    def __init__(self) -> None:
+        self.begun: dict[tuple[Ends, bool], WireEntry] = {}
+
+    def take(self, entry: WireEntry) -> Iterator[WireEntry]:
+        """The messages that an entry completes; of other kinds the entry itself."""
+        data = entry.data
+        if (
+            entry.ends is None
+            or entry.ends[0] not in ("tcp", "tls")
+            or entry.kind != "sip"
+            or not isinstance(data, bytes)
+        ):
+            yield entry
+            return
         way = (entry.ends, entry.outward)
-        began = begun.pop(way, None)
-        data = entry.data if began is None else bytes(began.data) + entry.data  # type: ignore[arg-type]
-        if began is None and _length(data) == len(data):
-            found.append(entry)
-            continue
+        began = self.begun.pop(way, None)
+        if began is not None:
+            assert isinstance(began.data, bytes)
+            data = began.data + data
+        elif _length(data) == len(data):
+            yield entry
+            return
         first = began or entry
         while data := data.lstrip(b"\r\n"):
             size = _length(data)
             if not 0 < size <= len(data):
-                begun[way] = msgspec.structs.replace(first, data=data[:MAXIMUM], ids=None)
-                break
-            found.append(msgspec.structs.replace(entry, data=data[:size], ids=None))
+                self.begun[way] = msgspec.structs.replace(first, data=data[:MAXIMUM], ids=None)
+                return
+            yield msgspec.structs.replace(entry, data=data[:size], ids=None)
             data, first = data[size:], entry
-    if begun and rests:
-        found += begun.values()
+
+
+def whole(entries: Iterable[WireEntry], *, rests: bool = True) -> list[WireEntry]:
+    """Entries with one SIP message each. rests: also what has been begun and is not complete."""
+    assembler = Assembler()
+    found = [each for entry in entries for each in assembler.take(entry)]
+    if assembler.begun and rests:
+        found += assembler.begun.values()
         found.sort(key=lambda entry: entry.mono)
     return found
 

@@ -155,7 +155,8 @@ async def test_a_call_as_tshark_and_sngrep_see_it(tmp_path: Path) -> None:
     assert f"sip, sip/anna#1, trace {THEIRS}" in comments
 
     seen = tmp_path / "sngrep.pcap"
-    subprocess.run(
+    await asyncio.to_thread(
+        subprocess.run,
         ["sngrep", "-N", "-q", "-I", str(file), "-O", str(seen)],
         capture_output=True, timeout=60, check=True, env={"TERM": "xterm", "PATH": "/usr/bin"},
     )  # fmt: skip

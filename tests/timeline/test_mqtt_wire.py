@@ -9,6 +9,7 @@ import pytest
 from gateway.adapters.mqtt import Mqtt
 from gateway.core.actions import Command
 from gateway.core.events import PanelChanged
+from gateway.protocols.packets import published
 from gateway.testing.host import TestHost
 from tests.adapters.mqtt_broker import Broker, needs_mosquitto, subscribed
 
@@ -48,7 +49,8 @@ async def test_messages_are_told_and_codes_are_not(tmp_path: Path) -> None:
             assert "83650917" in line
     finally:
         broker.kill()
-    told = [(each.about, each.outward, each.data, each.key) for each in host.exchange.wires]
+    told = [(each.about, each.outward, each.words, each.key) for each in host.exchange.wires]
     assert ("mqtt/house", False, "house/state disarmed", "") in told
     assert ("", True, "house/set (hidden)", "t1") in told
-    assert "83650917" not in str(told)
+    assert "83650917" not in str(host.exchange.wires)
+    assert published(bytes(host.exchange.wires[-1].data)) == ("house/set", b"(hidden)")  # type: ignore[arg-type]
