@@ -7,7 +7,7 @@ read (`gateway.timeline.redact`). It never goes to disk from here.
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
@@ -135,11 +135,13 @@ class Ring:
         self.copies: list[Callable[[WireEntry], None]] = []
         """Who else gets each entry at once: an exporter."""
         self._number = 0
-        self._entries: deque[WireEntry] = deque()
+        self._kinds: dict[str, deque[WireEntry]] = {}
+        """One queue for each kind: a bus that is polled all day must not push out a call."""
+        self._sizes: Counter[str] = Counter()
         self._ties: deque[tuple[float, str, str]] = deque(maxlen=_TIES)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return sum(map(len, self._kinds.values()))
 
     def put(self, entry: WireEntry) -> None:
         """Keep an entry; what is too long is cut."""
@@ -153,17 +155,28 @@ class Ring:
             size = len(entry.data) + len(entry.words)
         self._number += 1
         entry.number = self._number
-        entries = self._entries
+        kind = entry.kind
+        entries = self._kinds.get(kind)
+        if entries is None:
+            entries = self._kinds[kind] = deque()
         entries.append(entry)
         self.n_bytes += size + _OVERHEAD
+        self._sizes[kind] += size + _OVERHEAD
         oldest = entry.mono - self.keep_s
-        while entries and (entries[0].mono < oldest or self.n_bytes > self.maximum_bytes):
-            gone = entries.popleft()
-            self.n_bytes -= len(gone.data) + len(gone.words) + _OVERHEAD
-            if gone.mono >= oldest:
-                self.dropped += 1
+        while entries[0].mono < oldest:
+            self._forget(kind)
+        while self.n_bytes > self.maximum_bytes:
+            largest = max(self._sizes, key=self._sizes.__getitem__)
+            self.dropped += self._kinds[largest][0].mono >= oldest
+            self._forget(largest)
         for copy in self.copies:
             copy(entry)
+
+    def _forget(self, kind: str) -> None:
+        gone = self._kinds[kind].popleft()
+        size = len(gone.data) + len(gone.words) + _OVERHEAD
+        self.n_bytes -= size
+        self._sizes[kind] -= size
 
     def tie(self, mono: float, about: str, key: str) -> None:
         """Note that a dialogue (a Call-ID) is a leg's."""
@@ -181,7 +194,10 @@ class Ring:
     ) -> list[WireEntry]:
         """All of a time, oldest first; since, until: wall clock, seconds since 1970. rests: also
         what is not complete."""
-        found = [entry for entry in tuple(self._entries) if since <= entry.at <= until]
+        found = [
+            entry for queue in self._kinds.values() for entry in queue if since <= entry.at <= until
+        ]
+        found.sort(key=lambda entry: entry.number)
         return whole(found, rests=rests)
 
     def of(
@@ -205,10 +221,13 @@ class Ring:
         keys |= {entry.dialogue for entry in entries if session in (entry.ids or ())}
         keys.discard("")
         keys.add(trace)
+        networks = {each.partition("/")[0] for each in (*legs, *places)}
         for entry in entries:
             if (
                 entry.about in legs
                 or entry.dialogue in keys
                 or (not entry.key and entry.about in places)
+                # A bus is one for all its stations: whose frame it is only its octets tell.
+                or (entry.kind == "serial" and entry.adapter in networks)
             ):
                 yield entry

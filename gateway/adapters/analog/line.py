@@ -7,6 +7,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -230,6 +231,8 @@ class Line(ABC):
 
     def take_event(self, event: LineEvent) -> None:
         """Put one event to use."""
+        name = event.kind.name.lower() if event.kind is not None else str(event)
+        self._show(f"{name} ?" if event.digit else name, outward=False)
         signal = self.signals.get(event.kind) if event.kind is not None else None
         if event.kind is EventKind.PULSE_DIGIT and event.digit and isinstance(self.port, FxsPort):
             self.port.digit(event.digit, self.now)
@@ -272,13 +275,16 @@ class Line(ABC):
 
     def order(self, do: Callable[..., None], *arguments: Any) -> bool:
         """Tell the channel to do something; False when it does not."""
+        self._show(_order(do, arguments), outward=True)
         try:
             do(*arguments)
         except Unsupported as error:
             self.host.count("unsupported_by_card")
+            self._show(f"the card cannot do this: {error}", outward=False)
             self.host.log.debug("card cannot do this", endpoint=self.endpoint, why=str(error))
             return False
         except DeviceError as error:
+            self._show(f"refused: {error}", outward=False)
             if self._gone():
                 # Not now: whoever gave the order is in the middle of something.
                 asyncio.get_running_loop().call_soon(self.lost, str(error))
@@ -287,6 +293,11 @@ class Line(ABC):
                 self.host.log.warning("card refused", endpoint=self.endpoint, why=str(error))
             return False
         return True
+
+    def _show(self, text: str, *, outward: bool) -> None:
+        """Let it be seen what goes between us and the card; digits never are."""
+        about = self.call.leg if self.call is not None else self.endpoint
+        self.host.wire(about, text, kind="dahdi", outward=outward)
 
     def set_hook(self, off: bool) -> None:
         """Off hook or on hook; tried once more when the card is still busy with a battery drop."""
@@ -431,6 +442,17 @@ _MEANINGLESS: Final = frozenset(
         EventKind.WRITE_UNDERRUN,
     }
 )
+
+
+def _order(do: Callable[..., None], arguments: tuple[Any, ...]) -> str:
+    """An order in words: ``hook ring``, ``dial ????``."""
+    words = [getattr(do, "__name__", "order").strip("_")]
+    for each in arguments:
+        if isinstance(each, Enum):
+            words.append(str(each.name).lower())
+        else:
+            words.append("?" * len(each) if isinstance(each, str) else str(each))
+    return " ".join(words)
 
 
 def _other_kind(channel: Channel, wanted: PortKind) -> str:

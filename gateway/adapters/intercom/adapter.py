@@ -198,7 +198,7 @@ class Intercom(Adapter):
             for login in logins:
                 polls = login is None or login is logins[-1]
                 link = Link(bus, addresses, rate=rate, login=login, polls=polls)
-                line = Line(link, self.host.now, self._happened)
+                line = Line(link, self.host.now, self._happened, self._show)
                 self._lines.append(line)
                 await line.open(self.config.port, settings)
             async with asyncio.timeout(15.0):
@@ -212,6 +212,13 @@ class Intercom(Adapter):
         except BaseException:
             self._close()
             raise
+
+    def _show(self, data: bytes, outward: bool) -> None:
+        if self._opened < self._n_lines and self.config.password:
+            # The answer to a log-in can be tried against every password, at leisure.
+            self.host.wire(f"{self.name}/{BUS}", "(logging in)", kind="serial", outward=outward)
+        else:
+            self.host.wire(f"{self.name}/{BUS}", data, kind="serial", outward=outward)
 
     async def _first_round(self) -> None:
         """Let the stations be heard once, so that the first call knows who is there."""

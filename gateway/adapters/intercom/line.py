@@ -17,11 +17,16 @@ class Line:
     """
 
     def __init__(
-        self, link: Link, now: Callable[[], float], happened: Callable[[Line, Happening], None]
+        self,
+        link: Link,
+        now: Callable[[], float],
+        happened: Callable[[Line, Happening], None],
+        told: Callable[[bytes, bool], None],
     ) -> None:
+        """told: octets as they went over the line, and whether we sent them."""
         self.link = link
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._now, self._happened = now, happened
+        self._now, self._happened, self._told = now, happened, told
         self._port: SerialPort | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -45,6 +50,7 @@ class Line:
     def write_now(self, data: bytes) -> None:
         """Past all queues, for when there is no time left."""
         if self._port is not None:
+            self._told(data, True)
             self._port.write(data)
 
     def end(self, why: str) -> None:
@@ -63,6 +69,7 @@ class Line:
 
     def _received(self, data: bytes) -> None:
         if self._port is not None:
+            self._told(data, False)
             self._tell(self.link.receive(data, self._now()))
 
     def _tick(self) -> None:
@@ -80,6 +87,7 @@ class Line:
             return
         data = self.link.take()
         if data:
+            self._told(data, True)
             self._port.write(data)
         if self._timer is not None:
             self._timer.cancel()

@@ -98,6 +98,7 @@ class Broadcast:
             except (GatewayError, OSError) as error:
                 cause, detail = Cause.RESOURCE_UNAVAILABLE, str(error)
             await self._sender.finish(hurry=cause is Cause.PREEMPTED)
+            self._show("ended for the receivers")
         except asyncio.CancelledError:
             cause, detail = Cause.SHUTDOWN, "the gateway stops"
             raise
@@ -111,7 +112,9 @@ class Broadcast:
         stream = self._stream = self._host.open_stream(
             self.action.leg, spec, options, self._media_event
         )
+        self._show(f"to {':'.join(map(str, self.destination))}, {self.zone.dialect.value}")
         await self._sender.begin()
+        self._show("announced to the receivers")
         self.receipt.look()
         if self._chime:
             await self._ring_in(stream)
@@ -143,6 +146,7 @@ class Broadcast:
         self._ended = True
         self.receipt.look()
         became = self._became()
+        self._show(f"closed: {became or cause}")
         facts = {"cause": str(cause), "sent": became} | self._facts()
         self._host.log.info("page is over", leg=self.action.leg, **facts)
         self._on_end(self, became)
@@ -150,6 +154,9 @@ class Broadcast:
         # The stream is closed with the leg; only then may what it sends through go.
         self._host.emit(LegEnded(leg=self.action.leg, cause=cause, detail=text))
         self._sender.close()
+
+    def _show(self, text: str) -> None:
+        self._host.wire(self.action.leg, text, kind="page", outward=True)
 
     def _facts(self) -> dict[str, Any]:
         return {"played": self.receipt.members, "missing": self.receipt.missing}

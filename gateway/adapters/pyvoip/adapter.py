@@ -160,7 +160,28 @@ class PyVoip(Adapter):
 
     # From the library
 
+    def _tell(
+        self, message: say.Press | say.Place | say.Accept | say.Drop, wire: socket.socket | None
+    ) -> bool:
+        """Give the library an order; False when it takes none."""
+        self._show(message, outward=True)
+        return self._process is not None and self._process.send(message, wire)
+
+    def _show(self, message: say.ToLibrary | say.FromLibrary, *, outward: bool) -> None:
+        """Let it be seen what we and the library say to each other; digits never are."""
+        key = getattr(message, "call", "")
+        facts = " ".join(
+            f"{name}={'?' if name.startswith('digit') else getattr(message, name)}"
+            for name in message.__struct_fields__
+            if name != "call"
+        )
+        about = self._by_key.get(key, "")
+        text = f"{type(message).__name__} {facts}".strip()
+        self.host.wire(about, text, kind="pyvoip", outward=outward, key=key)
+
     def _heard(self, message: say.FromLibrary) -> None:
+        if not isinstance(message, say.Alive | say.Counted):
+            self._show(message, outward=False)
         match message:
             case say.Alive():
                 self._memory_mb = message.memory_mb
@@ -271,7 +292,7 @@ class PyVoip(Adapter):
         if state is None or state.stream is None:
             return
         if state.events and self._process is not None:
-            self._process.send(say.Press(call=state.key, digits=action.digits))
+            self._tell(say.Press(call=state.key, digits=action.digits), None)
         else:
             state.stream.send_digits(action.digits)
 
@@ -292,7 +313,7 @@ class PyVoip(Adapter):
             self._end(leg, Cause.RESOURCE_UNAVAILABLE, str(error))
             return
         with far:
-            sent = self._process is not None and self._process.send(message, far)
+            sent = self._tell(message, far)
         if not sent:
             self._end(leg, Cause.TEMPORARY_FAILURE, "the library's process takes no order")
 
@@ -302,8 +323,9 @@ class PyVoip(Adapter):
             return  # ended before: a leg ends exactly once
         if state.near is not None:
             state.near.close()
-        if self._by_key.pop(state.key, None) is not None and self._process is not None:
-            self._process.send(say.Drop(call=state.key, status=to_sip(cause)))
+        if state.key in self._by_key:
+            self._tell(say.Drop(call=state.key, status=to_sip(cause)), None)
+            del self._by_key[state.key]
         self.host.emit(LegEnded(leg=leg, cause=cause, detail=detail))
 
     def _lose_all(self, cause: Cause) -> None:

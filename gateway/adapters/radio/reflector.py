@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections.abc import Callable
 from typing import Final
 
 from gateway.adapters.radio.config import Reflector
@@ -28,6 +29,8 @@ class ReflectorLink:
     def __init__(self, config: Reflector) -> None:
         self.carrier: bool | None = False
         self.refused = 0
+        self.told: Callable[[bytes | str, bool], None] = lambda data, outward: None
+        """Gets what is said over the connection, and whether we said it."""
         self._config = config
         self._encoder = Encoder(self.rate, config.bitrate)
         self._decoder = Decoder(self.rate)
@@ -89,14 +92,21 @@ class ReflectorLink:
         data = await self._streams[0].read(65536)
         if not data:
             raise DeviceError("the reflector closed the connection")
+        self._tell(data, outward=False)
         self._session.receive(data, time.monotonic())
         self._flush()
+
+    def _tell(self, data: bytes, *, outward: bool) -> None:
+        assert self._session is not None
+        # The answer to a challenge can be tried against every password, at leisure.
+        self.told(data if self._session.state is State.UP else "(logging in)", outward)
 
     def _flush(self) -> None:
         assert self._session is not None
         assert self._streams is not None
         writer = self._streams[1]
         if octets := self._session.outgoing():
+            self._tell(octets, outward=True)
             writer.write(octets)
 
     # What the pump's thread calls

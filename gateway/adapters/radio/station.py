@@ -87,6 +87,8 @@ class Station:
         self._reason = "not started"
         self._silent_key = ""
         """Leg that was told that transmitting is switched off."""
+        self._line = False
+        """Whether the guard was last told to key."""
         self._inputs: dict[str, float] = {}
         self._phase = Phase.IDLE
         self._timed_out = 0
@@ -156,7 +158,8 @@ class Station:
             if isinstance(config.carrier, RigctldCarrier):
                 tasks.append(
                     asyncio.create_task(
-                        follow_carrier(config.carrier, self._signal), name=f"{self.id} carrier"
+                        follow_carrier(config.carrier, self._signal, self._show),
+                        name=f"{self.id} carrier",
                     )
                 )
             if link.fileno() >= 0 and self.guardian is not None:
@@ -185,6 +188,7 @@ class Station:
         config = self.config
         if config.reflector is not None:
             link = ReflectorLink(config.reflector)
+            link.told = self._show
             try:
                 await link.login()
             except BaseException:
@@ -245,8 +249,14 @@ class Station:
 
     # What the others tell
 
+    def _show(self, data: bytes | str, outward: bool) -> None:
+        """Let it be seen what goes between us and the radio."""
+        self._host.wire(self._leg or self.id, data, kind="radio", outward=outward)
+
     def _guard_says(self, message: dict[str, Any]) -> None:
         now = self._host.now()
+        said = (str(message[name]) for name in ("is", "on", "why", "read_back") if name in message)
+        self._show(" ".join(said), outward=False)
         match message["is"]:
             case "ready":
                 self._host.log.info(
@@ -444,6 +454,9 @@ class Station:
             pump.speaking = transmitter.speaking or transmitter.phase is Phase.TAIL
             pump.squelch = carrier.open
         if self.guardian is not None:
+            if transmitter.line != self._line:
+                self._line = transmitter.line
+                self._show("key" if self._line else f"unkey: {self._why()}", outward=True)
             if transmitter.line:
                 self.guardian.key()
             else:
@@ -511,6 +524,7 @@ class Station:
         known = value if quality is Quality.GOOD else -1.0
         if self._inputs.get(name) != known:
             self._inputs[name] = known
+            self._show(f"{name} {value:g}" if known >= 0 else f"{name} is lost", outward=False)
             self._host.emit(
                 InputChanged(endpoint=self.id, input=name, value=value, quality=quality)
             )
