@@ -97,6 +97,12 @@ class _Commands(click.Group):
         command.short_help = _HELP[cmd_name]
         return command
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **extra)
+        except BrokenPipeError:
+            raise _ReaderGone from None
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             found = super().invoke(ctx)

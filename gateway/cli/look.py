@@ -18,7 +18,7 @@ from gateway.cli.options import (
     json_option,
 )
 from gateway.cli.show import Column
-from gateway.client import CommandError
+from gateway.client import EXIT_CONFIG, EXIT_UNREACHABLE, CommandError, find_config
 
 _CALLS: Final = (
     Column("CALL"), Column("FROM"), Column("TO"), Column("NUMBER"), Column("STATE"),
@@ -100,8 +100,18 @@ def troubles(found: dict[str, Any]) -> list[str]:
 @click.option("--counters", is_flag=True, help="Show what each adapter counted.")
 @click.pass_obj
 def adapters(settings: Settings, counters: bool) -> None:
-    """Adapters: up or down since when, and why."""
-    found = settings.client().get("/v1/adapters")
+    """Adapters: up or down since when, and why.
+
+    Without a daemon: which are configured, and which others are installed.
+    """
+    try:
+        found = settings.client().get("/v1/adapters")
+    except CommandError as error:
+        if error.code != EXIT_UNREACHABLE:
+            raise
+        click.echo(f"({error.what}; these are installed)", err=True)
+        _installed(settings)
+        return
     if settings.as_json:
         show.emit_json(found)
         return
@@ -122,6 +132,49 @@ def adapters(settings: Settings, counters: bool) -> None:
     )  # fmt: skip
     if counters:
         _counters((item["name"], item["counters"]) for item in found)
+
+
+def _installed(settings: Settings) -> None:
+    """The kinds that can be configured, and those that the configuration names."""
+    from gateway.errors import ConfigError
+    from gateway.registry import Registry
+
+    try:
+        registry = Registry()
+    except ConfigError as error:
+        raise CommandError(error.what, remedy=error.remedy or "", code=EXIT_CONFIG) from None
+    sections = _sections(find_config(settings.config))
+    names = {kind: [name for name, of in sections.items() if of == kind] for kind in registry.kinds}
+    rows = []
+    for kind in sorted({*registry.kinds, *sections.values()}):
+        reason = ""
+        try:
+            registry.load(kind)
+        except ConfigError as error:
+            reason = f"{error.what} ({error.remedy})" if error.remedy else error.what
+        for name in names.get(kind) or [n for n, of in sections.items() if of == kind] or [""]:
+            state = "unusable" if reason else "not running" if name else "not configured"
+            rows.append({"name": name, "kind": kind, "state": state, "reason": reason})
+    if settings.as_json:
+        show.emit_json(rows)
+        return
+    show.table(
+        (Column("ADAPTER"), Column("KIND"), Column("STATE"), Column("REASON", fold=True)),
+        [(row["name"], row["kind"], row["state"], row["reason"]) for row in rows],
+        empty="no adapter is installed",
+    )
+
+
+def _sections(file: str) -> dict[str, str]:
+    """Name and kind of the adapters that a file configures; none when it cannot be read."""
+    import tomllib
+    from pathlib import Path
+
+    try:
+        found = tomllib.loads(Path(file).read_text()).get("adapters", {})
+        return {name: str(section.get("kind", name)) for name, section in found.items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 @click.command()

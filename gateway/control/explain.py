@@ -80,7 +80,7 @@ def explain(
     if taken is not None:
         explanation.by, explanation.route = "route", taken.route.name
         explanation.why = f"route {taken.route.name!r} is the first that takes it"
-        explanation.does = _does(taken.route.route, taken)
+        explanation.does = _does(taken.route.route, taken, call=isinstance(event, LegOffered))
         texts = (*taken.route.route.page, *taken.route.route.targets)
         explanation.targets = [_target(taken.expand(text), endpoints, unfit) for text in texts]
     elif isinstance(event, LegOffered):
@@ -151,13 +151,19 @@ def _in_words(event: LegOffered | AlarmRaised | InputChanged) -> str:
             return f"input {event.input} of {event.endpoint} is {event.value:g}"
 
 
-def _does(route: Route, match: Match) -> list[str]:
+def _does(route: Route, match: Match, *, call: bool) -> list[str]:
     """What the route does, in order, in words. No secret of the route appears."""
     if route.refuse:
         return [f"refuses: {route.refuse}"]
     does = [
         f"sets {setting.endpoint} {setting.output} to {setting.value:g}"
-        + (f" for {setting.pulse_ms} ms" if setting.pulse_ms else "")
+        + (
+            f" for {setting.pulse_ms} ms"
+            if setting.pulse_ms
+            else " for as long as the call lasts"
+            if call
+            else ""
+        )
         for setting in route.outputs
     ]
     if route.command:
@@ -168,6 +174,10 @@ def _does(route: Route, match: Match) -> list[str]:
     if route.announce:
         what = route.announce.file or route.announce.tone or match.expand(route.announce.text)
         does.append(f"announces {what!r}")
+    if route.page and call:
+        then = "then " if route.announce else ""
+        only = "only the announcement is heard, not the caller (live = false)"
+        does.append(f"{then}the caller speaks to them" if route.live else only)
     if route.conference:
         does.append(f"joins conference {route.conference}")
     if route.origin:
@@ -180,6 +190,10 @@ def _does(route: Route, match: Match) -> list[str]:
         }[route.strategy]
         rounds = f", {route.rounds} rounds" if route.rounds > 1 else ""
         does.append(f"{how}, {route.ring_s:g} s each{rounds}")
+    if route.push_to_talk:
+        take, give = route.push_to_talk[0], route.push_to_talk[-1]
+        how = f"{take}, and gives it back with {give}" if take != give else f"{take}, in turn"
+        does.append(f"lets a telephone take the floor of a half-duplex call with {how}")
     if route.acknowledge:
         does.append(f"is acknowledged with {route.acknowledge}")
     if route.record:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import threading
 import time
+
+import pytest
 
 from tests.box import Box
 
@@ -142,3 +145,38 @@ def test_following_in_a_pipe_writes_a_document_for_each_change(box: Box) -> None
     finally:
         follower.kill()
         follower.wait()
+
+
+def test_adapters_without_a_gateway(idle: Box) -> None:
+    done = idle.run("adapters")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["loopback", "loopback", "not", "running", "-"] in lines
+    assert ["-", "sip", "not", "configured", "-"] in lines
+    assert json.loads(idle.ok("adapters", "--json"))[0].keys() == {
+        "name", "kind", "state", "reason"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("words", ["events --last 1000", "trace last", "events", "--help"])
+def test_a_reader_that_has_enough_is_no_failure(talking: Box, words: str) -> None:
+    # Many lines into a pipe of which nobody reads but the first octet.
+    process = subprocess.Popen(
+        talking.command(*words.split()), env=talking.environment, cwd=talking.home,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    if words == "events":
+        # It writes when something happens, and there is nobody any more.
+        process.stdout.close()
+        timer = threading.Timer(30.0, process.kill)
+        timer.start()
+        while process.poll() is None:
+            talking.run("dial", "loopback/alice", "loopback/engaged")
+        timer.cancel()
+    else:
+        process.stdout.close()
+    errors = process.stderr.read().decode()
+    process.stderr.close()
+    assert (process.wait(30.0), errors) == (0, "")

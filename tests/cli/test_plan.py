@@ -88,3 +88,18 @@ def test_explain_with_a_gateway_knows_what_is_in_use(talking: Box) -> None:
     done = talking.run("explain", "loopback/alise", "911")
     assert done.returncode == 1
     assert "did you mean loopback/alice" in done.stderr
+
+
+def test_explain_tells_of_live_paging_keys_and_outputs(idle: Box) -> None:
+    with idle.config.open("a") as file:
+        file.write(
+            '\n[[routes]]\nname = "hall"\ncalled = "81"\npage = ["loopback/bob"]\nlive = false\n'
+            'announce = { tone = "busy" }\n'
+            '[[routes]]\nname = "talk"\ncalled = "82"\npage = ["loopback/bob"]\n'
+            'push_to_talk = "*#"\n'
+        )
+    said = idle.ok("explain", "loopback/alice", "81")
+    assert "only the announcement is heard, not the caller" in said
+    said = idle.ok("explain", "loopback/alice", "82")
+    assert "the caller speaks to them" in said
+    assert "half-duplex call with *, and gives it back with #" in said
