@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.adapters.mqtt import Mqtt
-from gateway.core.actions import Command
-from gateway.core.events import PanelChanged
+from gateway.core.actions import AcknowledgeAlarm, Command
+from gateway.core.events import AlarmRaised, PanelChanged
 from gateway.protocols.packets import published
 from gateway.testing.host import TestHost
 from tests.adapters.mqtt_broker import Broker, needs_mosquitto, subscribed
@@ -54,3 +54,36 @@ async def test_messages_are_told_and_codes_are_not(tmp_path: Path) -> None:
     assert ("", True, "house/set (hidden)", "t1") in told
     assert "83650917" not in str(host.exchange.wires)
     assert published(bytes(host.exchange.wires[-1].data)) == ("house/set", b"(hidden)")  # type: ignore[arg-type]
+
+
+async def test_a_trace_comes_and_goes_as_user_property(tmp_path: Path) -> None:
+    """A peer's id, also in the form of RFC 7989, is the alarm's trace, and goes back with it."""
+    (tmp_path / "mq").mkdir()
+    broker = Broker(tmp_path / "mq")
+    broker.start()
+    bare = "0123456789abcdef0123456789abcdef"
+    trace = "01234567-89ab-cdef-0123-456789abcdef"
+    try:
+        host = TestHost("mqtt", data_dir=tmp_path)
+        panel = {"state_topic": "house/state", "ack_topic": "house/ack"}
+        adapter = host.make(
+            Mqtt, {"host": "127.0.0.1", "port": broker.port, "panels": {"house": panel}}
+        )
+        async with (
+            host.running(),
+            subscribed(broker, "house/ack", "-F", "%P|%p") as sub,
+        ):
+            await broker.publish(
+                "house/state", "triggered", "-D", "publish", "user-property", "trace", bare
+            )
+            alarm = await host.wait_for(AlarmRaised)
+            assert alarm.trace == trace
+            adapter.acknowledge_alarm(
+                AcknowledgeAlarm(
+                    endpoint="mqtt/house", alarm=alarm.alarm, by="guard", trace=alarm.trace
+                )
+            )
+            (line,) = await sub.wait(1)
+            assert f"trace:{trace}" in line
+    finally:
+        broker.kill()
