@@ -54,6 +54,7 @@ class _Registry:
         yield from _places(gateway)
         yield from _stores(gateway)
         yield from _engine(gateway)
+        yield from _capture(gateway)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
@@ -230,6 +231,22 @@ def _free(directory: str) -> Iterator[float]:
     except OSError:
         return
     yield float(found.f_bavail * found.f_frsize)
+
+
+def _capture(gateway: Gateway) -> Iterator[Metric]:
+    yield _gauge("wire_bytes", "Signalling kept in memory for trace and capture.",
+                 gateway.wires.n_bytes)  # fmt: skip
+    export = gateway.export
+    lost = CounterMetricFamily(
+        _P + "capture_dropped",
+        "Messages and packets that trace, capture or the collector did not get.",
+        labels=("ring",),
+    )
+    lost.add_metric(("signalling",), gateway.wires.dropped)
+    lost.add_metric(("rtp",), gateway.taps.lost())
+    lost.add_metric(("rtp_memory",), gateway.taps.forgotten)
+    lost.add_metric(("hep",), export.dropped if export else 0)
+    yield lost
 
 
 def _engine(gateway: Gateway) -> Iterator[Metric]:
