@@ -139,3 +139,32 @@ def test_what_cannot_be_traced(box: Box) -> None:
     done = box.run("trace", "next")
     assert (done.returncode, "needs --follow" in done.stderr) == (1, True)
     assert box.run("trace", "last", "--html", "x", "-f").returncode == 2
+
+
+def test_a_capture_of_what_is_over(box: Box) -> None:
+    call = _call(box)
+    said = box.ok("capture", call[-8:])
+    (file,) = box.home.glob("*.pcapng")
+    trace = box.json("trace", call)["trace"]
+    assert file.name == f"{trace}.pcapng"
+    assert said.startswith(f"{file.name}: ")
+    assert file.stat().st_mode & 0o777 == 0o600
+    octets = file.read_bytes()
+    assert octets[:4] == bytes.fromhex("0a0d0d0a")
+    assert b"loopback loopback/" in octets
+    piped = subprocess.run(
+        box.command("capture", "--last", "5m", "-o", "-"),
+        env=box.environment, capture_output=True, timeout=30, check=True,
+    )  # fmt: skip
+    assert piped.stdout[:4] == octets[:4]
+    assert b"treat it as a recording" in piped.stderr
+
+
+def test_what_cannot_be_captured(box: Box) -> None:
+    for words in ((), ("last", "--last", "5m"), ("--last", "5m", "-f"), ("--last", "soon")):
+        assert box.run("capture", *words).returncode == 2, words
+    for words in (("next",), ("0123abcd",)):
+        assert box.run("capture", *words).returncode == 1, words
+    assert not list(box.home.glob("*.pcapng"))
+    box.kill()
+    assert box.run("capture", "last").returncode == 3
