@@ -41,6 +41,8 @@ class Ids:
     def __init__(self, random_bits: Callable[[int], int] | None = None) -> None:
         self._random_bits = random_bits or SystemRandom().getrandbits
         self._last = 0
+        self._ms = -1
+        self._head = ""
 
     def uuid7(self, wall: float) -> str:
         """A new id; `wall` is seconds since 1970 (UTC)."""
@@ -48,6 +50,8 @@ class Ids:
         # within one millisecond still sorts in the order of minting.
         stamp = int(wall * 1000) << _COUNTER_BITS
         self._last = stamp = stamp if stamp > self._last else self._last + 1
-        high = (stamp >> _COUNTER_BITS << 16) | 0x7000 | (stamp & 0xFFF)
-        text = f"{high:016x}{0x8 << 60 | self._random_bits(62):016x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        ms = stamp >> _COUNTER_BITS
+        if ms != self._ms:
+            self._ms, self._head = ms, f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7"
+        tail = 0x8000000000000000 | self._random_bits(62)
+        return f"{self._head}{stamp & 0xFFF:03x}-{tail >> 48:04x}-{tail & 0xFFFFFFFFFFFF:012x}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -16,6 +17,9 @@ Address = tuple[str, int]
 MAX_UNSENT: Final = 1 << 20
 # A peer that has not finished its TLS handshake by then never will.
 HANDSHAKE_S: Final = 10.0
+_LONGEST: Final = 65536
+# Datagrams read before everything else gets its turn again.
+_AT_ONCE: Final = 16
 
 
 def local_address_towards(host: str, port: int = 9) -> str:
@@ -29,24 +33,34 @@ def local_address_towards(host: str, port: int = 9) -> str:
         return ""
 
 
-class UdpSocket(asyncio.DatagramProtocol):
-    """A bound UDP socket."""
+class UdpSocket:
+    """A bound UDP socket.
 
-    def __init__(self, received: Callable[[bytes, Address, Address], None]) -> None:
+    It reads several datagrams each time it is woken and sends without a detour: asyncio's own
+    transport goes once around the event loop for each datagram.
+    """
+
+    def __init__(self, sock: socket.socket, received: Callable[[bytes, Address, Address], None]):
         """`received` gets octets, source and our own address."""
         self._received = received
-        self._transport: Any = None
-        self.local: Address = ("", 0)
+        self._sock: socket.socket | None = sock
+        self._loop = asyncio.get_running_loop()
+        self._buffer = bytearray(_LONGEST)
+        self._view = memoryview(self._buffer)
+        self._unsent: deque[tuple[bytes, Address]] = deque()
+        self._n_unsent = 0
+        self.local: Address = sock.getsockname()[:2]
         self.errors = 0
         """ICMP errors and refused sends."""
+        # A burst of INVITEs must survive 100 ms of the event loop being elsewhere.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self._loop.add_reader(sock.fileno(), self._readable)
 
     @classmethod
     async def open(
         cls, host: str, port: int, received: Callable[[bytes, Address, Address], None]
     ) -> UdpSocket:
         """Bind; port 0 takes a free one. Raises `DeviceError` naming address and reason."""
-        found = cls(received)
-        loop = asyncio.get_running_loop()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
@@ -54,43 +68,67 @@ class UdpSocket(asyncio.DatagramProtocol):
                 # Else [::] would take the port of 0.0.0.0 too, and show IPv4 peers as ::ffff:...
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((host, port))
-            await loop.create_datagram_endpoint(lambda: found, sock=sock)
+            return cls(sock, received)
         except OSError as error:
             sock.close()
             raise DeviceError(f"cannot listen on udp {host}:{port}: {error.strerror}") from error
-        return found
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-        self.local = transport.get_extra_info("sockname")[:2]
-        sock = transport.get_extra_info("socket")
-        # A burst of INVITEs must survive 100 ms of the event loop being elsewhere.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-
-    def datagram_received(self, data: bytes, address: tuple[Any, ...]) -> None:
-        self._received(data, (address[0], address[1]), self.local)
-
-    def error_received(self, exc: Exception) -> None:
-        self.errors += 1
+    def _readable(self) -> None:
+        for _ in range(_AT_ONCE):
+            sock = self._sock
+            if sock is None:
+                return
+            try:
+                n, address = sock.recvfrom_into(self._buffer)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self.errors += 1
+                continue
+            self._received(bytes(self._view[:n]), address[:2], self.local)
 
     def send(self, data: bytes, destination: Address) -> bool:
         """Send one datagram; False when the kernel refuses it or takes no more for now."""
-        transport = self._transport
-        if transport is None or transport.get_write_buffer_size() > MAX_UNSENT:
+        sock = self._sock
+        if sock is None or self._n_unsent > MAX_UNSENT:
             return False
-        before = self.errors
-        try:
-            transport.sendto(data, destination)
-        except (OSError, ValueError):
-            self.errors += 1
-        # asyncio reports what the kernel refused through `error_received`, at once.
-        return self.errors == before
+        if not self._unsent:
+            try:
+                sock.sendto(data, destination)
+                return True
+            except (BlockingIOError, InterruptedError):
+                self._loop.add_writer(sock.fileno(), self._writable)
+            except (OSError, ValueError):
+                self.errors += 1
+                return False
+        self._unsent.append((data, destination))
+        self._n_unsent += len(data)
+        return True
+
+    def _writable(self) -> None:
+        sock = self._sock
+        while self._unsent and sock is not None:
+            data, destination = self._unsent[0]
+            try:
+                sock.sendto(data, destination)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self.errors += 1
+            self._unsent.popleft()
+            self._n_unsent -= len(data)
+        if sock is not None:
+            self._loop.remove_writer(sock.fileno())
 
     def close(self) -> None:
         """Close the socket; harmless twice."""
-        if self._transport:
-            self._transport.close()
-            self._transport = None
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            self._loop.remove_reader(sock.fileno())
+            self._loop.remove_writer(sock.fileno())
+            sock.close()
+            self._unsent.clear()
+            self._n_unsent = 0
 
 
 class StreamConnection(asyncio.Protocol):

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -32,6 +33,9 @@ from gateway.journal.lines import (
     taken,
 )
 from gateway.journal.reader import Reader, read_open_alarms
+
+
+_OF_ALARMS: Final = (AlarmRaised, OpenAlarm, CloseAlarm)
 
 
 class StorageState(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +99,7 @@ class Journal:
         segment_age_s: float = 86_400.0,
         total_bytes: int = 256 << 20,
         sync_s: float = 1.0,
-        gather_s: float = 0.005,
+        gather_s: float = 0.02,
         retry_s: float = 0.5,
         keep_digits: bool = False,
         on_state: Callable[[StorageState], None] | None = None,
@@ -214,7 +218,7 @@ class Journal:
         limit = self._queue_limit
         if done is not None:
             limit *= 2
-        if envelope is None or isinstance(envelope.body, AlarmRaised | OpenAlarm | CloseAlarm):
+        if envelope is None or isinstance(envelope.body, _OF_ALARMS):
             limit = self._queue_limit * 4
         with self._wake:
             if len(self._queue) >= limit or self._closing:

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from gateway.errors import DeviceError, UsageError
-from gateway.media import _engine, wav
+from gateway.media import _engine, _ports, wav
 from gateway.media.open_stream import CODECS, OpenStream, ratio, rtp_config, wideband_of
 from gateway.media.streams import (
     ByeReceived,
@@ -94,6 +94,8 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._streams: dict[int, OpenStream] = {}
         self._bridges: dict[str, _engine.BridgeHandle] = {}
+        self._seats: dict[str, dict[int, OpenStream]] = {}
+        """Streams by bridge and number."""
         self._dying: list[_engine.Handle | _engine.BridgeHandle] = []
         self._plays: dict[int, _engine.Play] = {}
         self._recordings: list[_engine.Recording] = []
@@ -186,15 +188,11 @@ class Engine:
             rtp, rtcp, port = self._bind(spec)
             local = (spec.local_ip, port)
             try:
-                handle = self._do(
-                    core.open_rtp, self._next_id(), rtp.fileno(), rtcp.fileno(), config
-                )
+                handle = self._do(core.open_rtp, self._next_id(), rtp, rtcp, config)
             except BaseException:
-                rtp.close()
-                rtcp.close()
+                os.close(rtp)
+                os.close(rtcp)
                 raise
-            rtp.detach()
-            rtcp.detach()
         elif isinstance(spec, DeviceSpec):
             handle = self._open_device(core, spec)
         else:
@@ -241,46 +239,24 @@ class Engine:
             raise
         return handle
 
-    def _bind(self, spec: RtpSpec) -> tuple[socket.socket, socket.socket, int]:
-        family = socket.AF_INET6 if ":" in spec.local_ip else socket.AF_INET
+    def _bind(self, spec: RtpSpec) -> tuple[int, int, int]:
         for _ in range(self._pairs):
             port = self._low + 2 * self._cursor
             self._cursor = (self._cursor + 1) % self._pairs
-            pair: list[socket.socket] = []
             try:
-                for number in (port, port + 1):
-                    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-                    pair.append(sock)
-                    self._set_up(sock, spec, family)
-                    sock.bind((spec.local_ip, number))
+                pair = _ports.open_pair(spec.local_ip, port, spec.dscp << 2, spec.multicast_ttl)
             except OSError as error:
-                for sock in pair:
-                    sock.close()
                 if error.errno == errno.EADDRINUSE:
                     continue
                 raise DeviceError(
                     f"RTP socket on {spec.local_ip}: {error.strerror or error}"
                 ) from error
-            return pair[0], pair[1], port
+            return *pair, port
         last = self._low + 2 * self._pairs - 1
         raise DeviceError(
             f"no free RTP port pair in {self._low} to {last} on {spec.local_ip}; "
             "widen the port range or end calls"
         )
-
-    def _set_up(self, sock: socket.socket, spec: RtpSpec, family: int) -> None:
-        tos = spec.dscp << 2
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, tos)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, spec.multicast_ttl)
-        else:
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, spec.multicast_ttl)
-            if not spec.local_ip.startswith("0."):
-                sock.setsockopt(
-                    socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(spec.local_ip)
-                )
 
     def _close(self, stream: OpenStream) -> None:
         if stream._closed:
@@ -289,6 +265,7 @@ class Engine:
         core = self._running()
         self._do(core.close, stream._handle)
         stream._closed = True
+        self._unseat(stream)
         del self._streams[stream.id]
         self._bury(stream._handle)
 
@@ -302,6 +279,7 @@ class Engine:
         if bridge in self._bridges:
             raise UsageError(f"bridge {bridge!r} is open already")
         self._bridges[bridge] = self._do(core.open_bridge, pass_digits)
+        self._seats[bridge] = {}
 
     def close_bridge(self, bridge: str) -> None:
         """Close a bridge; its members stay open and hear silence. Harmless when unknown."""
@@ -309,9 +287,8 @@ class Engine:
         if handle is None:
             return
         self._do(self._running().close_bridge, handle)
-        for stream in self._streams.values():
-            if stream._bridge == bridge:
-                stream._bridge = None
+        for stream in self._seats.pop(bridge).values():
+            stream._bridge = None
         self._bury(handle)
 
     def join(
@@ -330,7 +307,14 @@ class Engine:
         handle = self._find(bridge)
         core = stream._core()
         self._do(core.join, handle, stream._handle, speaks, hears, ratio(gain_db))
+        self._unseat(stream)
+        self._seats[bridge][stream.id] = stream
         stream._bridge = bridge
+
+    def _unseat(self, stream: OpenStream) -> None:
+        if stream._bridge is not None:
+            self._seats[stream._bridge].pop(stream.id, None)
+            stream._bridge = None
 
     def leave(self, bridge: str, stream: OpenStream) -> None:
         """Take a stream out of a bridge; harmless when it is not in it."""
@@ -338,7 +322,7 @@ class Engine:
             return
         self._do(self._running().leave, self._find(bridge), stream._handle)
         if stream._bridge == bridge:
-            stream._bridge = None
+            self._unseat(stream)
 
     def set_floor(self, bridge: str, stream: OpenStream | None) -> None:
         """Give the floor to one member: only it is heard; None: nobody is.

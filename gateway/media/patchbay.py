@@ -121,7 +121,8 @@ class Patchbay:
         self._legs: dict[str, _Audio] = {}
         self._floors: dict[str, str | None] = {}
         """Who has the floor in each half-duplex bridge."""
-        self._bridges: set[str] = set()
+        self._bridges: dict[str, dict[str, _Audio]] = {}
+        """Open bridges, and who has a seat in each, by leg."""
         self._do: dict[type[Any], Callable[[Any], None]] = {
             OpenBridge: self._open_bridge,
             Join: self._join,
@@ -167,6 +168,7 @@ class Patchbay:
         audio = self._legs.pop(leg, None)
         if audio is None:
             return
+        self._unseat(leg, audio)
         if audio.stream is not None:
             if audio.record is not None:
                 audio.stream.stop_record()
@@ -209,7 +211,7 @@ class Patchbay:
         # On a half-duplex bridge digits steer the gateway (floor, acknowledgement): on the air
         # they would be noise.
         self.engine.open_bridge(action.bridge, pass_digits=action.kind is not BridgeKind.FLOOR)
-        self._bridges.add(action.bridge)
+        self._bridges[action.bridge] = {}
         if action.kind is BridgeKind.FLOOR:
             self._floors[action.bridge] = None
             self.engine.set_floor(action.bridge, None)
@@ -218,9 +220,17 @@ class Patchbay:
         audio = self._legs.setdefault(action.leg, _Audio())
         if audio.seat is not None and audio.seat.bridge != action.bridge and audio.stream:
             self.engine.leave(audio.seat.bridge, audio.stream)
+        self._unseat(action.leg, audio)
         audio.seat = action
+        if action.bridge in self._bridges:
+            self._bridges[action.bridge][action.leg] = audio
         if audio.stream is not None:
             self._take_seat(audio, action)
+
+    def _unseat(self, leg: str, audio: _Audio) -> None:
+        if audio.seat is not None:
+            self._bridges.get(audio.seat.bridge, {}).pop(leg, None)
+            audio.seat = None
 
     def _take_seat(self, audio: _Audio, seat: Join) -> None:
         if seat.bridge not in self._bridges or audio.stream is None:
@@ -239,7 +249,7 @@ class Patchbay:
         audio = self._legs.get(action.leg)
         if audio is None or audio.seat is None or audio.seat.bridge != action.bridge:
             return
-        audio.seat = None
+        self._unseat(action.leg, audio)
         if self._floors.get(action.bridge) == action.leg:
             self._floors[action.bridge] = None
             self.engine.set_floor(action.bridge, None)
@@ -260,9 +270,8 @@ class Patchbay:
     def _close_bridge(self, action: CloseBridge) -> None:
         if action.bridge not in self._bridges:
             return
-        self._bridges.discard(action.bridge)
         self._floors.pop(action.bridge, None)
-        for audio in self._legs.values():
+        for audio in self._bridges.pop(action.bridge).values():
             if audio.seat is not None and audio.seat.bridge == action.bridge:
                 audio.seat = None
         self.engine.close_bridge(action.bridge)

@@ -63,7 +63,7 @@ class Store:
         *,
         spill: Path | None = None,
         queue: int = 50_000,
-        gather_s: float = 0.02,
+        gather_s: float = 0.1,
         retry_s: float = 0.5,
         keep_days: float | None = None,
         keep_rows: int | None = None,

@@ -44,6 +44,8 @@ class Caller(NamedTuple):
 
 def clean(text: str, longest: int = _LONGEST) -> str:
     """Text from outside that can be stored and shown: printable, bounded, valid Unicode."""
+    if text.isprintable() and text.isascii():
+        return text[:longest]
     shown = "".join(sign for sign in text[:longest] if sign.isprintable())
     return shown.encode("utf-8", "replace").decode()
 

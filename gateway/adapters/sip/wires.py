@@ -36,6 +36,7 @@ from gateway.protocols.sip.transaction import Flow
 from gateway.protocols.sip.uri import make_uri, parse_uri
 
 _CONNECT_S: Final = 5.0
+_MAX_WAYS: Final = 256
 # What may wait for one connection that is being opened.
 _MAX_WAITING: Final = 64
 # A connection on which nothing at all is said for so long is cut: it only takes up room.
@@ -69,6 +70,7 @@ class Wires(StreamOwner):
         self._config, self._host, self._pump = config, host, pump
         self.agent: SipAgent | None = None
         self._udp: list[UdpSocket] = []
+        self._udp_ways: dict[tuple[bool, tuple[str, int]], UdpSocket] = {}
         self._servers: list[asyncio.Server] = []
         self._arrived: set[StreamConnection] = set()
         self._connections: dict[int, StreamConnection] = {}
@@ -117,6 +119,7 @@ class Wires(StreamOwner):
         for connection in list(self._arrived):
             connection.close()
         self._udp.clear()
+        self._udp_ways.clear()
         self._servers.clear()
 
     def source_towards(self, host: str) -> str:
@@ -287,15 +290,23 @@ class Wires(StreamOwner):
 
     def _send_udp(self, send: Send) -> None:
         flow = send.flow
-        family6 = ":" in flow.host
-        fitting = [sock for sock in self._udp if (":" in sock.local[0]) == family6]
-        chosen = next((sock for sock in fitting if sock.local == flow.local), None)
-        sock = chosen or next(iter(fitting), None)
+        sock = self._udp_ways.get((":" in flow.host, flow.local)) or self._udp_way(flow)
         peer = (flow.host, flow.port or 5060)
         if sock is None or not sock.send(send.data, peer):
             self._failed(send)
         else:
             self._keep(send.data, ("udp", sock.local, peer), outward=True)
+
+    def _udp_way(self, flow: Flow) -> UdpSocket | None:
+        """The socket that the peer reached, or one of its family."""
+        family6 = ":" in flow.host
+        fitting = [sock for sock in self._udp if (":" in sock.local[0]) == family6]
+        if not fitting:
+            return None
+        found = next((sock for sock in fitting if sock.local == flow.local), fitting[0])
+        if len(self._udp_ways) < _MAX_WAYS:
+            self._udp_ways[family6, flow.local] = found
+        return found
 
     def _send_stream(self, send: Send, expected: Expected) -> None:
         flow = send.flow

@@ -196,6 +196,8 @@ class Core:
         self._advertise = advertise
         self._serial = 0
         self._tag_secret = os.urandom(16)
+        self._random = ""
+        """Hexadecimal digits from the system, not used yet: asking for each tag costs a call."""
 
     # -- the transactions' view (transaction.Wire) --
 
@@ -224,9 +226,13 @@ class Core:
         self._serial += 1
         return self._serial
 
-    @staticmethod
-    def random(n_bytes: int = 8) -> str:
-        return os.urandom(n_bytes).hex()
+    def random(self, n_bytes: int = 8) -> str:
+        """Hexadecimal digits that nobody can guess."""
+        n = 2 * n_bytes
+        if len(self._random) < n:
+            self._random = os.urandom(max(256, n_bytes)).hex()
+        found, self._random = self._random[:n], self._random[n:]
+        return found
 
     def address(self, flow: Flow) -> tuple[str, int]:
         """Our own address as the peer behind ``flow`` is to see it."""
