@@ -34,7 +34,6 @@ from gateway.journal.lines import (
 )
 from gateway.journal.reader import Reader, read_open_alarms
 
-
 _OF_ALARMS: Final = (AlarmRaised, OpenAlarm, CloseAlarm)
 
 

@@ -84,6 +84,9 @@ class Recorder:
         self._ended: OrderedDict[str, tuple[OpenCall, OpenLeg]] = OrderedDict()
         self._lingering: OrderedDict[str, OpenCall] = OrderedDict()
         self._dirty: set[str] = set()
+        self._soon: dict[str, None] = {}
+        """Calls that began, were answered or lost a leg since the last `tick`, which saves them. A
+        crash before that finds them in the journal; most calls of a busy trunk are never saved."""
         self._beat_due = -math.inf
         self._out: list[StoreOp] = []
 
@@ -119,12 +122,14 @@ class Recorder:
             if now - call.ended < _LINGER_S:
                 break
             self._forget(call)
-        if now < self._beat_due or not self._calls:
-            return
-        self._beat_due = now + self._checkpoint_s
-        for key in list(self._dirty):
+        for key in self._soon:
             self._save(self._calls[key])
-        self._out.append(Beat(box=self.box, run=self.run, at=at, mono=now))
+        self._soon.clear()
+        if now >= self._beat_due and self._calls:
+            self._beat_due = now + self._checkpoint_s
+            for key in list(self._dirty):
+                self._save(self._calls[key])
+            self._out.append(Beat(box=self.box, run=self.run, at=at, mono=now))
         self._flush()
 
     @property
@@ -166,7 +171,7 @@ class Recorder:
         if record.answered is None:
             record.answered = call.last_mono
             call.answer(record)
-            self._save(call)
+            self._soon[call.id] = None
 
     def _held(
         self, call: OpenCall, record: OpenLeg, envelope: Envelope, body: LegHeld | Hold
@@ -373,7 +378,7 @@ class Recorder:
         if envelope.call and not call.call:
             self._name(call, envelope.call)
         self._touch(call, envelope)
-        self._save(call)
+        self._soon[call.id] = None
 
     def _end(
         self,
@@ -394,20 +399,22 @@ class Recorder:
         self.counters.legs += 1
         self._out.append(PutLeg(record=record.record(call), replace=not self._replaying))
         if call.legs:
-            self._save(call)
+            self._soon[call.id] = None
         else:
             self._finish(call, record.cause)
 
     def _finish(self, call: OpenCall, cause: Cause) -> None:
         del self._calls[call.id]
         self._dirty.discard(call.id)
+        self._soon.pop(call.id, None)
         self._lingering[call.id] = call
         if len(self._lingering) > _REMEMBERED:
             self._forget(next(iter(self._lingering.values())))
         self.counters.calls += 1
         replace = call.saved or not self._replaying
         self._out.append(PutCall(record=call.record(cause), replace=replace))
-        self._out.append(Forget(id=call.id))
+        if call.saved or self._replaying:
+            self._out.append(Forget(id=call.id))
 
     def _save(self, call: OpenCall) -> None:
         self._dirty.discard(call.id)

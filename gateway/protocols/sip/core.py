@@ -84,7 +84,7 @@ class SipConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     Contact; peers seen to be behind a NAT are treated so in any case.
     """
-    max_transactions: int = 20000
+    max_transactions: int = 50_000
     """Server transactions; beyond, requests are answered 503 without state."""
     max_sessions: int = 10000
     retry_after: int = 5
