@@ -124,7 +124,8 @@ class Journal:
         self._keep_digits = keep_digits
         self._on_state = on_state
         self._queue: deque[_Entry] = deque()
-        self._wake = threading.Condition()
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
         self._closing = False
         self._reason: str | None = None
         self._thread: threading.Thread | None = None
@@ -219,7 +220,7 @@ class Journal:
             limit *= 2
         if envelope is None or isinstance(envelope.body, _OF_ALARMS):
             limit = self._queue_limit * 4
-        with self._wake:
+        with self._lock:
             if len(self._queue) >= limit or self._closing:
                 if limit == self._queue_limit:
                     self.counters.dropped += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import socket
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import DeviceError, UsageError
@@ -47,6 +48,17 @@ def wideband_of(codec: Codec, rate: int, what: str) -> bool:
     return rate == 16000
 
 
+@lru_cache(maxsize=256)
+def _is_address(text: str) -> bool:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, text.partition("%")[0])
+        except OSError:
+            continue
+        return True
+    return False
+
+
 def rtp_config(spec: RtpSpec) -> dict[str, Any]:
     """A checked spec as the worker takes it; `UsageError` names what makes no sense."""
     if not spec.local_ip:
@@ -63,13 +75,7 @@ def rtp_config(spec: RtpSpec) -> dict[str, Any]:
         raise UsageError("jitter_min_ms must be 0 to jitter_max_ms")
     wideband = wideband_of(spec.codec, spec.rate if spec.codec is not Codec.G722 else 16000, "RTP")
     if spec.remote_ip:
-        for family in (socket.AF_INET, socket.AF_INET6):
-            try:
-                socket.inet_pton(family, spec.remote_ip.partition("%")[0])
-            except OSError:
-                continue
-            break
-        else:
+        if not _is_address(spec.remote_ip):
             raise UsageError(f"remote_ip {spec.remote_ip!r} is not an IP address")
         if (":" in spec.remote_ip) != (":" in spec.local_ip):
             raise UsageError(f"{spec.local_ip} cannot send to {spec.remote_ip}: IPv4 and IPv6")

@@ -179,9 +179,12 @@ class Patchbay:
                 self.engine.set_floor(bridge, None)
 
     def _close(self, leg: str, stream: Stream) -> None:
-        if self._on_closed is not None:
-            self._on_closed(leg, stream.stats(), stream.id)
-        stream.close()
+        try:
+            stream.close()
+        finally:
+            # Closing has read the last counters.
+            if self._on_closed is not None:
+                self._on_closed(leg, stream.stats(), stream.id)
 
     def stream(self, leg: str) -> Stream | None:
         """The leg's stream, None before it has one."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import lru_cache
 
 import msgspec
 
@@ -147,27 +148,10 @@ class MediaDescription(msgspec.Struct):
 
     def codecs(self) -> list[Codec]:
         """What its formats mean, in order; dynamic types without rtpmap are left out."""
-        maps: dict[int, tuple[str, int, int]] = {}
-        for value in self.all("rtpmap"):
-            found = _RTPMAP.match(value)
-            if found is not None:
-                maps[int(found[1])] = (found[2], int(found[3]), int(found[4] or 1))
-        params: dict[str, str] = {}
-        for value in self.all("fmtp"):
-            payload, _, rest = value.partition(" ")
-            params[payload] = rest.strip()
-        codecs: list[Codec] = []
-        for text in self.formats:
-            if not (text.isascii() and text.isdigit()) or len(text) > 3 or int(text) > 127:
-                continue
-            number = int(text)
-            if number in maps:
-                name, clock, channels = maps[number]
-                codecs.append(Codec(name, number, clock, channels, params.get(text, "")))
-            elif number in STATIC:
-                known = STATIC[number]
-                codecs.append(msgspec.structs.replace(known, fmtp=params.get(text, "")))
-        return codecs
+        # Every telephone of a make says the same in each of its calls.
+        return list(
+            _codecs(tuple(self.formats), tuple(self.all("rtpmap")), tuple(self.all("fmtp")))
+        )
 
     @property
     def ptime_ms(self) -> int | None:
@@ -271,6 +255,33 @@ def _milliseconds(value: str | None) -> int | None:
     if not (whole.isascii() and whole.isdigit()) or len(whole) > 4 or not int(whole):
         return None
     return int(whole)
+
+
+@lru_cache(maxsize=512)
+def _codecs(
+    formats: tuple[str, ...], rtpmaps: tuple[str, ...], fmtps: tuple[str, ...]
+) -> tuple[Codec, ...]:
+    maps: dict[int, tuple[str, int, int]] = {}
+    for value in rtpmaps:
+        found = _RTPMAP.match(value)
+        if found is not None:
+            maps[int(found[1])] = (found[2], int(found[3]), int(found[4] or 1))
+    params: dict[str, str] = {}
+    for value in fmtps:
+        payload, _, rest = value.partition(" ")
+        params[payload] = rest.strip()
+    codecs: list[Codec] = []
+    for text in formats:
+        if not (text.isascii() and text.isdigit()) or len(text) > 3 or int(text) > 127:
+            continue
+        number = int(text)
+        if number in maps:
+            name, clock, channels = maps[number]
+            codecs.append(Codec(name, number, clock, channels, params.get(text, "")))
+        elif number in STATIC:
+            known = STATIC[number]
+            codecs.append(msgspec.structs.replace(known, fmtp=params.get(text, "")))
+    return tuple(codecs)
 
 
 def parse(data: bytes) -> SessionDescription:
@@ -402,6 +413,20 @@ def choose(
     return None
 
 
+@lru_cache(maxsize=512)
+def _common(
+    theirs: tuple[Codec, ...], codecs: tuple[Codec, ...], prefer_ours: bool
+) -> tuple[tuple[Codec, ...], tuple[Codec, ...]]:
+    """What both sides can do, and what of it is speech, best first."""
+    common = [c for c in theirs if any(ours.matches(c) for ours in codecs)]
+    if prefer_ours:
+        rank = {(c.name.lower(), c.clock, c.channels): n for n, c in reversed([*enumerate(codecs)])}
+        common.sort(key=lambda c: rank[(c.name.lower(), c.clock, c.channels)])
+    return tuple(common), tuple(
+        c for c in common if c.name.lower() not in ("telephone-event", "cn")
+    )
+
+
 def _agree(
     peer: SessionDescription,
     index: int,
@@ -411,12 +436,7 @@ def _agree(
 ) -> Choice | None:
     """Match one line of the peer's with our codecs."""
     media = peer.media[index]
-    theirs = media.codecs()
-    common = [c for c in theirs if any(ours.matches(c) for ours in codecs)]
-    if prefer_ours:
-        rank = {(c.name.lower(), c.clock, c.channels): n for n, c in reversed([*enumerate(codecs)])}
-        common.sort(key=lambda c: rank[(c.name.lower(), c.clock, c.channels)])
-    speech = tuple(c for c in common if c.name.lower() not in ("telephone-event", "cn"))
+    common, speech = _common(tuple(media.codecs()), tuple(codecs), prefer_ours)
     address = peer.address_of(media)
     if not speech or not address:
         return None

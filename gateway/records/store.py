@@ -93,7 +93,8 @@ class Store:
         self._on_state = on_state
         self._pending: dict[tuple[str, str], StoreOp] = {}
         self._busy = 0
-        self._wake = threading.Condition()
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
         self._closing = False
         self._reason: str | None = None
         self._thread: threading.Thread | None = None
@@ -120,7 +121,7 @@ class Store:
 
     def put(self, ops: tuple[StoreOp, ...]) -> None:
         """Take operations that belong into one transaction. Returns at once, never raises."""
-        with self._wake:
+        with self._lock:
             idle = not self._pending
             for op in ops:
                 key = op.key

@@ -154,15 +154,14 @@ class Sip(Adapter):
             return
         self._pumping = True
         try:
+            events, sends = agent.core.events, agent.core.sends
             while True:
-                event = agent.next_event()
-                if event is not None:
-                    self._take(event)
-                    continue
-                send = agent.next_send()
-                if send is None:
+                if events:
+                    self._take(events.popleft())
+                elif sends:
+                    self._wires.send(sends.popleft())
+                else:
                     break
-                self._wires.send(send)
         finally:
             self._pumping = False
         if agent.counters:

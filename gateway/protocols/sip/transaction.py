@@ -154,6 +154,14 @@ class Transaction:
         "token",
     )
     table: ClassVar[Table] = {}
+    _rows: ClassVar[dict[tuple[str, str], tuple[str, tuple[Callable[..., None], ...]]]] = {}
+    """The table with the methods that do what it says."""
+
+    def __init_subclass__(cls) -> None:
+        cls._rows = {
+            when: (then, tuple(getattr(cls, f"_do_{action}") for action in actions))
+            for when, (then, actions) in cls.table.items()
+        }
 
     def __init__(self, wire: Wire, key: tuple[str, ...], flow: Flow, state: str) -> None:
         self._wire = wire
@@ -169,13 +177,13 @@ class Transaction:
 
     def handle(self, event: str, now: float) -> bool:
         """Take one row of the table; False if there is none."""
-        row = self.table.get((self.state, event))
+        row = self._rows.get((self.state, event))
         if row is None:
             self._wire.counters["ignored"] += 1
             return False
         self.state = row[0]
         for action in row[1]:
-            getattr(self, "_do_" + action)(now)
+            action(self, now)
         if self.state == "terminated":
             self._do_stop_all(now)
             self._wire.forget(self)
