@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := PYTHONWARNINGS=ignore $(BIN)/pip install -q --disable-pip-version-check
+SIPPY  := build/bench/bin/b2bua_simple
 NATIVE := $(wildcard gateway/*/*.pyx gateway/*/*.pxd gateway/*/*.c gateway/*/*.h)
 
 .PHONY: run test lint build bench soak sanitize arm64 dist clean
@@ -26,11 +27,11 @@ lint: $(VENV)/test.stamp          ## types, style and who may import whom
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/python -m mypy.stubtest --ignore-missing-stub --ignore-disjoint-bases gateway._codecs gateway.media._engine gateway.drivers._framer
+	@$(BIN)/python -m mypy.stubtest --ignore-missing-stub --ignore-disjoint-bases gateway._codecs gateway.media._engine gateway.media._ports gateway.drivers._framer
 
 build: $(VENV)/build.stamp        ## the compiled parts, in place
 
-bench: $(VENV)/test.stamp         ## figures against peers in the same run
+bench: $(VENV)/test.stamp $(SIPPY) ## figures against peers in the same run
 	@$(BIN)/python -m tests.bench
 
 soak: $(VENV)/test.stamp          ## an hour of calls: what does it hold on to
@@ -63,6 +64,11 @@ $(VENV)/test.stamp: $(VENV)/run.stamp
 	@hardware/lab/packages.sh test
 	@$(PIP) -e .[test]
 	@touch $@
+
+# A peer of the calls' benchmark, in an environment of its own.
+$(SIPPY):
+	@$(PYTHON) -m venv build/bench
+	@PYTHONWARNINGS=ignore build/bench/bin/pip install -q --disable-pip-version-check sippy==2.5.0
 
 $(VENV)/build.stamp: $(VENV)/bin/python $(NATIVE) setup.py
 	@$(PIP) "cython>=3.2,<3.4" "setuptools>=77"

@@ -108,8 +108,8 @@ class Journal:
         queue: ordinary entries that may wait. Durable ones are still taken up to twice as many,
         alarms up to four times as many. What does not fit is refused and counted.
         sync_s: after this long ordinary entries survive a power cut.
-        gather_s: least time between two writes, so that entries share them; an ordinary entry of
-        this age may be lost by the gateway's crash.
+        gather_s: least time between two writes of ordinary entries, so that they share them; an
+        entry of this age may be lost by the gateway's crash. A durable one does not wait.
         on_state: called from the writer's thread when the journal degrades and when it is back.
         """
         self.directory = directory
@@ -127,6 +127,8 @@ class Journal:
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._closing = False
+        self._hurry = False
+        """Somebody waits for an entry in the queue to be safe."""
         self._reason: str | None = None
         self._thread: threading.Thread | None = None
         # Below: the writer's own; nobody else touches them once the thread runs.
@@ -228,7 +230,8 @@ class Journal:
                     self.counters.refused += 1
                 return False
             self._queue.append(_Entry(envelope, line, done))
-            if len(self._queue) == 1:
+            self._hurry = self._hurry or done is not None
+            if len(self._queue) == 1 or done is not None:
                 self._wake.notify()
         return True
 
@@ -277,8 +280,9 @@ class Journal:
                 pause = self._written + self._gather_s - time.monotonic()
                 if self._queue and pause > 0:
                     # Under load, waking for each entry would cost more than writing it.
-                    self._wake.wait_for(lambda: self._closing, pause)
+                    self._wake.wait_for(lambda: self._closing or self._hurry, pause)
                 batch = list(self._queue)
+                self._hurry = False
                 closing = self._closing
         self._finish()
 

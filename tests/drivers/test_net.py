@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.drivers import net
 from gateway.drivers.net import (
     MAX_UNSENT,
     StreamConnection,
@@ -167,3 +168,72 @@ async def test_a_stalled_or_foreign_handshake_ends(
     assert not owner.open
     assert not owner.data
     server.close()
+
+
+async def test_a_burst_arrives_whole_and_in_order() -> None:
+    got: asyncio.Queue[bytes] = asyncio.Queue()
+    ours = await UdpSocket.open("127.0.0.1", 0, lambda data, *_: got.put_nowait(data))
+    sent = [str(n).encode() * (n + 1) for n in range(100)]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        for data in sent:
+            peer.sendto(data, ours.local)
+        async with asyncio.timeout(5.0):
+            assert [await got.get() for _ in sent] == sent
+    ours.close()
+
+
+async def test_a_socket_closed_by_what_it_received_stays_closed() -> None:
+    got: list[bytes] = []
+    some = asyncio.Event()
+
+    def received(data: bytes, *_: object) -> None:
+        got.append(data)
+        ours.close()
+        some.set()
+
+    ours = await UdpSocket.open("127.0.0.1", 0, received)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        for data in (b"first", b"second"):
+            peer.sendto(data, ours.local)
+    await asyncio.wait_for(some.wait(), 5.0)
+    await asyncio.sleep(0)
+    assert got == [b"first"]
+
+
+class Clogged:
+    """A socket whose kernel takes nothing until told to."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self.real, self.clogged = real, True
+
+    def sendto(self, data: bytes, destination: tuple[str, int]) -> int:
+        if self.clogged:
+            raise BlockingIOError
+        return self.real.sendto(data, destination)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.real, name)
+
+
+async def test_what_the_kernel_does_not_take_now_waits_in_order_and_within_bounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(net, "MAX_UNSENT", 1000)
+    ours = await UdpSocket.open("127.0.0.1", 0, lambda *what: None)
+    clogged = Clogged(ours._sock)  # type: ignore[arg-type]
+    ours._sock = clogged  # type: ignore[assignment]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        peer.settimeout(5.0)
+        n = 0
+        while ours.send(b"%-100d" % n, peer.getsockname()):
+            n += 1
+            assert n < 100
+        assert n == 11
+        clogged.clogged = False
+        loop = asyncio.get_running_loop()
+        for k in range(n):
+            assert await loop.run_in_executor(None, peer.recv, 200) == b"%-100d" % k
+        assert ours.send(b"again", peer.getsockname())
+        assert await loop.run_in_executor(None, peer.recv, 100) == b"again"
+    ours.close()
