@@ -16,9 +16,9 @@ def incomplete() -> list[str]:
 
     A missing ``.c`` would link all the same, and be noticed by whoever imports it on the box.
     """
-    missing = [
-        room for room in ("gateway/_codecs", "gateway/media") if not any(ROOT.glob(f"{room}/*.pyx"))
-    ]
+    missing = [] if any(ROOT.glob("gateway/_codecs/*.pyx")) else ["gateway/_codecs/*.pyx"]
+    engine_pyx = "gateway/media/_engine.pyx"
+    missing += [] if (ROOT / engine_pyx).exists() else [engine_pyx]
     for path in sorted(
         p for kind in ("pyx", "pxd", "c", "h") for p in ROOT.glob(f"gateway/*/*.{kind}")
     ):
