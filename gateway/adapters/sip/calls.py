@@ -8,6 +8,7 @@ answer has the call.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Final
 
 from gateway.adapters.base import Host
@@ -83,6 +84,8 @@ class Calls:
         self._watchman = Watchman(name, config.fraud, host)
         self._agent: SipAgent | None = None
         self._legs: dict[str, Leg] = {}
+        self._busy: Counter[str] = Counter()
+        """How many legs each phone or trunk has."""
         self._by_session: dict[int, Leg] = {}
         self._by_trace: dict[str, Leg] = {}
         """Legs that came in, for the hops of those that go on from them."""
@@ -162,6 +165,7 @@ class Calls:
             called=called_of(request, trunk.user if trunk else ""),
         )
         self._legs[leg_id] = self._by_trace[trace] = leg
+        self._busy[leg.endpoint] += 1
         self._by_session[event.session] = leg
         caller = caller_of(request, trusted=trunk is not None)
         number = e164(caller.number, trunk.numbers) if trunk else caller.number
@@ -198,8 +202,7 @@ class Calls:
     def _has_room(self, name: str, trunk: Trunk) -> bool:
         """Whether a trunk may bring one more call."""
         endpoint = f"{self._name}/{name}"
-        busy = sum(leg.endpoint == endpoint for leg in self._legs.values())
-        return busy < trunk.calls and self._trunks.takes(name, "in")
+        return self._busy[endpoint] < trunk.calls and self._trunks.takes(name, "in")
 
     def _identify(self, leg: Leg, session: int, heard: str = "") -> None:
         """Put both halves of the Session-ID into what we send from now on (RFC 7989 section 6)."""
@@ -285,6 +288,7 @@ class Calls:
         )
         offer = leg.audio.offer()
         self._legs[leg.id] = leg
+        self._busy[leg.endpoint] += 1
         return leg, offer
 
     def _begun(self, leg: Leg, session: int) -> None:
@@ -619,7 +623,8 @@ class Calls:
             self._watchman.ended(leg.user, leg.called, self._host.now(), leg.cause)
         for session in leg.sessions:
             self._by_session.pop(session, None)
-        self._legs.pop(leg.id, None)
+        if self._legs.pop(leg.id, None):
+            self._busy[leg.endpoint] -= 1
         if self._by_trace.get(leg.trace) is leg:
             del self._by_trace[leg.trace]
         self._host.emit(LegEnded(leg=leg.id, cause=leg.cause, detail=leg.detail))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Generator, Sequence
+from functools import lru_cache
 from random import Random
 from typing import Final, Literal, NamedTuple
 
@@ -136,6 +137,7 @@ def order(servers: Sequence[Srv], random: Random) -> list[Srv]:
     return ordered
 
 
+@lru_cache(maxsize=1024)
 def is_address(host: str) -> bool:
     """Whether a host is an IP address and not a name."""
     try:
