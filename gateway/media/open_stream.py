@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from gateway.core.actions import Vox
 from gateway.errors import DeviceError, UsageError
 from gateway.media import _engine, tones
 from gateway.media.offer import RATES
@@ -31,6 +32,7 @@ _PTIMES = (10, 20, 30, 40, 50, 60)
 _FSK = {None: 0, "bell202": 1, "v23": 2}
 _DIGITS = "0123456789*#ABCD"
 _FULL_SCALE_DBM0 = 3.14
+_FULL_SCALE_MEAN_SQUARE = 32768.0**2 / 2
 _RECORD_RING_S = 4.0
 
 
@@ -109,6 +111,7 @@ class OpenStream:
         self._play: _engine.Play | None = None
         self._closed = False
         self._bridge: str | None = None
+        self._watch = 0
         self._levels = (0.0, 0, 0.0, 0)
         self._last = StreamStats()
 
@@ -184,6 +187,24 @@ class OpenStream:
             patterns,
         )
         self._options = options
+
+    def watch_speech(self, vox: Vox | None) -> None:
+        """Report `SpeechChanged` from now on, silence being assumed; None: no more."""
+        core = self._core()
+        watch = self._engine._next_id()
+        found = vox or Vox()
+        self._engine._do(
+            core.watch_speech,
+            self._handle,
+            vox is not None,
+            10 ** ((found.dbm0 - _FULL_SCALE_DBM0) / 10) * _FULL_SCALE_MEAN_SQUARE,
+            found.attack_ms,
+            found.hang_ms,
+            10 ** (-found.echo_loss_db / 10),
+            found.echo_ms,
+            watch,
+        )
+        self._watch = watch if vox is not None else 0
 
     def play_tone(self, tone: str, *, play: str = "", repeat: bool = True) -> None:
         """Play a call-progress tone to this leg instead of what its bridge says.
@@ -338,5 +359,5 @@ class OpenStream:
 def _level(sum_squares: float, n: int) -> float:
     if n <= 0 or sum_squares <= 0:
         return -99.0
-    mean = sum_squares / n / (32768.0**2 / 2)
+    mean = sum_squares / n / _FULL_SCALE_MEAN_SQUARE
     return max(-99.0, 10.0 * math.log10(mean) + _FULL_SCALE_DBM0)
