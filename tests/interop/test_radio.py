@@ -143,6 +143,29 @@ async def test_a_rig_that_hangs_while_keyed(tmp_path: Path) -> None:
             await host.wait_for(AlarmCleared, alarm="transmitter")
             assert rig.keyed() is False
             await up(host)
+            assert rig.keyed() is False, "what was renewed meanwhile does not key again"
+
+
+async def test_a_rig_that_hangs_when_it_is_to_be_keyed(tmp_path: Path) -> None:
+    """rigctld carries out what it was asked before it hung, in whatever order: it counts as
+    released when nothing more can come."""
+    async with Rig(tmp_path, "-P", "RIG") as rig:
+        key = {"by": "rigctld", "port": rig.port}
+        async with radio(None, key=key, penalty_s=0.0, audio=silent_audio()) as host:
+            assert rig.process is not None
+            for n in range(1, 6):
+                leg = host.dial(ID)
+                rig.process.send_signal(signal.SIGSTOP)
+                try:
+                    host.adapter.key(Key(leg=leg))
+                    await host.wait_for(AlarmRaised, alarm="transmitter", count=n)
+                    await host.wait_for(LegEnded, leg=leg)
+                finally:
+                    rig.process.send_signal(signal.SIGCONT)
+                await host.wait_for(AlarmCleared, alarm="transmitter", count=n)
+                assert rig.keyed() is False
+                await up(host)
+                assert rig.keyed() is False
 
 
 async def test_a_rig_that_somebody_else_releases(tmp_path: Path) -> None:
