@@ -408,7 +408,8 @@ cdef class Core:
 
     def configure(self, Handle h, bint detect_dtmf, bint mute_dtmf, int fsk, float gain_in,
                   float gain_out, list patterns):
-        """Detection and gains (linear); patterns are (id, freqs, cadence_ms, min_ms)."""
+        """Detection and gains (linear); patterns are (id, freqs, cadence_ms,
+        cycles, min_ms)."""
         cdef ce_command c
         cdef int i, k
         memset(&c, 0, sizeof(c))
@@ -421,7 +422,7 @@ cdef class Core:
         if len(patterns) > CP_TONE_PATTERNS:
             raise ValueError(f"at most {CP_TONE_PATTERNS} tones at once")
         c.u.options.n_tones = len(patterns)
-        for i, (id, freqs, cadence, min_ms) in enumerate(patterns):
+        for i, (id, freqs, cadence, cycles, min_ms) in enumerate(patterns):
             c.u.options.tone[i].id = id
             c.u.options.tone[i].n_freqs = len(freqs)
             for k in range(len(freqs)):
@@ -429,7 +430,7 @@ cdef class Core:
             c.u.options.tone[i].n_cadence = len(cadence)
             for k in range(len(cadence)):
                 c.u.options.tone[i].cadence_ms[k] = cadence[k]
-            c.u.options.tone[i].n_cycles = 2
+            c.u.options.tone[i].n_cycles = cycles
             c.u.options.tone[i].min_ms = min_ms
         return self._push(&c)
 

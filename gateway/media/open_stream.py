@@ -94,6 +94,11 @@ def rtp_config(spec: RtpSpec) -> dict[str, Any]:
     }
 
 
+def _cycles(tone: str) -> int:
+    """Cycles whose tones the detector must hear: the tone after a pause shows that it was one."""
+    return tones.ENDING_CYCLES + 1 if tone in tones.ENDING else 2
+
+
 class OpenStream:
     """A stream of the engine; see `gateway.media.streams.Stream`."""
 
@@ -173,7 +178,7 @@ class OpenStream:
             tone = tones.tone(options.country, name)
             step = next(step for step in tone.steps if step.frequencies_hz)
             frequencies = step.frequencies_hz[: 1 if step.modulated else 2]
-            patterns.append((index, frequencies, tone.cadence_ms, 1000))
+            patterns.append((index, frequencies, tone.cadence_ms, _cycles(name), 1000))
         if len(patterns) > 8:
             raise UsageError("at most 8 tones can be detected at once")
         self._engine._do(

@@ -498,8 +498,8 @@ async def test_what_ends_a_call_over_the_exchange() -> None:
         began = host.now()
         await ends(3, Cause.NORMAL, "cpc")
         await ends(4, Cause.NORMAL, "polarity")
-        await ends(6, Cause.NORMAL, "congestion tone, 2 cycles")
-        await ends(5, Cause.NORMAL, "busy tone, 2 cycles")
+        await ends(6, Cause.NORMAL, "congestion tone, 3 cycles")
+        await ends(5, Cause.NORMAL, "busy tone, 3 cycles")
         await ends(8, Cause.TIMER_EXPIRED, "max call")
         await ends(7, Cause.MEDIA_TIMEOUT, "silence")
         assert host.now() - began > 2.5
@@ -510,7 +510,7 @@ async def test_what_ends_a_call_over_the_exchange() -> None:
         await card.exchange(4).digits(1, since=len(card.facts))
         await card.exchange(4).tone(BUSY_TONE)
         ended = await host.wait_for(LegEnded, leg=leg)
-        assert (ended.cause, ended.detail) == (Cause.BUSY, "busy tone, 2 cycles")
+        assert (ended.cause, ended.detail) == (Cause.BUSY, "busy tone, 3 cycles")
 
 
 async def test_glare_and_an_unplugged_line() -> None:
