@@ -239,7 +239,7 @@ async def site(home: Path) -> AsyncIterator[Site]:
         card = await enter(LineCard.start(fxs=2, fxo=1 + len(reached)))
         # The stations share a thread with the gateway and with what measures: they forgive more
         # than real ones, which let go after 0.15 s.
-        stack.enter_context(mock.patch.object(intercom_bus, "WATCHDOG_S", 1.5))
+        stack.enter_context(mock.patch.object(intercom_bus, "WATCHDOG_S", 0.15))
         bus = await enter(CallPointBus(a := CallPoint(1, True), b := CallPoint(2, True)))
         broker = Broker(home)
         broker.start()
