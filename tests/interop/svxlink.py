@@ -88,6 +88,7 @@ class Node:
         self.port = common_port()
         self.rx = free_port(socket.SOCK_DGRAM)
         self.heard = bytearray()
+        """What it transmitted."""
         self.ptt = ""
         self.tone_hz = 0.0
         self._audio = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -166,14 +167,17 @@ class Node:
         second: dict[float, bytes] = {0.0: silence * 50}
         due, n = loop.time(), 0
         while True:
-            samples = second.setdefault(self.tone_hz, tone(self.tone_hz, 1.0, rate=RATE).tobytes())
+            if self.tone_hz not in second:
+                second[self.tone_hz] = tone(self.tone_hz, 1.0, rate=RATE).tobytes()
+            samples = second[self.tone_hz]
             self._audio.sendto(samples[640 * (n % 50) :][:640], ("127.0.0.1", self.rx))
             n += 1
             with contextlib.suppress(BlockingIOError):
-                while True:
-                    self.heard += self._audio.recv(65536)
-            with contextlib.suppress(BlockingIOError):
                 self.ptt += os.read(self._ptt, 100).decode()
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    data = self._audio.recv(65536)
+                    self.heard += data if self.keyed else b""
             due += 0.02
             await asyncio.sleep(due - loop.time())
 

@@ -304,8 +304,7 @@ class ExchangeLine(Line):
 
     # -- out -----------------------------------------------------------------------------------
 
-    @property
-    def guarded(self) -> bool:
+    def waits(self, action: Dial) -> bool:
         return self.port.state is FxoState.GUARD
 
     def start(self, action: Dial) -> None:
