@@ -36,6 +36,7 @@ from gateway.core.actions import (
     StopPlay,
     StopRecord,
     Unkey,
+    WatchSpeech,
 )
 from gateway.core.causes import Cause
 from gateway.core.events import CommandFinished, LegEnded
@@ -85,7 +86,8 @@ class Dispatch:
             SendMessage: self._place_handler("send_message"),
         }
         media: tuple[type, ...] = (
-            OpenBridge, Join, Leave, GiveFloor, CloseBridge, Play, StopPlay, Record, StopRecord,
+            OpenBridge, Join, Leave, GiveFloor, WatchSpeech, CloseBridge, Play, StopPlay, Record,
+            StopRecord,
         )  # fmt: skip
         found |= dict.fromkeys(media, self._exchange.patchbay.execute)
         # For the record alone, where they are already.

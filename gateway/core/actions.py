@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
@@ -21,6 +22,35 @@ class BridgeKind(StrEnum):
     """One speaks, all others only hear."""
     FLOOR = "floor"
     """Half duplex: whoever holds the floor is heard by all others."""
+
+
+class Vox(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """When a voice counts as speech, of somebody who asks for the floor by talking."""
+
+    dbm0: Annotated[float, msgspec.Meta(ge=-60, le=0)] = -35.0
+    """Level of speech; what is below is noise."""
+    attack_ms: Annotated[int, msgspec.Meta(ge=20, le=1000)] = 60
+    """Speech begins when it has lasted so long; in steps of 20 ms."""
+    hang_ms: Annotated[int, msgspec.Meta(ge=100, le=5000)] = 600
+    """A shorter silence does not end it."""
+    echo_loss_db: Annotated[float, msgspec.Meta(ge=-20, le=60)] = 6.0
+    """Anti-trip: how much weaker the echo of what the telephone hears is at least when it comes
+    back from it. 6 dB is what a hybrid has (ITU-T G.168 section 6); less for loudspeakers."""
+    echo_ms: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 300
+    """How long that echo takes at most."""
+    pause_ms: Annotated[int, msgspec.Meta(ge=0, le=5000)] = 500
+    """After an over on the air nobody gets the floor by voice for so long: somebody else on the
+    air may want to answer. Not where the telephone comes first."""
+
+
+class Talk(msgspec.Struct, frozen=True, kw_only=True):
+    """How a telephone comes to the floor of a half-duplex call."""
+
+    keys: str = ""
+    """Digits that take and give back the floor; empty: its voice does."""
+    vox: Vox = Vox()
+    first: bool = False
+    """The telephone comes before the radio."""
 
 
 class _Action(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
@@ -137,6 +167,13 @@ class GiveFloor(_Action, frozen=True, kw_only=True):
 
     bridge: str
     leg: str | None = None
+
+
+class WatchSpeech(_Action, frozen=True, kw_only=True):
+    """Report a leg's speech as `FloorRequested` and `FloorReleased`; None: no more."""
+
+    leg: str
+    vox: Vox | None = None
 
 
 class CloseBridge(_Action, frozen=True, kw_only=True):
@@ -260,7 +297,16 @@ class CloseAlarm(_Action, frozen=True, kw_only=True):
 
 LegAction = Dial | Ring | Progress | Answer | Hangup | Hold | Retrieve | SendDigits | Key | Unkey
 MediaAction = (
-    OpenBridge | Join | Leave | GiveFloor | CloseBridge | Play | StopPlay | Record | StopRecord
+    OpenBridge
+    | Join
+    | Leave
+    | GiveFloor
+    | WatchSpeech
+    | CloseBridge
+    | Play
+    | StopPlay
+    | Record
+    | StopRecord
 )
 PlaceAction = SetOutput | AcknowledgeAlarm | Command | SendMessage
 RecordAction = Note | OpenAlarm | CloseAlarm

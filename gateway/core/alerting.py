@@ -113,7 +113,7 @@ class Alert(Silent):
         )
         call.route = self.route.name
         call.why = f"alarm {self.alarm.alarm} of {self.alarm.endpoint}"
-        call.record, call.push_to_talk = self.route.record, self.route.push_to_talk
+        call.record, call.talk = self.route.record, self.route.talk
         return call
 
     # The place where help is needed

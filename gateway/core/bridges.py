@@ -12,8 +12,9 @@ class Floor:
     """Who may speak where only one can: held by one leg, asked for by others.
 
     A higher rank takes the floor at once; an equal or lower one waits until it is released. Rank
-    is the call's priority first, then whether the leg can be stopped at all: a radio user who
-    transmits does not hear us, so he has the floor before a telephone.
+    is the call's priority first, then the leg's standing: a radio user who transmits cannot be
+    stopped, as he does not hear us, so he has the floor before a telephone, unless its route
+    says otherwise.
     """
 
     def __init__(self) -> None:
@@ -24,10 +25,10 @@ class Floor:
         """Whether the leg has asked for the floor and somebody else has it."""
         return leg in self._rank and leg != self.holder
 
-    def request(self, leg: str, *, priority: Priority, unstoppable: bool = False) -> bool:
+    def request(self, leg: str, *, priority: Priority, standing: int = 0) -> bool:
         """Ask for the floor; True when the holder changed."""
         self._rank.pop(leg, None)
-        self._rank[leg] = (int(priority), int(unstoppable))
+        self._rank[leg] = (int(priority), standing)
         if self.holder is None or self._rank[leg] > self._rank[self.holder]:
             changed = self.holder != leg
             self.holder = leg
@@ -56,6 +57,8 @@ class Bridge:
     floor: Floor = field(default_factory=Floor)
     given: str | None = None
     """Whom the engine was last told to let be heard."""
+    quiet_until: float = 0.0
+    """Nobody gets the floor by voice before."""
     keyed: set[str] = field(default_factory=set)
     """Half-duplex legs whose transmitter is keyed on behalf of the floor's holder."""
     room: str = ""

@@ -21,6 +21,7 @@ from gateway.core.actions import (
     Record,
     StopPlay,
     Unkey,
+    WatchSpeech,
 )
 from gateway.core.bridges import Bridge
 from gateway.core.calls import Call, Leg, LegState
@@ -52,6 +53,7 @@ class Bridging:
             everybody = list(legs)
         for leg in everybody:
             self.join(bridge, leg)
+        self.arbitrate(bridge)
         if call.record:
             self.record(call, legs[0])
 
@@ -101,6 +103,7 @@ class Bridging:
     def leave(self, bridge: Bridge, leg: Leg) -> None:
         """Take a leg out; the last to leave dissolves the bridge."""
         bridge.floor.release(leg.id)
+        self._watch(leg, bridge, wanted=False)
         bridge.members.remove(leg.id)
         bridge.keyed.discard(leg.id)
         self._settle(leg)
@@ -123,6 +126,10 @@ class Bridging:
     def floor_requested(self, event: FloorRequested) -> None:
         """A half-duplex side begins to speak, or a telephone wants to be heard on the air."""
         leg = self.board.legs.get(event.leg)
+        if leg is not None and leg.watched:
+            leg.speaking = True
+            self._ask_by_voice(leg)
+            return
         taken = leg is not None and leg.live and leg.plan is not None and leg.plan.talked(leg)
         if leg is None or not (taken or self.request_floor(leg)):
             self.board.ignore(event)
@@ -135,15 +142,25 @@ class Bridging:
         bridge = self.board.bridges.get(leg.bridge)
         if bridge is None or not self._arbitrated(bridge) or self.listens(leg) or not leg.live:
             return False
-        unstoppable = firm or self.half(leg)
-        bridge.floor.request(leg.id, priority=leg.call.priority, unstoppable=unstoppable)
+        if leg.state is LegState.HELD:
+            return False
+        half = self.half(leg)
+        if half:
+            for voice in self._voices(bridge):
+                if self._yields(voice, leg):
+                    bridge.floor.release(voice.id)
+        standing = 2 if leg.call.talk.first and not half else int(firm or half)
+        bridge.floor.request(leg.id, priority=leg.call.priority, standing=standing)
         self.arbitrate(bridge)
         return True
 
     def floor_released(self, event: FloorReleased) -> None:
         """It stopped speaking."""
         leg = self.board.legs.get(event.leg)
-        if leg is None or not self.release_floor(leg):
+        if leg is not None and leg.watched:
+            leg.speaking = False
+            self.release_floor(leg)
+        elif leg is None or not self.release_floor(leg):
             self.board.ignore(event)
 
     def release_floor(self, leg: Leg) -> bool:
@@ -151,9 +168,73 @@ class Bridging:
         bridge = self.board.bridges.get(leg.bridge)
         if bridge is None or not self._arbitrated(bridge):
             return False
-        bridge.floor.release(leg.id)
+        changed = bridge.floor.release(leg.id)
         self.arbitrate(bridge)
+        if changed and self.half(leg):
+            self._pause(bridge)
         return True
+
+    # By voice
+
+    def _watched(self, bridge: Bridge) -> list[Leg]:
+        """Those whose voice asks for the floor."""
+        legs = (self.board.legs[member] for member in bridge.members)
+        return [leg for leg in legs if leg.watched]
+
+    def _voices(self, bridge: Bridge) -> list[Leg]:
+        """Who of them speaks."""
+        return [leg for leg in self._watched(bridge) if leg.speaking]
+
+    def _yields(self, voice: Leg, radio: Leg) -> bool:
+        return not voice.call.talk.first and voice.call.priority <= radio.call.priority
+
+    def _ask_by_voice(self, leg: Leg) -> None:
+        """Somebody speaks: he gets the floor, but not at once when an over has just ended.
+
+        He does not queue while somebody is on the air: that would be a turn for what he said then.
+        If he still speaks when it is quiet, he is asked for again.
+        """
+        bridge = self.board.bridges.get(leg.bridge)
+        if bridge is None:
+            return
+        holder = self.board.legs.get(bridge.floor.holder or "")
+        if holder is not None and self.half(holder) and self._yields(leg, holder):
+            return
+        if leg.call.talk.first or self.board.now >= bridge.quiet_until:
+            self.request_floor(leg)
+
+    def _pause(self, bridge: Bridge) -> None:
+        """An over ended: others on the air may answer it before a voice on the telephone does."""
+        pause_ms = max((voice.call.talk.vox.pause_ms for voice in self._watched(bridge)), default=0)
+        bridge.quiet_until = self.board.now + pause_ms / 1000
+
+        def over() -> None:
+            if self.board.bridges.get(bridge.id) is bridge:
+                for voice in self._voices(bridge):
+                    self._ask_by_voice(voice)
+
+        if pause_ms:
+            self.board.after(pause_ms / 1000, over)
+        else:
+            over()
+
+    def _watch_voices(self, bridge: Bridge) -> None:
+        """Watch the voices of those who have no other way to the floor, and only theirs: who has
+        a plan is addressed by it, not by the other side."""
+        arbitrated = self._arbitrated(bridge)
+        for member in bridge.members:
+            leg = self.board.legs[member]
+            able = leg.state is LegState.CONNECTED and leg.plan is None and not leg.call.talk.keys
+            able = able and not self.half(leg) and not self.listens(leg)
+            self._watch(leg, bridge, wanted=arbitrated and able)
+
+    def _watch(self, leg: Leg, bridge: Bridge, *, wanted: bool) -> None:
+        if leg.watched == wanted:
+            return
+        leg.watched, leg.speaking = wanted, False
+        bridge.floor.release(leg.id)
+        if leg.live:
+            self.board.act(WatchSpeech(leg=leg.id, vox=leg.call.talk.vox if wanted else None))
 
     def silence(self, leg: Leg) -> None:
         """The leg is held or hung up: it neither holds the floor nor transmits from now on."""
@@ -166,6 +247,12 @@ class Bridging:
         if bridge:
             self.arbitrate(bridge)
 
+    def resume(self, leg: Leg) -> None:
+        """The leg is off hold: it may speak, and transmit, again."""
+        bridge = self.board.bridges.get(leg.bridge)
+        if bridge:
+            self.arbitrate(bridge)
+
     def _arbitrated(self, bridge: Bridge) -> bool:
         return any(self.half(self.board.legs[member]) for member in bridge.members)
 
@@ -174,9 +261,12 @@ class Bridging:
 
         In a conference telephones hear each other whoever holds the floor; there it only says
         which transmitters are keyed. A transmitter on a busy channel is not keyed over those who
-        speak there.
+        speak there, unless the holder comes first.
         """
+        self._watch_voices(bridge)
         holder = bridge.floor.holder
+        speaker = self.board.legs.get(holder or "")
+        first = speaker is not None and speaker.call.talk.first and not self.half(speaker)
         legs = [self.board.legs[member] for member in bridge.members]
         wanted = [
             leg
@@ -184,7 +274,7 @@ class Bridging:
             if holder not in (None, leg.id)
             and self.half(leg)
             and leg.state is LegState.CONNECTED
-            and not bridge.floor.waits(leg.id)
+            and (first or not bridge.floor.waits(leg.id))
         ]
         wanted_ids = {leg.id for leg in wanted}
         for leg in legs:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from gateway.core.actions import Talk
 from gateway.core.causes import Cause
 from gateway.core.events import (
     LegAnswered,
@@ -93,6 +94,10 @@ class Leg:
     """The play that its far end hears now."""
     keyed: bool = False
     """Its transmitter is keyed, for the floor's holder or for a play."""
+    watched: bool = False
+    """Its voice asks for the floor."""
+    speaking: bool = False
+    """That voice is heard now."""
     secret: bool = False
     """What is pressed here is a PIN: it must not be written down."""
     wrong_pins: int = 0
@@ -124,8 +129,8 @@ class Call:
     legs: list[Leg] = field(default_factory=list)
     answered_at: float | None = None
     record: bool = False
-    push_to_talk: str = ""
-    """Digits that take and give back the floor, from the route."""
+    talk: Talk = field(default_factory=Talk)
+    """How its telephones come to the floor, from the route."""
     after: tuple[OutputSetting, ...] = ()
     """Outputs to set when the call is over."""
 

@@ -137,7 +137,7 @@ class Invitation(Silent):
             trace=self.by.trace, demanded_at=self.board.now, priority=self.by.priority
         )
         call.route, call.why = self.by.route, f"invited to conference {self.room}"
-        call.push_to_talk = self.by.push_to_talk
+        call.talk = self.by.talk
         self.watch(self.board.dial(call, self.target, self, calling=self._calling))
         self.board.note(call.why, call=call, route=call.route)
 

@@ -78,7 +78,7 @@ class Features:
 
     def _talk_key(self, leg: Leg, digit: str) -> bool:
         """One digit toggles, of two the first takes the floor and the second gives it back."""
-        keys, bridging = leg.call.push_to_talk, self.board.bridging
+        keys, bridging = leg.call.talk.keys, self.board.bridging
         bridge = self.board.bridges.get(leg.bridge)
         if not keys or digit not in keys or bridge is None or bridging.half(leg):
             return False

@@ -10,10 +10,11 @@ import fnmatch
 import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 
+from gateway.core.actions import Talk, Vox
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Endpoint, Target
 from gateway.core.events import AlarmRaised, InputChanged, LegOffered, Priority, Quality, Severity
@@ -134,7 +135,13 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Room that the caller, and every target that answers, joins."""
     push_to_talk: str = ""
     """Digits with which a telephone takes and gives back the floor of a half-duplex call, ``*#``;
-    one digit does both in turn; empty: only its voice does."""
+    one digit does both in turn; empty: its voice does, see `vox`."""
+    vox: Vox = Vox()
+    """When the voice of a telephone counts as speech."""
+    floor: Literal["radio", "telephone"] = "radio"
+    """Who comes first when both speak. The radio: a carrier releases our transmitter. The
+    telephone: it is keyed although somebody speaks on the air, for repeaters and stations that
+    must be heard."""
     origin: str = ""
     """For inputs and alarms: the place whose audio is connected with whoever answers."""
     page: tuple[str, ...] = ()
@@ -161,6 +168,11 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     record: bool = False
     refuse: str = ""
     """Refuse with this cause instead of calling anybody."""
+
+    @property
+    def talk(self) -> Talk:
+        """How a telephone comes to the floor."""
+        return Talk(keys=self.push_to_talk, vox=self.vox, first=self.floor == "telephone")
 
 
 class Match(msgspec.Struct, frozen=True):

@@ -470,6 +470,8 @@ class Switchboard:
                     self.bridging.arbitrate(bridge)
             case LegHeld():
                 self.bridging.silence(leg)
+            case LegRetrieved():
+                self.bridging.resume(leg)
             case LegRinging() if leg.plan:
                 leg.plan.ringing(leg)
             case LegProgressed() if leg.plan:

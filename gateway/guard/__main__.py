@@ -2,8 +2,9 @@
 
 FD is one end of a SOCK_SEQPACKET pair; its messages are JSON. The first one configures the guard.
 
-Towards the guard: ``{"key": true, "at": t, "release": hex}`` renews the lease, ``{"key": false,
-"why": text}`` ends it, ``{"wire": 1}`` comes with the descriptor that a network radio is keyed by.
+Towards the guard: ``{"key": true, "over": n, "at": t, "release": hex}`` begins an over or renews
+its lease, ``{"key": false, "why": text}`` ends it, ``{"wire": 1}`` comes with the descriptor that a
+network radio is keyed by. An over that has ended, by whosever doing, is not keyed again.
 From the guard, in ``is``: ``ready``, ``keyed``, ``unkeyed``, ``carrier``, ``alive``, ``fault``.
 """
 
@@ -45,6 +46,7 @@ class Guard:
         self._name = config["name"]
         self._wiring = Wiring(config.get("key"), config.get("carrier"))
         self._keyed = False
+        self._over = self._ended = 0
         self._until = 0.0
         self._why = "start"
         self._loose = True
@@ -101,13 +103,17 @@ class Guard:
         until = float(message["at"]) + self._lease_s
         if until <= time.monotonic() or not self._ready:
             return
+        # Renewals that were under way when we released must not key again: whoever sent them does
+        # not know yet, and may already have been told that the transmitter is off.
+        if message["over"] <= self._ended:
+            return
         self._until = until
         self._wiring.release = bytes.fromhex(message.get("release", ""))
         if self._keyed or self._loose:
             return
         begin = time.monotonic()
         # Before the line: if setting it fails half way it must be released too.
-        self._keyed = True
+        self._keyed, self._over = True, message["over"]
         try:
             self._wiring.set(True)
             if self._wiring.get() is False:
@@ -126,6 +132,7 @@ class Guard:
 
     def _lose(self, why: str) -> None:
         self._keyed, self._loose, self._proven, self._why = False, True, False, why
+        self._ended = self._over
         self._since = time.monotonic()
         self._retry_at = 0.0
 

@@ -20,7 +20,7 @@ from gateway.drivers.lines import (
     SerialKey,
     SerialPort,
 )
-from gateway.errors import DeviceError
+from gateway.errors import DeviceError, PeerError
 from gateway.protocols.radio import rigctld
 
 RIG_S: Final = 0.5
@@ -37,32 +37,54 @@ class RigKey:
     """
 
     def __init__(self, host: str, port: int) -> None:
+        self.owes = False
+        """It has not said yet whether it keyed: it may still do so."""
         self._reader = rigctld.Reader()
         self._socket = socket.create_connection((host, port), timeout=RIG_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def set(self, on: bool) -> None:
-        self._ask("set_ptt", int(on)).check()
+        # A command that keys may be carried out after its time-out.
+        self.owes = self.owes or on
+        answer = self._ask("set_ptt", int(on))
+        self.owes = False
+        answer.check()
 
     def get(self) -> bool:
         return self._ask("get_ptt").number("ptt") != 0
+
+    def settle(self) -> None:
+        """Wait until it has keyed or cannot any more. Raises `DeviceError`.
+
+        rigctld serves each connection by itself: a command of this one may come after the release
+        on the next.
+        """
+        if self.owes:
+            with contextlib.suppress(OSError, PeerError):
+                self._answer("set_ptt")
+            self.owes = False
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._socket.close()
 
     def _ask(self, name: str, *arguments: object) -> rigctld.Answer:
+        self._socket.sendall(rigctld.command(name, *arguments))
+        if answer := self._answer(name):
+            return answer
+        self.owes = False
+        raise DeviceError("rigctld closed the connection")
+
+    def _answer(self, name: str) -> rigctld.Answer | None:
+        """The next answer to a command; None at the end of the connection."""
         try:
-            self._socket.sendall(rigctld.command(name, *arguments))
-            while True:
-                data = self._socket.recv(4096)
-                if not data:
-                    raise DeviceError("rigctld closed the connection")
+            while data := self._socket.recv(4096):
                 for answer in self._reader.feed(data):
                     if answer.command == name:
                         return answer
         except TimeoutError:
             raise DeviceError(f"rigctld did not answer {name} within {RIG_S:g} s") from None
+        return None
 
 
 class Wiring:
@@ -77,9 +99,14 @@ class Wiring:
         self._carrier: CarrierLine | None = None
         self._devices: dict[str, SerialPort | Cm108] = {}
         self._wire = -1
+        self._owing: RigKey | None = None
 
     def open_key(self) -> None:
         """Open the key line, if it is not open; it is off then."""
+        if self._owing is not None:
+            self._owing.settle()
+            self._owing.close()
+            self._owing = None
         if self._key is None and self._key_config is not None:
             self._key = self._make_key(dict(self._key_config))
 
@@ -114,6 +141,8 @@ class Wiring:
 
     def close(self) -> None:
         """Let go of the lines; the key line off."""
+        if isinstance(self._key, RigKey) and self._key.owes:
+            self._owing, self._key = self._key, None
         for line in (self._key, self._carrier):
             if line is not None:
                 with contextlib.suppress(OSError):

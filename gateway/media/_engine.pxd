@@ -27,7 +27,7 @@ cdef extern from "engine_impl.h" nogil:
     enum: CE_CMD_OPEN, CE_CMD_CLOSE, CE_CMD_UPDATE, CE_CMD_CONFIGURE, CE_CMD_PLAY
     enum: CE_CMD_STOP_PLAY, CE_CMD_DIGITS, CE_CMD_RECORD, CE_CMD_STOP_RECORD
     enum: CE_CMD_BRIDGE_OPEN, CE_CMD_BRIDGE_CLOSE, CE_CMD_JOIN, CE_CMD_LEAVE, CE_CMD_FLOOR
-    enum: CE_CMD_TAP
+    enum: CE_CMD_TAP, CE_CMD_SPEECH, CE_SPEECH_FRAMES
 
     ctypedef struct ce_addr:
         sockaddr sa
@@ -69,6 +69,11 @@ cdef extern from "engine_impl.h" nogil:
         uint8_t detect_dtmf, mute_dtmf, detect_fsk, n_tones
         float gain_in, gain_out
         cp_tone_pattern tone[8]
+    ctypedef struct ce_speech_config:
+        uint8_t on, n_echo
+        uint16_t attack_ms, hang_ms
+        float threshold, echo_ratio
+        uint32_t serial
     ctypedef struct ce_play:
         uint32_t id
         uint8_t is_tone
@@ -123,6 +128,7 @@ cdef extern from "engine_impl.h" nogil:
     ctypedef struct _CommandUnion:
         ce_rtp_config rtp
         ce_options options
+        ce_speech_config speech
         ce_play *play
         ce_record *record
         ce_tap *tap

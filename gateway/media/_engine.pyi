@@ -10,6 +10,7 @@ TIMEOUT: int
 PLAY_ENDED: int
 DEVICE_FAILED: int
 BYE: int
+SPEECH: int
 
 class Handle:
     @property
@@ -92,6 +93,17 @@ class Core:
         gain_in: float,
         gain_out: float,
         patterns: list[Any],
+    ) -> bool: ...
+    def watch_speech(
+        self,
+        h: Handle,
+        on: bool,
+        threshold: float,
+        attack_ms: int,
+        hang_ms: int,
+        echo_ratio: float,
+        echo_ms: int,
+        serial: int,
     ) -> bool: ...
     def play(self, h: Handle, p: Play) -> bool: ...
     def stop_play(self, h: Handle) -> bool: ...

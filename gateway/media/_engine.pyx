@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset
 
 PACKET = "=qHBBHH16s"
 
-DIGIT, TONE, FSK, STARTED, TIMEOUT, PLAY_ENDED, DEVICE_FAILED, BYE = range(1, 9)
+DIGIT, TONE, FSK, STARTED, TIMEOUT, PLAY_ENDED, DEVICE_FAILED, BYE, SPEECH = range(1, 10)
 
 
 cdef int _addr_set(ce_addr *a, str ip, int port) except -1:
@@ -408,7 +408,8 @@ cdef class Core:
 
     def configure(self, Handle h, bint detect_dtmf, bint mute_dtmf, int fsk, float gain_in,
                   float gain_out, list patterns):
-        """Detection and gains (linear); patterns are (id, freqs, cadence_ms, min_ms)."""
+        """Detection and gains (linear); patterns are (id, freqs, cadence_ms,
+        cycles, min_ms)."""
         cdef ce_command c
         cdef int i, k
         memset(&c, 0, sizeof(c))
@@ -421,7 +422,7 @@ cdef class Core:
         if len(patterns) > CP_TONE_PATTERNS:
             raise ValueError(f"at most {CP_TONE_PATTERNS} tones at once")
         c.u.options.n_tones = len(patterns)
-        for i, (id, freqs, cadence, min_ms) in enumerate(patterns):
+        for i, (id, freqs, cadence, cycles, min_ms) in enumerate(patterns):
             c.u.options.tone[i].id = id
             c.u.options.tone[i].n_freqs = len(freqs)
             for k in range(len(freqs)):
@@ -429,8 +430,21 @@ cdef class Core:
             c.u.options.tone[i].n_cadence = len(cadence)
             for k in range(len(cadence)):
                 c.u.options.tone[i].cadence_ms[k] = cadence[k]
-            c.u.options.tone[i].n_cycles = 2
+            c.u.options.tone[i].n_cycles = cycles
             c.u.options.tone[i].min_ms = min_ms
+        return self._push(&c)
+
+    def watch_speech(self, Handle h, bint on, double threshold, int attack_ms, int hang_ms,
+                     double echo_ratio, int echo_ms, uint32_t serial):
+        """Report speech in both directions; threshold is a mean square, echo_ratio of powers."""
+        cdef ce_command c
+        memset(&c, 0, sizeof(c))
+        c.type, c.s = CE_CMD_SPEECH, h.s
+        c.u.speech.on = on
+        c.u.speech.threshold, c.u.speech.echo_ratio = threshold, echo_ratio
+        c.u.speech.attack_ms, c.u.speech.hang_ms = attack_ms, hang_ms
+        c.u.speech.n_echo = min(echo_ms // CE_FRAME_MS, CE_SPEECH_FRAMES)
+        c.u.speech.serial = serial
         return self._push(&c)
 
     def play(self, Handle h, Play p):

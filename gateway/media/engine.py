@@ -33,6 +33,7 @@ from gateway.media.streams import (
     PlayEnded,
     RecordEnded,
     RtpSpec,
+    SpeechChanged,
     StreamOptions,
     StreamSpec,
     ToneDetected,
@@ -475,6 +476,9 @@ class Engine:
             return ToneDetected(tone=names[a]) if a < len(names) else None
         if kind == _engine.FSK:
             return FskReceived(data=data)
+        if kind == _engine.SPEECH:
+            # What an earlier watch said is out of date.
+            return SpeechChanged(speaking=bool(a), sent=bool(b)) if c == stream._watch else None
         if kind == _engine.STARTED:
             return MediaStarted(source=data)
         if kind == _engine.TIMEOUT:

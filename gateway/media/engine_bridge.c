@@ -20,7 +20,7 @@ static int plain(const ce_stream *s)
     const ce_options *o = &s->opt;
     return s->kind == CE_RTP && s->speaks && s->hears && s->gain_bridge == 1.0f &&
            o->gain_in == 1.0f && o->gain_out == 1.0f && !o->detect_dtmf && !o->detect_fsk &&
-           !o->n_tones && !s->play && !s->record && !s->n_digits;
+           !o->n_tones && !s->speech.config.on && !s->play && !s->record && !s->n_digits;
 }
 
 void ce_bridge_replan(ce_bridge *b)
@@ -278,6 +278,8 @@ static void frame_in(ce_stream *s)
         s->c.silent_frames = 0;
     if (s->opt.detect_dtmf | s->opt.n_tones | s->opt.detect_fsk)
         detect(s);
+    if (s->speech.config.on)
+        ce_speech_in(s, (s->c.level_in.sum_squares - before) / n);
 }
 
 /* What the others hear of `s`: detected digits are kept out. The one-frame delay covers the time
@@ -419,7 +421,10 @@ static void frame_out(ce_engine *e, ce_stream *s)
         cp_apply_gain(pcm, s->pcm_out, n, s->opt.gain_out);
         pcm = s->pcm_out;
     }
+    double before = s->c.level_out.sum_squares;
     cp_level_add(&s->c.level_out, pcm, n);
+    if (s->speech.config.on)
+        ce_speech_out(s, (s->c.level_out.sum_squares - before) / n);
     if (s->record)
         ce_record_frame(s, s->pcm_in, pcm);
     if (!s->send_payload || s->codec == CE_NONE)

@@ -228,6 +228,7 @@ static void execute(ce_engine *e, const ce_command *c)
     case CE_CMD_CLOSE: stream_close(e, s); return;
     case CE_CMD_UPDATE: ce_rtp_apply(s, &c->u.rtp, 0); break;
     case CE_CMD_CONFIGURE: stream_configure(s, &c->u.options); break;
+    case CE_CMD_SPEECH: ce_speech_watch(s, &c->u.speech); break;
     case CE_CMD_PLAY:
         ce_play_end(s, 0);
         s->play = c->u.play;

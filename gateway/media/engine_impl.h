@@ -41,6 +41,7 @@ enum {
     CE_EVENTS = 2048,
     CE_EVENT_BYTES = 272,
     CE_NO_PT = 255,
+    CE_SPEECH_FRAMES = 50, /* of 20 ms: the longest echo that is told from speech */
     CE_TE_SILENT_MS = 120, /* RFC 4733 2.5.1.4: an end was lost after a few missing updates */
 };
 
@@ -68,6 +69,14 @@ typedef struct {
     float gain_in, gain_out; /* linear */
     cp_tone_pattern tone[CP_TONE_PATTERNS];
 } ce_options;
+
+typedef struct {
+    uint8_t on, n_echo; /* n_echo: frames after which what was sent has died away */
+    uint16_t attack_ms, hang_ms;
+    float threshold;  /* mean square */
+    float echo_ratio; /* echo to sent, in power */
+    uint32_t serial;  /* given back with each event: an older one is out of date */
+} ce_speech_config;
 
 typedef struct ce_play {
     uint32_t id;
@@ -131,6 +140,18 @@ typedef struct {
     ce_addr source;
 } ce_counters;
 
+typedef struct {
+    uint8_t speaking;
+    uint32_t ms;
+} ce_speech_side;
+
+typedef struct {
+    ce_speech_config config;
+    ce_speech_side side[2]; /* received, sent */
+    float sent[CE_SPEECH_FRAMES]; /* mean square of the last frames */
+    uint8_t at;
+} ce_speech;
+
 struct ce_stream {
     ce_engine *e;
     uint32_t id;
@@ -191,6 +212,7 @@ struct ce_stream {
     cp_dtmf_tx dtmf_tx;
     cp_tone_rx tones;
     cp_fsk_rx fsk;
+    ce_speech speech;
     uint8_t fsk_data[CE_EVENT_BYTES];
     uint16_t fsk_fill, fsk_idle_ms;
     uint8_t in_state; /* 0 nothing, 1 a frame, 2 lost */
@@ -245,7 +267,7 @@ typedef struct {
 enum {
     CE_CMD_OPEN, CE_CMD_CLOSE, CE_CMD_UPDATE, CE_CMD_CONFIGURE, CE_CMD_PLAY, CE_CMD_STOP_PLAY,
     CE_CMD_DIGITS, CE_CMD_RECORD, CE_CMD_STOP_RECORD, CE_CMD_BRIDGE_OPEN, CE_CMD_BRIDGE_CLOSE,
-    CE_CMD_JOIN, CE_CMD_LEAVE, CE_CMD_FLOOR, CE_CMD_TAP,
+    CE_CMD_JOIN, CE_CMD_LEAVE, CE_CMD_FLOOR, CE_CMD_TAP, CE_CMD_SPEECH,
 };
 
 typedef struct {
@@ -255,6 +277,7 @@ typedef struct {
     union {
         ce_rtp_config rtp;
         ce_options options;
+        ce_speech_config speech;
         ce_play *play;
         ce_record *record;
         ce_tap *tap;
@@ -265,7 +288,7 @@ typedef struct {
 
 enum {
     CE_EV_DIGIT = 1, CE_EV_TONE, CE_EV_FSK, CE_EV_STARTED, CE_EV_TIMEOUT, CE_EV_PLAY_ENDED,
-    CE_EV_DEVICE_FAILED, CE_EV_BYE,
+    CE_EV_DEVICE_FAILED, CE_EV_BYE, CE_EV_SPEECH,
 };
 
 typedef struct {
@@ -380,6 +403,11 @@ void ce_tap_put(ce_stream *s, const uint8_t *p, int n, const ce_addr *peer, int 
 void ce_tap_set(ce_stream *s, ce_tap *t); /* NULL: none any more */
 uint32_t ce_tap_fill(ce_tap *t);          /* octets waiting */
 void ce_tap_take(ce_tap *t, uint8_t *out, uint32_t n);
+
+/* engine_speech.c */
+void ce_speech_watch(ce_stream *s, const ce_speech_config *c);
+void ce_speech_in(ce_stream *s, double mean_square);
+void ce_speech_out(ce_stream *s, double mean_square);
 
 /* engine_bridge.c */
 void ce_bridge_join(ce_bridge *b, ce_stream *s);

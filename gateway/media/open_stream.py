@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from gateway.core.actions import Vox
 from gateway.errors import DeviceError, UsageError
 from gateway.media import _engine, tones
 from gateway.media.offer import RATES
@@ -32,6 +33,7 @@ _PTIMES = (10, 20, 30, 40, 50, 60)
 _FSK = {None: 0, "bell202": 1, "v23": 2}
 _DIGITS = "0123456789*#ABCD"
 _FULL_SCALE_DBM0 = 3.14
+_FULL_SCALE_MEAN_SQUARE = 32768.0**2 / 2
 _RECORD_RING_S = 4.0
 
 
@@ -98,6 +100,11 @@ def rtp_config(spec: RtpSpec) -> dict[str, Any]:
     }
 
 
+def _cycles(tone: str) -> int:
+    """Cycles whose tones the detector must hear: the tone after a pause shows that it was one."""
+    return tones.ENDING_CYCLES + 1 if tone in tones.ENDING else 2
+
+
 class OpenStream:
     """A stream of the engine; see `gateway.media.streams.Stream`."""
 
@@ -115,6 +122,7 @@ class OpenStream:
         self._play: _engine.Play | None = None
         self._closed = False
         self._bridge: str | None = None
+        self._watch = 0
         self._levels = (0.0, 0, 0.0, 0)
         self._last = StreamStats()
 
@@ -176,7 +184,7 @@ class OpenStream:
             tone = tones.tone(options.country, name)
             step = next(step for step in tone.steps if step.frequencies_hz)
             frequencies = step.frequencies_hz[: 1 if step.modulated else 2]
-            patterns.append((index, frequencies, tone.cadence_ms, 1000))
+            patterns.append((index, frequencies, tone.cadence_ms, _cycles(name), 1000))
         if len(patterns) > 8:
             raise UsageError("at most 8 tones can be detected at once")
         self._engine._do(
@@ -190,6 +198,24 @@ class OpenStream:
             patterns,
         )
         self._options = options
+
+    def watch_speech(self, vox: Vox | None) -> None:
+        """Report `SpeechChanged` from now on, silence being assumed; None: no more."""
+        core = self._core()
+        watch = self._engine._next_id()
+        found = vox or Vox()
+        self._engine._do(
+            core.watch_speech,
+            self._handle,
+            vox is not None,
+            10 ** ((found.dbm0 - _FULL_SCALE_DBM0) / 10) * _FULL_SCALE_MEAN_SQUARE,
+            found.attack_ms,
+            found.hang_ms,
+            10 ** (-found.echo_loss_db / 10),
+            found.echo_ms,
+            watch,
+        )
+        self._watch = watch if vox is not None else 0
 
     def play_tone(self, tone: str, *, play: str = "", repeat: bool = True) -> None:
         """Play a call-progress tone to this leg instead of what its bridge says.
@@ -344,5 +370,5 @@ class OpenStream:
 def _level(sum_squares: float, n: int) -> float:
     if n <= 0 or sum_squares <= 0:
         return -99.0
-    mean = sum_squares / n / (32768.0**2 / 2)
+    mean = sum_squares / n / _FULL_SCALE_MEAN_SQUARE
     return max(-99.0, 10.0 * math.log10(mean) + _FULL_SCALE_DBM0)

@@ -20,11 +20,14 @@ from gateway.core.actions import (
     Record,
     StopPlay,
     StopRecord,
+    WatchSpeech,
 )
 from gateway.core.events import (
     AnnouncementEnded,
     DigitPressed,
     Event,
+    FloorReleased,
+    FloorRequested,
     MediaFlowing,
     MediaLost,
     ToneHeard,
@@ -38,6 +41,7 @@ from gateway.media.streams import (
     MediaStarted,
     MediaTimeout,
     PlayEnded,
+    SpeechChanged,
     Stream,
     StreamOptions,
     StreamSpec,
@@ -81,13 +85,17 @@ class MediaEngine(Protocol):
 class _Audio:
     """What one leg has, or will have once its stream is there."""
 
-    __slots__ = ("play", "record", "seat", "stream")
+    __slots__ = ("emit", "play", "record", "seat", "speaking", "stream", "watch")
 
     def __init__(self) -> None:
         self.stream: Stream | None = None
         self.seat: Join | None = None
         self.play: Play | None = None
         self.record: Record | None = None
+        self.watch: WatchSpeech | None = None
+        self.speaking = False
+        """The floor was requested for its voice."""
+        self.emit: Callable[[Event], None] | None = None
 
 
 class Patchbay:
@@ -128,6 +136,7 @@ class Patchbay:
             Join: self._join,
             Leave: self._leave,
             GiveFloor: self._give_floor,
+            WatchSpeech: self._watch_speech,
             CloseBridge: self._close_bridge,
             Play: self._play,
             StopPlay: self._stop_play,
@@ -152,9 +161,11 @@ class Patchbay:
         audio = self._legs.setdefault(leg, _Audio())
         if audio.stream is not None:
             self._close(leg, audio.stream)
-        audio.stream = stream
+        audio.stream, audio.emit = stream, emit
         if self._on_opened is not None:
             self._on_opened(leg, stream)
+        if audio.watch is not None:
+            self._start_watch(audio, audio.watch)
         if audio.seat is not None:
             self._take_seat(audio, audio.seat)
         if audio.play is not None:
@@ -270,6 +281,19 @@ class Patchbay:
         # A holder without a stream yet gets the floor when he takes his seat.
         self.engine.set_floor(action.bridge, audio.stream if audio and seated else None)
 
+    def _watch_speech(self, action: WatchSpeech) -> None:
+        audio = self._legs.setdefault(action.leg, _Audio())
+        audio.watch = action if action.vox is not None else None
+        self._start_watch(audio, action)
+
+    def _start_watch(self, audio: _Audio, action: WatchSpeech) -> None:
+        if audio.speaking and audio.emit is not None:
+            # The end of this speech will not be reported any more.
+            audio.speaking = False
+            audio.emit(FloorReleased(leg=action.leg))
+        if audio.stream is not None:
+            audio.stream.watch_speech(action.vox)
+
     def _close_bridge(self, action: CloseBridge) -> None:
         if action.bridge not in self._bridges:
             return
@@ -381,6 +405,12 @@ class Patchbay:
             return
         if isinstance(event, PlayEnded) and audio.play and audio.play.play == event.play:
             audio.play = None
+        if isinstance(event, SpeechChanged):
+            # Not for adapters: one that kept the end of speech would keep a transmitter keyed.
+            if not event.sent:
+                audio.speaking = event.speaking
+                emit(FloorRequested(leg=leg) if event.speaking else FloorReleased(leg=leg))
+            return
         if on_event is not None and on_event(event):
             return
         match event:

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import msgspec
 
+from gateway.core.actions import Vox
+
 
 class Direction(StrEnum):
     """Which way audio flows, seen from the gateway (RFC 3264 section 5)."""
@@ -156,6 +158,14 @@ class FskReceived(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     data: bytes
 
 
+class SpeechChanged(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Speech began or ended on a stream that is watched for it."""
+
+    speaking: bool
+    sent: bool = False
+    """In what we send; else in what we receive."""
+
+
 class MediaStarted(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """The first valid packet or block arrived."""
 
@@ -197,6 +207,7 @@ MediaEvent = (
     DigitDetected
     | ToneDetected
     | FskReceived
+    | SpeechChanged
     | MediaStarted
     | MediaTimeout
     | PlayEnded
@@ -225,6 +236,9 @@ class Stream(Protocol):
 
     def configure(self, options: StreamOptions) -> None:
         """Replace the stream's options."""
+
+    def watch_speech(self, vox: Vox | None) -> None:
+        """Report `SpeechChanged` from now on, silence being assumed; None: no more."""
 
     def play_tone(self, tone: str, *, play: str = "", repeat: bool = True) -> None:
         """Play a call-progress tone to this leg (``dial``, ``ringback``, ``busy``...) instead of

@@ -12,6 +12,8 @@ a step with ``!`` is played once, before what repeats; a step without ``/ms`` la
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from gateway.errors import UsageError
@@ -19,6 +21,12 @@ from gateway.errors import UsageError
 _DUAL_DBM0 = -13.0
 _SINGLE_DBM0 = -10.0
 _HOWLER_DBM0 = -10.0
+
+
+ENDING: Final = ("busy", "congestion")
+"""Tones after which a call may be ended: speech and music must never be taken for one."""
+ENDING_CYCLES: Final = 3
+"""Whole cycles of their cadence, pauses and all, before they count."""
 
 
 class ToneStep(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ import msgspec
 
 from gateway.adapters.base import Adapter
 from gateway.config import convert
-from gateway.core.actions import Dial
+from gateway.core.actions import Dial, Vox
 from gateway.core.endpoints import Endpoint
 from gateway.core.envelope import Envelope
 from gateway.core.events import AdapterReady, Event, LegEnded
@@ -79,6 +79,9 @@ class PaperStream:
     def configure(self, options: StreamOptions) -> None:
         self._ask("configure", options)
         self.options = options
+
+    def watch_speech(self, vox: Vox | None) -> None:
+        self._ask("watch_speech", vox)
 
     def play_tone(self, tone: str, *, play: str = "", repeat: bool = True) -> None:
         self._ask("play_tone", tone, play, repeat)

@@ -25,6 +25,7 @@ from gateway.core.events import (
     LegOffered,
     LegProgressed,
     LegRinging,
+    Priority,
 )
 from gateway.core.numbers import Completeness, NumberPattern, combine
 from gateway.drivers.dahdi import LineEvent
@@ -315,6 +316,48 @@ async def test_a_handset_left_off_hook() -> None:
         await host.wait_for(LegOffered, count=2)
 
 
+async def test_an_urgent_call_waits_for_a_handset_to_be_put_down() -> None:
+    """Its user lost a call for it, or listens to dial tone: refused, it would be lost."""
+    ports = {"1": {"kind": "fxs", "number": "11"},
+             "2": {"kind": "fxs", "number": "12", "busy_s": 0.4, "howler_s": 0.4}}  # fmt: skip
+    async with stand(ports) as on:
+        host, phone, left = on.host, on.card.telephone(1), on.card.telephone(2)
+        first = host.dial("fxs/1")
+        await host.wait_for(LegRinging, leg=first)
+        await phone.lift()
+        await host.wait_for(LegAnswered, leg=first)
+        on.adapter.hangup(Hangup(leg=first, cause=Cause.PREEMPTED))
+        await host.wait_for(LegEnded, leg=first)
+        routine = host.dial("fxs/1")
+        assert host.of(LegEnded, leg=routine)[0].cause is Cause.BUSY
+        urgent = host.dial("fxs/1", priority=Priority.EMERGENCY)
+        await asyncio.sleep(0.3)
+        assert host.of(LegEnded, leg=urgent) == []
+        await phone.hang_up()
+        await host.wait_for(LegRinging, leg=urgent)
+        await phone.lift()
+        await host.wait_for(LegAnswered, leg=urgent)
+        on.adapter.hangup(Hangup(leg=urgent))
+        await phone.hang_up()
+        # Dial tone gives way.
+        await asyncio.sleep(1.2)
+        await phone.lift()
+        await asyncio.sleep(0.3)
+        urgent = host.dial("fxs/1", priority=Priority.PRIORITY)
+        assert host.of(LegEnded, leg=urgent) == []
+        await phone.hang_up()
+        await host.wait_for(LegRinging, leg=urgent)
+        on.adapter.hangup(Hangup(leg=urgent, cause=Cause.CANCELLED))
+        # Who leaves it off the hook is not waited for without end.
+        await left.lift()
+        await asyncio.sleep(0.3)
+        urgent = host.dial("fxs/2", priority=Priority.EMERGENCY)
+        ended = await host.wait_for(LegEnded, leg=urgent)
+        assert (ended.cause, ended.detail) == (Cause.BUSY, "the handset was left off hook")
+        await left.hang_up()
+        assert host.refused == []
+
+
 # -- exchange lines --------------------------------------------------------------------------------
 
 
@@ -498,8 +541,8 @@ async def test_what_ends_a_call_over_the_exchange() -> None:
         began = host.now()
         await ends(3, Cause.NORMAL, "cpc")
         await ends(4, Cause.NORMAL, "polarity")
-        await ends(6, Cause.NORMAL, "congestion tone, 2 cycles")
-        await ends(5, Cause.NORMAL, "busy tone, 2 cycles")
+        await ends(6, Cause.NORMAL, "congestion tone, 3 cycles")
+        await ends(5, Cause.NORMAL, "busy tone, 3 cycles")
         await ends(8, Cause.TIMER_EXPIRED, "max call")
         await ends(7, Cause.MEDIA_TIMEOUT, "silence")
         assert host.now() - began > 2.5
@@ -510,7 +553,7 @@ async def test_what_ends_a_call_over_the_exchange() -> None:
         await card.exchange(4).digits(1, since=len(card.facts))
         await card.exchange(4).tone(BUSY_TONE)
         ended = await host.wait_for(LegEnded, leg=leg)
-        assert (ended.cause, ended.detail) == (Cause.BUSY, "busy tone, 2 cycles")
+        assert (ended.cause, ended.detail) == (Cause.BUSY, "busy tone, 3 cycles")
 
 
 async def test_glare_and_an_unplugged_line() -> None:

@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.config import load
@@ -135,6 +135,8 @@ def test_a_long_secret_is_found_wherever_it_stands(
 ) -> None:
     scrub = Scrubber(words)
     for word in words:
+        # As a number among numbers of JSON it would stay, as it would be an accident.
+        assume(word not in before + after)
         assert word not in scrub(f"{before} '{word}' {after}")
 
 

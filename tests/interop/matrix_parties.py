@@ -23,6 +23,7 @@ from gateway.lab.linecard import Exchange, LineCard, Telephone
 from gateway.lab.softphone import Softphone, free_port
 from gateway.testing.audio import tone
 from tests.interop.peers import until
+from tests.interop.svxlink import Node, reflector
 
 SPOKEN_S = 25
 _RATE = 8000
@@ -71,6 +72,10 @@ class Party:
 
     async def rest(self) -> None:
         """The call is over: be ready for the next."""
+
+    async def cut_off(self) -> None:
+        """The call was ended for a more urgent one, which comes at once."""
+        await self.rest()
 
 
 class SipPhone(Party):
@@ -189,6 +194,13 @@ class OutsideLine(_OnCard):
         await asyncio.sleep(0.2)
         await self.exchange.battery("reversed")
 
+    async def cut_off(self) -> None:
+        await self.exchange.stop()
+        fact = await self.exchange.wait_for("released", since=self._since, within=5)
+        # The urgent call has a release of its own.
+        self._since = self.card.facts.index(fact) + 1
+        await self.exchange.battery("on")
+
     async def hang_up(self) -> None:
         await self.exchange.stop()
         await self.exchange.drop(500)
@@ -236,19 +248,92 @@ class CallPointUser(Party):
     async def rest(self) -> None:
         await until(lambda: self.station.state == "idle", f"{self.endpoint} is idle")
 
+    async def cut_off(self) -> None:
+        await until(lambda: self.station.state != "talking", f"{self.endpoint} is cut off")
+
 
 class OnTheAir(Party):
-    """Somebody with a radio, and the transceiver at the gateway: key and carrier on
-    pseudo-terminals, audio on UDP (16 kHz)."""
+    """Somebody with a radio."""
 
     half = True
+    keyed: bool
+    """Whether the gateway's side transmits."""
+    received: bytearray
+    """What was transmitted: 16 kHz, 16 bits."""
+    config: dict[str, Any]
+    """Its part of ``radios``."""
 
     def __init__(self, endpoint: str, number: str, hz: float) -> None:
         super().__init__("radio", endpoint, number, hz)
-        self.received = bytearray()
-        self.keyed = False
-        self.speaking = False
         self._from = 0
+
+    async def be_quiet(self) -> None:
+        """Let go of the talk key."""
+        raise NotImplementedError
+
+    async def call(self, number: str) -> None:
+        await self.speak()
+
+    async def answer(self) -> None:
+        """A radio is connected by itself."""
+
+    async def listen(self) -> None:
+        self._from = len(self.received)
+
+    async def heard(self) -> list[int]:
+        data = bytes(self.received[self._from :])
+        # Every second sample: nothing in a test is above 4 kHz.
+        return list(array.array("h", data[: len(data) & ~3]))[::2]
+
+    async def hang_up(self) -> None:
+        """There is no hook: silence ends a call that began on the air."""
+        await self.be_quiet()
+
+    async def rest(self) -> None:
+        await self.be_quiet()
+        await until(lambda: not self.keyed, f"{self.endpoint} is released")
+        await asyncio.sleep(0.4)
+
+    async def cut_off(self) -> None:
+        """Who is on the air only hears something else."""
+
+
+class NodeUser(OnTheAir):
+    """Somebody near a node of SvxLink: its receiver, squelch, transmitter and key."""
+
+    def __init__(self, endpoint: str, number: str, hz: float, node: Node) -> None:
+        super().__init__(endpoint, number, hz)
+        self.node = node
+
+    @property
+    def keyed(self) -> bool:
+        return self.node.keyed
+
+    @property
+    def received(self) -> bytearray:
+        return self.node.heard
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {"reflector": reflector(self.node)}
+
+    async def speak(self) -> None:
+        self.node.tone_hz = self.hz
+        self.node.squelch(True)
+
+    async def be_quiet(self) -> None:
+        self.node.tone_hz = 0.0
+        self.node.squelch(False)
+
+
+class TransceiverUser(OnTheAir):
+    """Somebody with a radio, and the transceiver at the gateway: key and carrier on
+    pseudo-terminals, audio on UDP (16 kHz)."""
+
+    def __init__(self, endpoint: str, number: str, hz: float) -> None:
+        super().__init__(endpoint, number, hz)
+        self.received = bytearray()
+        self.keyed = self.speaking = False
         self.key, self.carrier = pty.openpty(), pty.openpty()
         for pair in (self.key, self.carrier):
             tty.setraw(pair[1])
@@ -261,7 +346,6 @@ class OnTheAir(Party):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Its part of ``radios``."""
         return {
             "key": {"by": "pty", "path": os.ttyname(self.key[1])},
             "carrier": {"by": "pty", "path": os.ttyname(self.carrier[1])},
@@ -296,34 +380,10 @@ class OnTheAir(Party):
             os.close(fd)
         self._audio.close()
 
-    async def call(self, number: str) -> None:
-        await self.speak()
-
-    async def answer(self) -> None:
-        """A radio is connected by itself."""
-
     async def speak(self) -> None:
         self.speaking = True
         os.write(self.carrier[0], b"T")
 
     async def be_quiet(self) -> None:
-        """Let go of the talk key."""
         self.speaking = False
         os.write(self.carrier[0], b"R")
-
-    async def listen(self) -> None:
-        self._from = len(self.received)
-
-    async def heard(self) -> list[int]:
-        data = bytes(self.received[self._from :])
-        # Every second sample: nothing in a test is above 4 kHz.
-        return list(array.array("h", data[: len(data) & ~3]))[::2]
-
-    async def hang_up(self) -> None:
-        """There is no hook: silence ends a call that began on the air."""
-        await self.be_quiet()
-
-    async def rest(self) -> None:
-        await self.be_quiet()
-        await until(lambda: not self.keyed, f"{self.endpoint} is released")
-        await asyncio.sleep(0.4)

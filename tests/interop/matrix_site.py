@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-from gateway.lab import intercom_bus
 from gateway.lab.intercom_bus import CallPoint, CallPointBus
 from gateway.lab.linecard import LineCard
 from gateway.lab.softphone import Softphone
@@ -21,12 +20,15 @@ from tests.adapters.mqtt_broker import Broker, Subscriber, subscribed
 from tests.interop.matrix_parties import (
     CallPointUser,
     Handset,
+    NodeUser,
     OnTheAir,
     OutsideLine,
     Party,
     SipPhone,
+    TransceiverUser,
 )
 from tests.interop.peers import Box, Kamailio, box, microphone, phone
+from tests.interop.svxlink import Node
 
 NETWORKS = ("sip", "pyvoip", "fxs", "fxo", "intercom", "radio")
 NUMBERS = {
@@ -36,7 +38,7 @@ TARGETS = {
     "sip": "sip/anna", "pyvoip": "pyvoip/line:dora", "fxs": "fxs/1", "fxo": "fxo/out:77",
     "intercom": "intercom/a", "radio": "radio/north",
 }  # fmt: skip
-PAGE_NUMBER, MEETING_NUMBER = "700", "900"
+PAGE_NUMBER, HALL_NUMBER, MEETING_NUMBER = "700", "701", "900"
 ALARM_HZ = 1000.0
 """What the announcement of an alarm sounds like."""
 CARL_HZ = 2500.0
@@ -72,6 +74,7 @@ def _calls() -> list[str]:
     zones = ["page/hall", "page/yard", "page/staff", "intercom/everywhere", "sip/carl"]
     return [
         _route("page", called=PAGE_NUMBER, page=zones),
+        _route("one zone", called=HALL_NUMBER, page=["page/hall"]),
         _route("meeting", called=MEETING_NUMBER, conference="crisis", push_to_talk="*#",
                targets=[TARGETS[each] for each in NETWORKS[1:]]),
         # What comes from the other PBX has its prefix for us in front.
@@ -97,6 +100,8 @@ def _alarms() -> list[str]:
     ]  # fmt: skip
     announce = {"file": "alarm.wav", "repeat": 0, "gap_s": 0.1}
     found = [
+        _route("alarm to the hall", on="alarm", priority="emergency", kind=["m-page"],
+               page=["page/hall"], announce={"file": "alarm.wav", "repeat": 2}),
         _route("key", on="input", **{"from": ["intercom/b"]}, input="a", value=1.0,
                command={"endpoint": "modbus/levels", "verb": "ACKNOWLEDGE"}),
     ]  # fmt: skip
@@ -183,7 +188,7 @@ _SIP = """
 digest = ["MD5"]
 codecs = ["PCMU"]
 [adapters.sip.phones]
-anna = { password = "a1", number = "201" }
+anna = { password = "a1", number = "201", calls = 1 }
 bert = { password = "b1", number = "202" }
 carl = { password = "c1", number = "203", auto_answer = true }
 """
@@ -198,13 +203,18 @@ class Site:
     """By endpoint: those who are called."""
     lines_in: dict[str, OutsideLine]
     """Outside lines by the number that their calls reach."""
-    radios_in: dict[str, OnTheAir]
+    radios_in: dict[str, TransceiverUser]
     """Radios by the number that they call."""
     carl: Softphone
     listener_station: CallPoint
     io: Device
     broker: Broker
     told: Subscriber
+
+    def let_go(self) -> int:
+        """How often stations of the bus have let go of everything, not hearing the gateway."""
+        stations = (self.people["intercom/a"], self.people["intercom/b"])
+        return sum(each.station.released for each in stations if isinstance(each, CallPointUser))
 
     def caller(self, network: str, number: str) -> Party:
         """Somebody of a network who can call this number."""
@@ -235,22 +245,21 @@ async def site(home: Path) -> AsyncIterator[Site]:
     write_wav(sounds / "alarm.wav", tone(ALARM_HZ, 1.5))
     async with contextlib.AsyncExitStack() as stack:
         enter = stack.enter_async_context
+        stack.enter_context(_first_served())
         reached = (*NUMBERS.values(), PAGE_NUMBER)
         card = await enter(LineCard.start(fxs=2, fxo=1 + len(reached)))
-        # The stations share a thread with the gateway and with what measures: they forgive more
-        # than real ones, which let go after 0.15 s.
-        stack.enter_context(mock.patch.object(intercom_bus, "WATCHDOG_S", 1.5))
         bus = await enter(CallPointBus(a := CallPoint(1, True), b := CallPoint(2, True)))
         broker = Broker(home)
         broker.start()
         stack.callback(broker.kill)
         io = await enter(device("tcp", "0"))
         proxy = await enter(Kamailio(home / "kam", {"gw": "gwpw", "dora": "dorapw", "erik": "e1"}))
-        north = OnTheAir("radio/north", NUMBERS["radio"], 1550)
+        node = await enter(Node(home / "svx"))
+        north = NodeUser("radio/north", NUMBERS["radio"], 1550, node)
         radios_in = {
-            number: OnTheAir(f"radio/to-{number}", "", 1400) for number in reached
+            number: TransceiverUser(f"radio/to-{number}", "", 1400) for number in reached
         }  # fmt: skip
-        for radio in (north, *radios_in.values()):
+        for radio in radios_in.values():
             stack.callback(radio.close)
             air = asyncio.create_task(radio.air())
             stack.callback(air.cancel)
@@ -300,6 +309,18 @@ async def site(home: Path) -> AsyncIterator[Site]:
         )  # fmt: skip
 
 
+@contextlib.contextmanager
+def _first_served() -> Iterator[None]:
+    """The gateway has its machine for itself, or before the others that share it with a test."""
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, usual)
+
+
 def _extension(home: Path, proxy: Kamailio, user: str, password: str, hz: float) -> Softphone:
     """A telephone at the other PBX."""
     return Softphone(
@@ -311,7 +332,7 @@ def _extension(home: Path, proxy: Kamailio, user: str, password: str, hz: float)
 
 def _analog(card: LineCard, reached: tuple[str, ...]) -> str:
     quick = (
-        'kind = "fxo"\ncaller_id = "off"\ndial_tone_s = 0.0\ndial_delay_s = 0.3\nguard_s = 0.3\n'
+        'kind = "fxo"\ncaller_id = "off"\ndial_tone_s = 0.0\ndial_delay_s = 0.3\n'
         'answer = ["polarity"]\n'
     )
     text = f'[adapters.analog]\ndevice_dir = "{card.directory}"\n'
@@ -331,13 +352,15 @@ def _analog(card: LineCard, reached: tuple[str, ...]) -> str:
 def _pyvoip(proxy: Kamailio) -> str:
     return (
         f'[adapters.pyvoip]\nserver = "{proxy.address}"\nport = {proxy.port}\nuser = "gw"\n'
-        'password = "gwpw"\nlocal_ip = "127.0.0.1"\nexpires_s = 30\n'
+        'password = "gwpw"\nlocal_ip = "127.0.0.1"\nexpires_s = 30\ncalls = 2\n'
     )
 
 
-def _radios(north: OnTheAir, radios_in: dict[str, OnTheAir]) -> str:
+def _radios(north: OnTheAir, radios_in: dict[str, TransceiverUser]) -> str:
     text = ""
-    for radio, calls in ((north, ""), *((radio, number) for number, radio in radios_in.items())):
+    users: list[tuple[OnTheAir, str]] = [(north, "")]
+    users += [(radio, number) for number, radio in radios_in.items()]
+    for radio, calls in users:
         fields = {
             "transmit": True, "number": radio.number, "calls": calls, "idle_s": 1.5,
             **radio.config,

@@ -30,7 +30,7 @@ from gateway.lab.softphone import Softphone, free_port
 from gateway.records.database import Database
 from gateway.records.tables import LegRecord
 from gateway.runtime import Gateway
-from gateway.testing.audio import level_at, read_wav, tone, write_wav
+from gateway.testing.audio import read_wav, steady_level_at, tone, write_wav
 
 HERE = Path(__file__).parent
 WITHIN_S = 15.0
@@ -203,10 +203,10 @@ def assert_hears(recording: Path, hz: float, *not_hz: float, seconds: float = 0.
     # The beginning is ringing and the switching of paths.
     steady = samples[len(samples) // 3 :]
     assert len(steady) >= seconds * rate, f"{recording}: only {len(samples) / rate:.2f} s"
-    wanted = level_at(steady, hz, rate=rate)
+    wanted = steady_level_at(steady, hz, rate=rate)
     assert wanted > -16.0, f"{recording}: {hz:g} Hz at {wanted:.1f} dBm0"
     for other in not_hz:
-        stray = level_at(steady, other, rate=rate)
+        stray = steady_level_at(steady, other, rate=rate)
         assert stray < -45.0, f"{recording}: also {other:g} Hz at {stray:.1f} dBm0"
 
 

@@ -214,7 +214,7 @@ async def test_telephone_to_telephone_and_over_the_exchange(tmp_path: Path) -> N
         await exchange.stop()
         await exchange.tone(BUSY_TONE)
         ended = await gateway.wait(LegEnded, lambda e: e.leg == "fxo/3#1", skip=skip)
-        assert ended.detail == "busy tone, 2 cycles"
+        assert ended.detail == "busy tone, 3 cycles"
         await exchange.stop()
         await exchange.battery("on")
         await gate.hang_up()
@@ -243,7 +243,7 @@ async def test_telephone_to_telephone_and_over_the_exchange(tmp_path: Path) -> N
         assert ended.detail == "cpc"
         await gate.hang_up()
         records = await gateway.legs(6)
-        assert {leg.detail for leg in records.values()} >= {"cpc", "busy tone, 2 cycles"}
+        assert {leg.detail for leg in records.values()} >= {"cpc", "busy tone, 3 cycles"}
 
 
 def _foreign_caller_id(directory: Path, standard: str, number: str, name: str) -> Path:

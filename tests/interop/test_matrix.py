@@ -10,7 +10,8 @@ import pytest
 
 from gateway.lab import linecard
 from tests.adapters.page_stand import own_network
-from tests.interop.matrix import OK, PAGE, Matrix, plan, played, render
+from tests.interop.matrix import played
+from tests.interop.matrix_page import OK, PAGE, Matrix, plan, render
 from tests.interop.peers import need
 
 

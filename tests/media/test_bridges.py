@@ -46,7 +46,10 @@ async def test_a_pair_with_one_codec_is_relayed_untouched(engine, peer, leg):
 @pytest.mark.parametrize(("left", "right"), [(0, 8), (8, 9), (9, 0), (96, 0), (9, 96)])
 async def test_a_pair_with_two_codecs_is_transcoded_both_ways(engine, peer, leg, left, right):
     a, b = peer(left), peer(right)
-    sa, sb = leg(a), leg(b)
+    # Deep enough for a sender who shares his processors with others: what is concealed then is
+    # the engine's doing.
+    deep = {"jitter_min_ms": 120, "jitter_max_ms": 400}
+    sa, sb = leg(a, **deep), leg(b, **deep)
     engine.open_bridge("pair")
     engine.join("pair", sa)
     engine.join("pair", sb)
@@ -55,14 +58,15 @@ async def test_a_pair_with_two_codecs_is_transcoded_both_ways(engine, peer, leg,
         talk(a, sa.local, sine(607, 1.0, rate_of(a))),
         talk(b, sb.local, sine(1009, 1.0, rate_of(b))),
     )
+    # At once: nobody sends any more, and while we measure the engine conceals that.
+    concealed = [stream.stats().frames_concealed for stream in (sa, sb)]
     at_a, at_b = steady(a), steady(b)
     assert level_at(at_b, 607, rate_of(b)) == pytest.approx(-13, abs=0.7)
     assert level_at(at_a, 1009, rate_of(a)) == pytest.approx(-13, abs=0.7)
     assert level_at(at_b, 1009, rate_of(b)) < -60
     assert level_at(at_a, 607, rate_of(a)) < -60
     assert rms_dbm0(at_b) == pytest.approx(-13, abs=0.7)
-    assert sa.stats().frames_concealed <= 4
-    assert sb.stats().frames_concealed <= 4
+    assert concealed == [0, 0]
 
 
 async def test_a_conference_of_twelve_hears_all_others_and_not_itself(engine, peer, leg):

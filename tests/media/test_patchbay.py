@@ -21,11 +21,15 @@ from gateway.core.actions import (
     Record,
     StopPlay,
     StopRecord,
+    Vox,
+    WatchSpeech,
 )
 from gateway.core.events import (
     AnnouncementEnded,
     DigitPressed,
     Event,
+    FloorReleased,
+    FloorRequested,
     MediaFlowing,
     MediaLost,
     ToneHeard,
@@ -41,6 +45,7 @@ from gateway.media.streams import (
     MediaTimeout,
     NullSpec,
     PlayEnded,
+    SpeechChanged,
     StreamOptions,
     StreamStats,
     ToneDetected,
@@ -247,3 +252,30 @@ def test_an_old_stream_speaks_no_more() -> None:
     first.closed = False  # its last events were on their way already
     first.report(MediaTimeout())
     assert bay.events == []
+
+
+def test_a_voice_asks_for_the_floor() -> None:
+    bay = Bay()
+    watch = WatchSpeech(leg="a", vox=Vox(dbm0=-30))
+    bay.do(watch)
+    first = bay.open("a", lambda media: True)
+    assert first.asked == [("watch_speech", (watch.vox,))]
+    first.report(SpeechChanged(speaking=True, sent=True))
+    assert bay.events == []
+    first.report(SpeechChanged(speaking=True))
+    assert bay.events == [FloorRequested(leg="a")], "whatever the adapter makes of it"
+    first.report(SpeechChanged(speaking=False))
+    assert bay.events == [FloorRequested(leg="a"), FloorReleased(leg="a")]
+
+
+@pytest.mark.parametrize("how", ["another stream", "not watched", "watched anew"])
+def test_a_voice_whose_end_nobody_hears_gives_the_floor_back(how: str) -> None:
+    bay = Bay()
+    stream = bay.open("a")
+    bay.do(WatchSpeech(leg="a", vox=Vox()))
+    stream.report(SpeechChanged(speaking=True))
+    if how == "another stream":
+        assert bay.open("a").asked == [("watch_speech", (Vox(),))]
+    else:
+        bay.do(WatchSpeech(leg="a", vox=Vox() if how == "watched anew" else None))
+    assert bay.events == [FloorRequested(leg="a"), FloorReleased(leg="a")]

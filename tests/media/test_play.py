@@ -138,8 +138,19 @@ async def test_busy_is_detected(engine, peer, leg):
             b.send(a.packets[len(got)].payload, listener.local)
             got.append(1)
 
-    await pace(3.5, forward)
+    await pace(4.2, forward)
     assert [e.tone for e in listener.events if isinstance(e, ToneDetected)] == ["busy"]
+
+
+@pytest.mark.parametrize(("beeps", "heard"), [(3, []), (4, ["busy"])])
+async def test_busy_is_three_whole_cycles(engine, peer, leg, beeps, heard):
+    """Three beeps may be a machine that begins to record: the third pause must end in a tone."""
+    a = peer(0)
+    listener = leg(a, StreamOptions(country="us", detect_tones=("busy", "congestion")))
+    beep = sine(480, 0.5, level_dbm0=-20) + sine(620, 0.5, level_dbm0=-20)
+    cycle = np.concatenate([beep, np.zeros(4000, np.int16)])
+    await pace(beeps + 0.8, talk(a, listener.local, np.concatenate([cycle] * beeps + [cycle * 0])))
+    assert [e.tone for e in listener.events if isinstance(e, ToneDetected)] == heard
 
 
 async def test_a_caller_id_burst_is_received(engine, peer, leg):

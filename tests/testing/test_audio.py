@@ -16,6 +16,7 @@ from gateway.testing.audio import (
     level,
     level_at,
     read_wav,
+    steady_level_at,
     tone,
     who_hears_whom,
     write_wav,
@@ -29,6 +30,16 @@ def test_a_tone_has_the_level_it_was_made_with(dbm0: float, hz: float, rate: int
     assert level(samples) == pytest.approx(dbm0, abs=0.05)
     assert level_at(samples, hz, rate=rate) == pytest.approx(dbm0, abs=0.05)
     assert level_at(samples, hz + 100, rate=rate) < dbm0 - 40
+
+
+def test_a_frame_left_out_does_not_make_it_weaker() -> None:
+    samples = list(tone(1000, 1.0, dbm0=-10))
+    broken = samples[:4000] + samples[4004:]  # half a turn
+    assert level_at(broken, 1000) < -35
+    assert steady_level_at(broken, 1000) == pytest.approx(-10, abs=0.1)
+    assert steady_level_at(samples, 1000) == pytest.approx(-10, abs=0.05)
+    assert steady_level_at(samples, 1030) < -60
+    assert steady_level_at(samples[:700], 1000) == SILENCE_DBM0
 
 
 def test_against_an_fft() -> None:

@@ -42,7 +42,6 @@ _HEARD: Final = {
     "busy": ToneName.BUSY,
     "congestion": ToneName.CONGESTION,
 }
-_TONE_CYCLES: Final = 2  # what the engine's detector takes for a cadence
 _BATTERY_POLL_S: Final = 0.05
 _BATTERY_POLLS: Final = 100
 _VOICE_POLL_S: Final = 0.1
@@ -223,7 +222,7 @@ class ExchangeLine(Line):
                 return self._sending > 0 or not call.answered
             case ToneDetected() if event.tone in _HEARD:
                 self.port.tone(
-                    _HEARD[event.tone], self.now, f"{event.tone} tone, {_TONE_CYCLES} cycles"
+                    _HEARD[event.tone], self.now, f"{event.tone} tone, {tones.ENDING_CYCLES} cycles"
                 )
                 self.pump()
                 return self.call is not call or not (call.dialled or call.offered)
@@ -305,8 +304,7 @@ class ExchangeLine(Line):
 
     # -- out -----------------------------------------------------------------------------------
 
-    @property
-    def guarded(self) -> bool:
+    def waits(self, action: Dial) -> bool:
         return self.port.state is FxoState.GUARD
 
     def start(self, action: Dial) -> None:

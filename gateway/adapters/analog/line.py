@@ -80,7 +80,7 @@ class Line(ABC):
         self.channel: Channel | None = None
         self.call: Call | None = None
         self.pending: Dial | None = None
-        """A call that waits for the guard time after the last one."""
+        """A call that waits until the line is free after the last one."""
         self.reason = ""
         """Why the port cannot be used."""
         self.on_lost: Callable[[Line, str], None] = lambda line, reason: None
@@ -368,16 +368,15 @@ class Line(ABC):
             raise DeviceError(f"{self.endpoint}: {self.reason or 'not open'}")
         if self.call is not None or self.pending is not None:
             self.host.emit(LegEnded(leg=action.leg, cause=Cause.BUSY, detail="in a call"))
-        elif self.guarded:
+        elif self.waits(action):
             self.pending = action
         else:
             self.start(action)
             self.pump()
 
-    @property
     @abstractmethod
-    def guarded(self) -> bool:
-        """Just hung up: the next call has to wait a moment."""
+    def waits(self, action: Dial) -> bool:
+        """The line is not free yet, and the call waits until it is."""
 
     @abstractmethod
     def start(self, action: Dial) -> None:

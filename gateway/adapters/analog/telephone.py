@@ -13,7 +13,14 @@ from gateway.adapters.analog.line import Call, Line
 from gateway.adapters.base import Host
 from gateway.core.actions import Dial
 from gateway.core.causes import Cause
-from gateway.core.events import DigitPressed, LegEnded, LegFlashed, LegOffered, LegRinging
+from gateway.core.events import (
+    DigitPressed,
+    LegEnded,
+    LegFlashed,
+    LegOffered,
+    LegRinging,
+    Priority,
+)
 from gateway.core.numbers import Completeness
 from gateway.drivers.dahdi import Channel, EventKind, Hook, PortKind, Tone
 from gateway.errors import DeviceError, UsageError
@@ -61,6 +68,11 @@ _HANG_UP_MS: Final = 250
 _DEBOUNCE_MS: Final = 60
 _DTMF_MS: Final = 70
 _LEFT_OFF: Final = "the handset was left off hook"
+_AFTER_CALL: Final = frozenset((FxsState.CLEARING, FxsState.BUSY_TONE, FxsState.HOWLER))
+
+
+def _urgent(action: Dial) -> bool:
+    return action.priority > Priority.ROUTINE
 
 
 class BusPlan(DialPlan):
@@ -192,6 +204,9 @@ class Telephone(Line):
             case said.LockedOut():
                 self._forget()
                 self.announce(_LEFT_OFF)
+                pending, self.pending = self.pending, None
+                if pending is not None:
+                    self.host.emit(LegEnded(leg=pending.leg, cause=Cause.BUSY, detail=_LEFT_OFF))
             case said.LineFault(reason):
                 self.announce(reason)
             case said.LineRestored():
@@ -286,9 +301,21 @@ class Telephone(Line):
 
     # -- called --------------------------------------------------------------------------------
 
-    @property
-    def guarded(self) -> bool:
-        return self.port.state is FxsState.GUARD
+    def dial(self, action: Dial) -> None:
+        call = self.call
+        if call is not None and not (call.offered or call.dialled) and _urgent(action):
+            # Somebody listens to dial tone: nobody else knows of that call.
+            call.cause, call.detail = Cause.PREEMPTED, "a more urgent call comes"
+            self.release(Cause.PREEMPTED)
+            self.pump()
+        super().dial(action)
+
+    def waits(self, action: Dial) -> bool:
+        # Who has lost his call for a more urgent one still holds the handset: it rings when he
+        # puts it down, as the tone asks him to. Refused, the urgent call would be lost.
+        return self.port.state is FxsState.GUARD or (
+            self.port.state in _AFTER_CALL and _urgent(action)
+        )
 
     def start(self, action: Dial) -> None:
         if self.port.state is not FxsState.IDLE:

@@ -40,6 +40,7 @@ class Guardian:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._wanted = False
+        self._over = 0
         self._renewal: asyncio.TimerHandle | None = None
         self._heard_at = 0.0
         self._spoke = False
@@ -88,6 +89,7 @@ class Guardian:
         """Key, and renew the lease until `unkey`."""
         if not self._wanted:
             self._wanted = True
+            self._over += 1
             self._renew()
 
     def unkey(self, why: str) -> None:
@@ -113,8 +115,8 @@ class Guardian:
             self._renewal = None
 
     def _renew(self) -> None:
-        message = {"key": True, "at": time.monotonic(), "release": self._release().hex()}
-        self._send(message)
+        now, release = time.monotonic(), self._release().hex()
+        self._send({"key": True, "over": self._over, "at": now, "release": release})
         self._renewal = asyncio.get_running_loop().call_later(RENEW_S, self._renew)
 
     def _send(self, message: dict[str, Any]) -> None:
