@@ -52,7 +52,7 @@ from gateway.core.numbers import Completeness
 from gateway.core.switchboard import Switchboard
 from gateway.dispatch import Dispatch
 from gateway.errors import DeviceError
-from gateway.hosting import AdapterHost, Feed
+from gateway.hosting import AdapterHost, Borrowed, Feed
 from gateway.journal import Journal, StorageState
 from gateway.media.engine import Engine
 from gateway.media.patchbay import MediaEngine, Patchbay
@@ -156,6 +156,7 @@ class Gateway:
         """Alarms of before a restart that wait for the adapters."""
         self.legs: dict[str, AdapterHost] = {}
         self.places: dict[str, tuple[Endpoint, AdapterHost]] = {}
+        self.loans: dict[str, Borrowed] = {}
         self.hosts: dict[str, AdapterHost] = {}
         self._given_log = log
         self._supervisors: dict[AdapterHost, asyncio.Task[None]] = {}
