@@ -253,7 +253,9 @@ class CloseAlarm(_Action, frozen=True, kw_only=True):
     endpoint: str
     alarm: str
     outcome: str
-    """``acknowledged``, ``cleared`` or ``exhausted``."""
+    """``acknowledged``, ``cleared``, ``delivered``, ``exhausted`` (nobody was left to tell),
+    ``dropped`` (too many alarms at once), ``unrouted`` (an input's, after a restart with other
+    routes)."""
     by: str = ""
     trace: str = ""
 

@@ -195,6 +195,14 @@ class InputChanged(_Event, frozen=True, kw_only=True):
     """Contacts: 0 is off, 1 is on. Everything else in the unit the adapter documents."""
     quality: Quality = Quality.GOOD
     trace: str = ""
+    raised_at: float | None = None
+    """When it began an alarm: set by the gateway for what a route takes as one, which is then on
+    disk before anything is done about it. None: for all others, and from adapters."""
+
+    @property
+    def alarm(self) -> str:
+        """Name of the alarm that a route may make of it."""
+        return self.input if self.quality is Quality.GOOD else f"{self.input}/{self.quality}"
 
 
 class AlarmRaised(_Event, frozen=True, kw_only=True):

@@ -178,9 +178,16 @@ class Switchboard:
         """The monotonic time at which `tick` is due."""
         return self._timers.next_due()
 
-    def replace_routes(self, table: RouteTable) -> None:
-        """Use other routes from the next event on; what has begun goes on as it began."""
+    def replace_routes(self, table: RouteTable, now: float, wall: float) -> list[Action]:
+        """Use other routes from the next event on; what has begun goes on as it began.
+
+        Returns what to do about alarms that no route took, and one does now.
+        """
+        if now:
+            self._fire(now, wall)
         self.table = table
+        self.alarming.match_again()
+        return self._drain()
 
     def call_of(self, body: Event | Action) -> tuple[str, str]:
         """Call id and trace that an event or action belongs to, as far as it is known."""

@@ -43,6 +43,9 @@ class Plan(msgspec.Struct, frozen=True):
 
     routes: list[Route]
     zone: str = "UTC"
+    mono: float = 0.0
+    at: float = 0.0
+    """Clocks of when they were taken into use."""
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -62,7 +65,7 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
     taken: Taken | None = None
 
 
-def plan(routes: Iterable[Route], zone: str) -> bytes:
+def plan(routes: Iterable[Route], zone: str, mono: float = 0.0, at: float = 0.0) -> bytes:
     """The line with the routes in use, without PINs."""
     hidden = [
         msgspec.structs.replace(
@@ -70,7 +73,7 @@ def plan(routes: Iterable[Route], zone: str) -> bytes:
         )
         for route in routes
     ]
-    return msgspec.json.encode(Mark(plan=Plan(hidden, zone))) + b"\n"
+    return msgspec.json.encode(Mark(plan=Plan(hidden, zone, mono, at))) + b"\n"
 
 
 def taken(alarm: str, mono: float, at: float) -> bytes:

@@ -7,8 +7,8 @@ from itertools import count
 import msgspec
 import pytest
 
-from gateway.core.actions import Action, CloseAlarm, Command, Dial, Note, SetOutput
-from gateway.core.alarms import ALARMS_KEPT
+from gateway.core.actions import Action, CloseAlarm, Command, Dial, Note, OpenAlarm, SetOutput
+from gateway.core.alarms import ALARMS_KEPT, ALERTS
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Condition, Duplex, Endpoint
 from gateway.core.events import (
@@ -27,6 +27,7 @@ from gateway.core.events import (
     MediaLost,
     PanelChanged,
     Quality,
+    Severity,
 )
 from gateway.core.routes import OutputSetting, PanelCommand, Route, RouteTable, Trigger
 from gateway.core.switchboard import Switchboard
@@ -153,7 +154,81 @@ def test_alarms_without_a_route_are_bounded_and_those_being_told_are_kept() -> N
         box(alarm(str(number)))
     assert len(box.board.alarms) == ALARMS_KEPT
     assert ("mqtt/house", "fire") in box.board.alarms
-    assert any("forgotten" in action.text for action in box.of(Note))  # type: ignore[union-attr]
+    assert any("is dropped: there are 1000" in action.text for action in box.of(Note))  # type: ignore[union-attr]
+
+
+def _flood(box: Box, severities: list[Severity]) -> None:
+    for number, severity in enumerate(severities):
+        box(msgspec.structs.replace(alarm(f"{severity.name} {number}"), severity=severity))
+
+
+def test_of_many_alarms_the_most_severe_are_told_first_and_dropped_last() -> None:
+    """Each keeps its outputs until it is acknowledged, so that all of them last."""
+    lamp = (OutputSetting("mqtt/house", "lamp"),)
+    box = Box(Route(name="all", on=Trigger.ALARM, outputs=lamp))
+    _flood(box, [Severity.MINOR] * ALERTS + [Severity.WARNING] * 3 + [Severity.CRITICAL] * 2)
+    opened = [action.alarm for action in box.of(OpenAlarm)]  # type: ignore[union-attr]
+    assert len(opened) == ALERTS + 2
+    assert opened[-2:] == [f"CRITICAL {ALERTS + 3}", f"CRITICAL {ALERTS + 4}"]
+    told = {each.alarm for each in box.board.alarms.values() if each.plan}
+    assert len(told) == ALERTS
+    # The youngest of the least severe made room, and it waits before those below it.
+    assert f"MINOR {ALERTS - 1}" not in told
+    box.board.acknowledge("mqtt/house", "MINOR 0", "me")
+    box.done += box.board.tick(box.now, box.now)
+    assert box.of(OpenAlarm)[-1].alarm == f"MINOR {ALERTS - 1}"  # type: ignore[union-attr]
+    # One that waits may go away, or be acknowledged; then it is over for the next run too.
+    box(AlarmCleared(endpoint="mqtt/house", alarm=f"WARNING {ALERTS}"))
+    box.board.acknowledge("mqtt/house", f"WARNING {ALERTS + 1}", "me")
+    box.done += box.board.tick(box.now, box.now)
+    closed = [(each.alarm, each.outcome) for each in box.of(CloseAlarm)]  # type: ignore[union-attr]
+    assert closed == [
+        ("MINOR 0", "acknowledged"),
+        (f"WARNING {ALERTS}", "cleared"),
+        (f"WARNING {ALERTS + 1}", "acknowledged"),
+    ]
+
+
+def test_routed_alarms_are_bounded_and_what_is_dropped_is_said() -> None:
+    lamp = (OutputSetting("mqtt/house", "lamp"),)
+    box = Box(Route(name="all", on=Trigger.ALARM, outputs=lamp))
+    _flood(box, [Severity.MAJOR] * ALARMS_KEPT + [Severity.MINOR, Severity.CRITICAL])
+    assert len(box.board.alarms) == ALARMS_KEPT
+    dropped = [each.alarm for each in box.of(CloseAlarm)]  # type: ignore[union-attr]
+    assert dropped == [f"MINOR {ALARMS_KEPT}", f"MAJOR {ALERTS}"]
+    assert {each.outcome for each in box.of(CloseAlarm)} == {"dropped"}  # type: ignore[union-attr]
+    assert ("mqtt/house", f"CRITICAL {ALARMS_KEPT + 1}") in box.board.alarms
+    # All acknowledged, nothing is left.
+    for _ in range(3):
+        box.board.acknowledge("mqtt/house", "", "me")
+        box.done += box.board.tick(box.now, box.now)
+    assert not box.board.alarming._waiting
+    assert all(each.plan is None for each in box.board.alarms.values())
+
+
+def test_an_emergency_button_is_told_before_a_severe_fault() -> None:
+    lamp = (OutputSetting("mqtt/house", "lamp"),)
+    button = Route(name="button", on=Trigger.INPUT, outputs=lamp, priority="emergency", above=0.5)
+    box = Box(Route(name="all", on=Trigger.ALARM, outputs=lamp), button)
+    _flood(box, [Severity.MAJOR] * ALERTS)
+    box(InputChanged(endpoint="mqtt/house", input="button", value=1.0))
+    assert box.of(OpenAlarm)[-1].alarm == "button"  # type: ignore[union-attr]
+
+
+def test_an_alarm_that_ends_as_it_begins_makes_room_for_all_that_wait() -> None:
+    """Nobody can be called: each is exhausted at once, however many wait."""
+    lamp = (OutputSetting("mqtt/house", "lamp"),)
+    lasts = Route(name="lasts", on=Trigger.ALARM, kind=("lasts",), outputs=lamp)
+    ends = Route(name="ends", on=Trigger.ALARM, targets=("fxs/9",), rounds=1)
+    box = Box(lasts, ends)
+    for number in range(ALERTS):
+        box(msgspec.structs.replace(alarm(f"l{number}"), kind="lasts"))
+    for number in range(ALARMS_KEPT - ALERTS):
+        box(alarm(f"e{number}"))
+    assert len(box.board.alarming._waiting) == ALARMS_KEPT - ALERTS
+    box.board.acknowledge("mqtt/house", "l0", "me")
+    box.done += box.board.tick(box.now, box.now)
+    assert not box.board.alarming._waiting
 
 
 def test_an_alarm_that_is_over_and_gone_is_forgotten() -> None:
