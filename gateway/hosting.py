@@ -485,7 +485,9 @@ class AdapterHost:
         Taking them away would also forget their alarms.
         """
         for endpoint in list(old.places()):
-            down = msgspec.structs.replace(endpoint, condition=Condition.DOWN, reason=why)
+            down = msgspec.structs.replace(
+                endpoint, condition=Condition.DOWN, reason=why, absent=False
+            )
             self._exchange.places[endpoint.id] = (endpoint, self)
             self.set_endpoint(down)
             self._inherited.add(endpoint.id)

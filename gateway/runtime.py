@@ -470,7 +470,7 @@ class Gateway:
                 _make_directory(host)
             await self._start_engine()
             carried = self.journal.open(now=loop.time(), at=time.time())
-            self._journal_plan(loop.time(), time.time())
+            self._journal_plan()
             self.store.open(self.box, self.journal.earlier)
             for name in _OWN:
                 self.accept(EndpointChanged(endpoint=_own(name)), None)
@@ -558,27 +558,28 @@ class Gateway:
             del self.hosts[host.name]
 
     def use(self, configuration: Configuration) -> None:
-        """Decide by another configuration's routes from the next event on.
-
-        An alarm that no route took is given to the new ones.
-        """
+        """Decide by another configuration's routes from the next event on."""
         self.configuration = configuration
         self.hosts = {
             name: self.hosts[name] for name in configuration.adapters if name in self.hosts
         } | self.hosts
-        now, wall = self.now(), time.time()
-        actions = self.switchboard.replace_routes(configuration.table(), now, wall)
+        self.switchboard.replace_routes(configuration.table())
         self._pins = any(route.pins for route in configuration.routes)
         self.redactor = _redactor(configuration)
-        self._journal_plan(now, wall)
-        for action in actions:
+        self._journal_plan()
+
+    def match_again(self) -> None:
+        """Give alarms that no route took to the present routes."""
+        now, wall = self.now(), time.time()
+        self._journal_plan((now, wall))
+        for action in self.switchboard.match_again(now, wall):
             self._carry_out(action, now, wall)
         self._arm()
 
-    def _journal_plan(self, now: float, wall: float) -> None:
+    def _journal_plan(self, asked: tuple[float, float] | None = None) -> None:
         """Let the journal tell by which routes its events were answered."""
         configuration = self.configuration
-        self.journal.plan(configuration.routes, configuration.gateway.zone, now=now, at=wall)
+        self.journal.plan(configuration.routes, configuration.gateway.zone, asked)
 
     def _supervise_from_now(self, host: AdapterHost) -> None:
         task = self._running_loop().create_task(self._supervise(host), name=host.name)

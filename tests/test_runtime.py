@@ -58,6 +58,7 @@ from gateway.core.routes import Announcement, PanelCommand, Route, Trigger
 from gateway.errors import DeviceError, PeerError, Unsupported
 from gateway.hosting import AdapterHost
 from gateway.media.streams import NullSpec, StreamStats
+from gateway.reload import Reloader
 from gateway.replay.player import Player
 from gateway.replay.tape import Tape
 from gateway.runtime import Gateway
@@ -572,8 +573,8 @@ async def test_an_alarm_that_no_route_took_is_given_to_new_routes(tmp_path: Path
         _raise_fire(rig)
         await rig.see(AlarmRaised, alarm="zone 1")
         await rig.until(lambda: rig.gateway.switchboard.alarms)
-        configuration = rig.gateway.configuration
-        rig.gateway.use(msgspec.structs.replace(configuration, routes=(FIRE,)))
+        configuration = msgspec.structs.replace(rig.gateway.configuration, routes=(FIRE,))
+        assert (await Reloader(rig.gateway).apply(configuration)).applied
         dialled = await rig.see(Dial, endpoint="far/a")
         assert dialled.trace == rig.bodies(AlarmRaised)[0].trace
     # What the reload did is in the journal where a replay finds it.

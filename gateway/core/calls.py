@@ -95,7 +95,6 @@ class Leg:
     """Its transmitter is keyed, for the floor's holder or for a play."""
     secret: bool = False
     """What is pressed here is a PIN: it must not be written down."""
-    wrong_pins: int = 0
     plan: Plan | None = None
     """Who decides what this leg's events mean."""
 

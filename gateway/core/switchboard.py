@@ -74,6 +74,7 @@ from gateway.core.events import (
 from gateway.core.features import Features
 from gateway.core.hunting import Callback
 from gateway.core.lines import Lines
+from gateway.core.pins import Pins
 from gateway.core.plans import LastWords, Plan
 from gateway.core.routes import OutputSetting, RouteTable
 from gateway.core.routing import Routing
@@ -125,6 +126,7 @@ class Switchboard:
         self.rooms = Rooms(self)
         self.routing = Routing(self)
         self.features = Features(self)
+        self.pins = Pins(self)
         self.transfers = Transfers(self)
         self.alarming = Alarms(self)
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -178,14 +180,13 @@ class Switchboard:
         """The monotonic time at which `tick` is due."""
         return self._timers.next_due()
 
-    def replace_routes(self, table: RouteTable, now: float, wall: float) -> list[Action]:
-        """Use other routes from the next event on; what has begun goes on as it began.
-
-        Returns what to do about alarms that no route took, and one does now.
-        """
-        if now:
-            self._fire(now, wall)
+    def replace_routes(self, table: RouteTable) -> None:
+        """Use other routes from the next event on; what has begun goes on as it began."""
         self.table = table
+
+    def match_again(self, now: float, wall: float) -> list[Action]:
+        """Give alarms that no route took to the present routes; return what to do."""
+        self._fire(now, wall)
         self.alarming.match_again()
         return self._drain()
 
@@ -261,7 +262,8 @@ class Switchboard:
             return Cause.NO_ROUTE, f"there is no endpoint {target.endpoint}"
         if endpoint.condition is Condition.DOWN:
             reason = f": {endpoint.reason}" if endpoint.reason else ""
-            return Cause.OUT_OF_ORDER, f"{target.endpoint} is down{reason}"
+            cause = Cause.ABSENT if endpoint.absent else Cause.OUT_OF_ORDER
+            return cause, f"{target.endpoint} is down{reason}"
         if not endpoint.can_ring or not endpoint.has_audio:
             return Cause.INCOMPATIBLE, f"{target.endpoint} cannot be called"
         if endpoint.takes_number and not target.number:

@@ -205,10 +205,13 @@ class Journal:
         return done
 
     def plan(
-        self, routes: Iterable[Route], zone: str, *, now: float = 0.0, at: float = 0.0
+        self, routes: Iterable[Route], zone: str, asked: tuple[float, float] | None = None
     ) -> bool:
-        """Write down the routes that are used from now on, without PINs."""
-        return self._put(None, None, plan(routes, zone, now, at))
+        """Write down the routes that are used from now on, without PINs.
+
+        asked: clocks of when alarms that no route took are given to them.
+        """
+        return self._put(None, None, plan(routes, zone, asked))
 
     def taken(self, alarm: str, *, now: float, at: float) -> bool:
         """Write down that the alarm of this envelope is acted on now.

@@ -121,7 +121,9 @@ class Player:
         if self._fixed is None and plan != self._plan:
             self._plan = plan
             table = RouteTable(playable(plan), plan.zone)
-            self._out.extend(self.board.replace_routes(table, step.mono, step.at))
+            self.board.replace_routes(table)
+            if plan.asked:
+                self._out.extend(self.board.match_again(step.mono, step.at))
 
     def _give(self, step: Step, envelope: Envelope, event: Event) -> None:
         self._last = step

@@ -76,7 +76,7 @@ class Tape:
                         lines.hold(mark.opened, where)
                         return
                     if mark.plan is not None:
-                        yield Step(mark.plan, mark.plan.mono, mark.plan.at, where)
+                        yield Step(mark.plan, *(mark.plan.asked or (0.0, 0.0)), where)
                     elif mark.taken is not None and mark.taken.alarm in waiting:
                         alarm = waiting.pop(mark.taken.alarm)
                         yield Step(alarm, mark.taken.mono, mark.taken.at, where)
