@@ -46,6 +46,7 @@ from gateway.core.events import (
     MediaFlowing,
     MediaLost,
     MessageReceived,
+    PageDelivered,
     PanelChanged,
     StopRequested,
     ToneHeard,
@@ -63,8 +64,8 @@ CANCEL_S: Final = 5.0
 _OF_LEG: Final = frozenset(
     (
         LegRinging, LegProgressed, LegAnswered, LegHeld, LegRetrieved, LegFlashed,
-        TransferRequested, LegEnded, DigitPressed, FloorRequested, FloorReleased, MediaFlowing,
-        MediaLost, ToneHeard, AnnouncementEnded,
+        TransferRequested, LegEnded, PageDelivered, DigitPressed, FloorRequested, FloorReleased,
+        MediaFlowing, MediaLost, ToneHeard, AnnouncementEnded,
     )
 )  # fmt: skip
 _OF_PLACE: Final = frozenset(

@@ -28,6 +28,7 @@ from gateway.core.events import (
     LegProgressed,
     LegRetrieved,
     LegRinging,
+    PageMember,
     Priority,
 )
 
@@ -93,6 +94,9 @@ class Leg:
     """The play that its far end hears now."""
     keyed: bool = False
     """Its transmitter is keyed, for the floor's holder or for a play."""
+    played: tuple[PageMember, ...] = ()
+    """Who gave a sign of having played a page, once it is over."""
+    missing: tuple[str, ...] = ()
     secret: bool = False
     """What is pressed here is a PIN: it must not be written down."""
     plan: Plan | None = None

@@ -121,6 +121,27 @@ class LegEnded(_Event, frozen=True, kw_only=True):
     """What decided it, in the network's words: "486 Busy Here", "cpc", "busy tone, 3 cycles"."""
 
 
+class PageMember(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A member of a page, and the sign that it gave of having played it."""
+
+    name: str
+    """As configured, else its address."""
+    by: str
+    """``rtcp``: a receiver report on our stream (RFC 3550 section 6.4.2); ``sip``: it answered the
+    INVITE; ``input``: a contact or level of another adapter (an amplifier's acknowledgement)."""
+    evidence: str = ""
+    """What was seen: the reporter's address, the endpoint and input, the answer."""
+
+
+class PageDelivered(_Event, frozen=True, kw_only=True):
+    """A page is over in one place: who gave a sign of having played it. Before its `LegEnded`."""
+
+    leg: str
+    members: tuple[PageMember, ...] = ()
+    missing: tuple[str, ...] = ()
+    """Who is expected to give a sign, and did not."""
+
+
 class DigitPressed(_Event, frozen=True, kw_only=True):
     """One digit on a connected or collecting leg, once for each key press."""
 
@@ -320,6 +341,7 @@ Event = (
     | LegFlashed
     | TransferRequested
     | LegEnded
+    | PageDelivered
     | DigitPressed
     | FloorRequested
     | FloorReleased

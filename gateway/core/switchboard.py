@@ -65,6 +65,7 @@ from gateway.core.events import (
     MediaFlowing,
     MediaLost,
     MessageReceived,
+    PageDelivered,
     PanelChanged,
     Priority,
     StopRequested,
@@ -137,6 +138,7 @@ class Switchboard:
             LegHeld: self._leg_moved,
             LegRetrieved: self._leg_moved,
             LegEnded: self._leg_moved,
+            PageDelivered: self._page_delivered,
             LegFlashed: lambda event: self.features.digit(event.leg, "!"),
             TransferRequested: self.transfers.requested,
             DigitPressed: lambda event: self.features.digit(event.leg, event.digit),
@@ -513,6 +515,13 @@ class Switchboard:
             self.ignore(event)
             return
         self.hangup(leg, Cause.MEDIA_TIMEOUT, "no audio arrived")
+
+    def _page_delivered(self, event: PageDelivered) -> None:
+        leg = self.legs.get(event.leg)
+        if leg is None:
+            self.ignore(event)
+            return
+        leg.played, leg.missing = event.members, event.missing
 
     def _announcement_ended(self, event: AnnouncementEnded) -> None:
         leg = self.legs.get(event.leg)

@@ -48,6 +48,8 @@ from gateway.core.events import (
     LegProgressed,
     LegRetrieved,
     LegRinging,
+    PageDelivered,
+    PageMember,
     TransferRequested,
 )
 from gateway.core.ids import trace_of
@@ -284,6 +286,7 @@ class Calls:
             inbound=False,
             trace=action.trace,
             half=half_of(action.trace),
+            one_way=action.one_way,
             dtmf=who.dtmf,
         )
         offer = leg.audio.offer()
@@ -627,7 +630,17 @@ class Calls:
             self._busy[leg.endpoint] -= 1
         if self._by_trace.get(leg.trace) is leg:
             del self._by_trace[leg.trace]
+        if leg.one_way:
+            self._page_over(leg)
         self._host.emit(LegEnded(leg=leg.id, cause=leg.cause, detail=leg.detail))
+
+    def _page_over(self, leg: Leg) -> None:
+        """A phone that was paged: its answer is the sign, its receiver reports say how well."""
+        if not leg.connected:
+            self._host.emit(PageDelivered(leg=leg.id, missing=(leg.endpoint,)))
+            return
+        member = PageMember(name=leg.endpoint, by="sip", evidence="200 OK to the INVITE")
+        self._host.emit(PageDelivered(leg=leg.id, members=(member,)))
 
 
 def _is_away(event: sip.Ended) -> bool:
