@@ -42,6 +42,7 @@ from gateway.core.actions import (
     Hold,
     Key,
     Progress,
+    ReportTransfer,
     Retrieve,
     Ring,
     SendDigits,
@@ -236,6 +237,9 @@ class Adapter:
 
     def ring(self, action: Ring) -> None:
         """Tell the caller on this leg that the called side alerts."""
+
+    def report_transfer(self, action: ReportTransfer) -> None:
+        """Tell the far end how the transfer that it asked for goes."""
 
     def progress(self, action: Progress) -> None:
         """Open the caller's audio path before the answer."""

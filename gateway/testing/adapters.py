@@ -593,6 +593,7 @@ class _Bench:
         leg = f"{self._dialled(stage) or self.name + '/x'}#998"
         found: list[tuple[str, Any]] = [
             ("ring", act.Ring(leg=leg)),
+            ("report_transfer", act.ReportTransfer(leg=leg, outcome="answered")),
             ("progress", act.Progress(leg=leg)),
             ("answer", act.Answer(leg=leg)),
             ("hold", act.Hold(leg=leg)),
