@@ -115,9 +115,9 @@ class LegView(msgspec.Struct, kw_only=True):
     """Its transmitter is keyed on behalf of the floor's holder."""
     cause: str
     detail: str
-    played: tuple[PageMember, ...] = ()
+    played: list[PageMember] = []
     """Of a page that is over: who gave a sign of having played it."""
-    missing: tuple[str, ...] = ()
+    missing: list[str] = []
     """Who should have, and did not."""
     audio: StreamStats | None
     """Counters of its stream; null when it has none."""
