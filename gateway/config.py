@@ -336,6 +336,8 @@ class _Loader:
         self._document = fetch_secrets(document, (), self._problems, path.parent)
         self._registry = registry
         self._endpoints: dict[str, tuple[Endpoint, str]] = {}
+        self._borrowed: list[tuple[Key, str]] = []
+        """Keys that ask for the audio of another adapter's endpoint."""
         self._open_networks: set[str] = set()
         """Networks in which endpoints appear at run time: what is not known may yet come."""
 
@@ -403,6 +405,16 @@ class _Loader:
             made = self._adapter(name, dict(section), key, self._registry)
             if made is not None:
                 found[name] = made
+        for where, place in self._borrowed:
+            self._check_place(place, where)
+            if place in self._endpoints:
+                lender = found[self._endpoints[place][1]]
+                if lender.adapter.lend is Adapter.lend:
+                    self._wrong(
+                        where,
+                        f"{place} does not lend its audio (kind {lender.kind!r})",
+                        "name an fxs, fxo or loopback endpoint",
+                    )
         return found
 
     def _adapter(
@@ -426,6 +438,7 @@ class _Loader:
         try:
             made = adapter(name, config, cast(Host, _CheckingHost(Path())))
             endpoints = list(made.endpoints())
+            self._borrowed += [((*key, *at.split(".")), place) for at, place in made.borrows()]
         except ConfigError as error:
             inner = tuple(error.key.split(".")) if error.key else ()
             self._wrong((*key, *inner), error.what, error.remedy or "")

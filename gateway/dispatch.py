@@ -28,6 +28,7 @@ from gateway.core.actions import (
     Play,
     Progress,
     Record,
+    ReportTransfer,
     Retrieve,
     Ring,
     SendDigits,
@@ -75,9 +76,9 @@ class Dispatch:
     def _handlers(self) -> dict[type, Callable[[Any], None]]:
         found: dict[type, Callable[[Any], None]] = {Dial: self._dial, Command: self._command}
         for kind, name in (
-            (Ring, "ring"), (Progress, "progress"), (Answer, "answer"), (Hangup, "hangup"),
-            (Hold, "hold"), (Retrieve, "retrieve"), (SendDigits, "send_digits"), (Key, "key"),
-            (Unkey, "unkey"),
+            (Ring, "ring"), (ReportTransfer, "report_transfer"), (Progress, "progress"),
+            (Answer, "answer"), (Hangup, "hangup"), (Hold, "hold"), (Retrieve, "retrieve"),
+            (SendDigits, "send_digits"), (Key, "key"), (Unkey, "unkey"),
         ):  # fmt: skip
             found[kind] = self._leg_handler(name)
         found |= {

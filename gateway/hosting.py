@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from gateway.adapters.base import Adapter, Log
+from gateway.core.actions import Hangup
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Condition, Endpoint
 from gateway.core.envelope import Envelope
@@ -43,15 +46,16 @@ from gateway.core.events import (
     MediaFlowing,
     MediaLost,
     MessageReceived,
+    PageDelivered,
     PanelChanged,
     StopRequested,
     ToneHeard,
     TransferRequested,
 )
 from gateway.core.numbers import Completeness
-from gateway.errors import UsageError
+from gateway.errors import DeviceError, GatewayError, Unsupported, UsageError
 from gateway.media.patchbay import Patchbay
-from gateway.media.streams import MediaEvent, Stream, StreamOptions, StreamSpec
+from gateway.media.streams import DeviceFailed, MediaEvent, Stream, StreamOptions, StreamSpec
 from gateway.timeline.wire import Ends
 
 CANCEL_S: Final = 5.0
@@ -60,8 +64,8 @@ CANCEL_S: Final = 5.0
 _OF_LEG: Final = frozenset(
     (
         LegRinging, LegProgressed, LegAnswered, LegHeld, LegRetrieved, LegFlashed,
-        TransferRequested, LegEnded, DigitPressed, FloorRequested, FloorReleased, MediaFlowing,
-        MediaLost, ToneHeard, AnnouncementEnded,
+        TransferRequested, LegEnded, PageDelivered, DigitPressed, FloorRequested, FloorReleased,
+        MediaFlowing, MediaLost, ToneHeard, AnnouncementEnded,
     )
 )  # fmt: skip
 _OF_PLACE: Final = frozenset(
@@ -72,6 +76,16 @@ _OF_ANYONE: Final = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class Borrowed:
+    """A loan in force."""
+
+    endpoint: str
+    lender: AdapterHost
+    borrower: AdapterHost
+    stream: Stream
+
+
 class Exchange(Protocol):
     """What the hosts share: who owns which leg and endpoint, and the bus."""
 
@@ -79,6 +93,8 @@ class Exchange(Protocol):
     """Open legs and who carries them out."""
     places: dict[str, tuple[Endpoint, AdapterHost]]
     """Endpoints as last announced, and whose they are."""
+    loans: dict[str, Borrowed]
+    """Legs whose audio is another adapter's."""
     patchbay: Patchbay
 
     def now(self) -> float: ...
@@ -185,6 +201,8 @@ class AdapterHost:
         self._run: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._downed: set[str] = set()
+        self._stopping = False
+        """The gateway itself ends the adapter."""
 
     # What the adapter calls
 
@@ -201,6 +219,7 @@ class AdapterHost:
                 return
             if kind is LegEnded:
                 del exchange.legs[leg]
+                self._give_back(leg)
         elif isinstance(event, LegOffered):
             if (
                 exchange.legs.get(event.leg) is not self
@@ -293,6 +312,74 @@ class AdapterHost:
             leg, spec, options or StreamOptions(), on_event, self.emit
         )
 
+    def borrow_stream(
+        self,
+        leg: str,
+        endpoint: str,
+        options: StreamOptions | None = None,
+        on_event: Callable[[MediaEvent], bool] | None = None,
+    ) -> Stream:
+        if self._exchange.legs.get(leg) is not self:
+            raise UsageError(f"borrow_stream: {leg} is not an open leg of {self.name}")
+        self._give_back(leg)
+        lender = self._lender(endpoint)
+        try:
+            loan = lender.adapter.lend(endpoint, leg)
+        except Unsupported as error:
+            raise DeviceError(str(error)) from error
+        except GatewayError:
+            raise
+        except Exception as error:
+            lender.count("lend_failed")
+            lender.log.error("lend failed", endpoint=endpoint, error=repr(error), exc_info=error)
+            raise DeviceError(f"{endpoint}: {type(error).__name__}: {error}") from error
+
+        def report(event: MediaEvent) -> bool:
+            if loan.on_event is not None and loan.on_event(event):
+                return True
+            if leg not in self._exchange.loans:
+                return True  # recalled over it
+            if isinstance(event, DeviceFailed):
+                why = os.strerror(event.errno) if event.errno else "end of file"
+                self._give_back(leg)
+                self._lose(leg, Cause.OUT_OF_ORDER, f"audio of {endpoint}: {why}")
+                return True
+            return on_event is not None and on_event(event)
+
+        try:
+            stream = self.open_stream(leg, loan.spec, options or loan.options, report)
+        except BaseException:
+            lender.take_back(endpoint, leg)
+            raise
+        self._exchange.loans[leg] = Borrowed(endpoint, lender, self, stream)
+        return stream
+
+    def _lender(self, endpoint: str) -> AdapterHost:
+        place = self._exchange.places.get(endpoint)
+        if place is None:
+            raise DeviceError(
+                f"no adapter has an endpoint {endpoint} whose audio could be borrowed "
+                "(see: gateway endpoints)"
+            )
+        known, lender = place
+        if not lender.up:
+            why = f": {lender.reason}" if lender.reason else ""
+            raise DeviceError(f"{endpoint}: adapter {lender.name} is down{why}")
+        if known.condition is Condition.DOWN:
+            raise DeviceError(f"{endpoint} is down: {known.reason or 'no reason is given'}")
+        return lender
+
+    def recall(self, leg: str, cause: Cause, detail: str = "") -> None:
+        loan = self._exchange.loans.get(leg)
+        if loan is None or loan.lender is not self:
+            return
+        del self._exchange.loans[leg]
+        loan.stream.close()
+        if cause is Cause.SHUTDOWN and not self._stopping:
+            cause = Cause.ADAPTER_LOST  # it stops, but the gateway goes on
+        why = f"audio of {loan.endpoint}: {detail}" if detail else f"{loan.endpoint} was taken back"
+        loan.borrower._lose(leg, cause, why)
+
     def count(self, name: str, n: int = 1) -> None:
         self.counters[name] += n
 
@@ -339,6 +426,31 @@ class AdapterHost:
         if self._exchange.legs.get(leg) is self:
             self.emit(LegEnded(leg=leg, cause=cause, detail=detail))
 
+    def take_back(self, endpoint: str, leg: str) -> None:
+        """A leg needs this adapter's endpoint no more."""
+        try:
+            self.adapter.release(endpoint, leg)
+        except Exception as error:
+            self.counters["release_failed"] += 1
+            self.log.error("release failed", endpoint=endpoint, error=repr(error), exc_info=error)
+
+    def _give_back(self, leg: str) -> None:
+        loan = self._exchange.loans.pop(leg, None)
+        if loan is not None:
+            # First the stream: two on one device would share its blocks between them.
+            loan.stream.close()
+            loan.lender.take_back(loan.endpoint, leg)
+
+    def _lose(self, leg: str, cause: Cause, detail: str) -> None:
+        """A leg has no audio any more: it ends, on the wire too."""
+        self.counters["loans_lost"] += 1
+        try:
+            self.adapter.hangup(Hangup(leg=leg, cause=cause, detail=detail))
+        except Exception as error:
+            self.counters["action_failed"] += 1
+            self.log.error("hangup failed", leg=leg, error=repr(error), exc_info=error)
+            self.end(leg, cause, detail)
+
     async def serve(self) -> str:
         """Run the adapter until it stops by itself; why it did.
 
@@ -347,6 +459,7 @@ class AdapterHost:
         """
         self._loop = asyncio.get_running_loop()
         self._failure = None
+        self._stopping = False
         self._run = self._loop.create_task(self.adapter.run(), name=f"{self.name}: run")
         reason = ""
         cause = Cause.SHUTDOWN
@@ -354,6 +467,9 @@ class AdapterHost:
             await asyncio.wait({self._run})
             reason, cause = self._why(self._run), Cause.ADAPTER_LOST
             return reason
+        except asyncio.CancelledError:
+            self._stopping = True
+            raise
         finally:
             await self._put_away(self._run)
             self.served_s = self.now() - self.up_since if self.up else 0.0
@@ -361,6 +477,8 @@ class AdapterHost:
             self.safe_state()
             for leg in [leg for leg, host in self._exchange.legs.items() if host is self]:
                 self.end(leg, cause, reason or self.farewell)
+            for leg in [leg for leg, loan in self._exchange.loans.items() if loan.lender is self]:
+                self.recall(leg, cause, reason or self.farewell)
 
     def inherit(self, old: AdapterHost, why: str) -> None:
         """Take over the endpoints of an ended predecessor: down, but never gone.
@@ -368,7 +486,9 @@ class AdapterHost:
         Taking them away would also forget their alarms.
         """
         for endpoint in list(old.places()):
-            down = msgspec.structs.replace(endpoint, condition=Condition.DOWN, reason=why)
+            down = msgspec.structs.replace(
+                endpoint, condition=Condition.DOWN, reason=why, absent=False
+            )
             self._exchange.places[endpoint.id] = (endpoint, self)
             self.set_endpoint(down)
             self._inherited.add(endpoint.id)

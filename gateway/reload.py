@@ -197,6 +197,9 @@ class Reloader:
     def _settle(self, configuration: Configuration, changes: list[Change]) -> None:
         gateway = self._gateway
         gateway.generation += 1
+        if any(change.what == "route" for change in changes):
+            # Only now: those who are to be told may be on an adapter that has just come up.
+            gateway.match_again()
         if any(change.name == "gateway" for change in changes):
             logs.set_level(configuration.gateway.log_level)
         gateway.log.info(

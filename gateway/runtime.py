@@ -13,8 +13,7 @@ import contextlib
 import random
 import signal
 import time
-from collections import Counter, deque
-from concurrent.futures import Future
+from collections import Counter
 from typing import Any, Final
 
 import msgspec
@@ -30,29 +29,22 @@ from gateway.core.events import (
     AdapterReady,
     AlarmCleared,
     AlarmRaised,
-    AnnouncementEnded,
     DigitPressed,
     EndpointChanged,
     Event,
-    FloorReleased,
-    FloorRequested,
     InputChanged,
     LegEnded,
-    LegFlashed,
     LegOffered,
-    MediaFlowing,
-    MediaLost,
-    MessageReceived,
     Severity,
     StopRequested,
-    ToneHeard,
 )
 from gateway.core.ids import Ids
 from gateway.core.numbers import Completeness
 from gateway.core.switchboard import Switchboard
 from gateway.dispatch import Dispatch
 from gateway.errors import DeviceError
-from gateway.hosting import AdapterHost, Feed
+from gateway.hosting import AdapterHost, Borrowed, Feed
+from gateway.inbox import Inbox
 from gateway.journal import Journal, StorageState
 from gateway.media.engine import Engine
 from gateway.media.patchbay import MediaEngine, Patchbay
@@ -67,25 +59,17 @@ from gateway.timeline.redact import Redactor, secrets_of
 from gateway.timeline.taps import Taps
 from gateway.timeline.wire import Ends, Ring, WireEntry
 
-QUEUE: Final = 50_000
-"""Events that may wait. Beyond it what only describes is dropped, new calls are refused, and
-what ends something or raises an alarm still gets in."""
 BATCH: Final = 100
 """Events processed before sockets get their turn again."""
-ALARM_JOURNAL_S: Final = 0.25
-"""How long an alarm waits for the disk: a dead disk must not silence it."""
 RESUME_S: Final = 5.0
 """How long alarms of before a restart wait for the adapters that are to tell people."""
+FLOOD_S: Final = 60.0
+"""So long without a dropped alarm, a flood is over."""
 BACKOFF_S: Final = (1.0, 60.0)
 STEADY_S: Final = 60.0
 """An adapter that was up this long starts again from the shortest wait."""
 GOODBYE_S: Final = 3.0
 """How long adapters get to say goodbye to their far ends after the drain limit."""
-
-_DESCRIBES: Final = (
-    InputChanged, DigitPressed, FloorRequested, FloorReleased, LegFlashed, MediaFlowing,
-    MediaLost, MessageReceived, ToneHeard, AnnouncementEnded, EndpointChanged,
-)  # fmt: skip
 
 
 class Gateway:
@@ -152,10 +136,9 @@ class Gateway:
         self.switchboard = Switchboard(
             configuration.table(), new_leg=self.mint_leg, new_id=self.mint_id
         )
-        self._carried: dict[tuple[str, str], AlarmRaised] = {}
-        """Alarms of before a restart that wait for the adapters."""
         self.legs: dict[str, AdapterHost] = {}
         self.places: dict[str, tuple[Endpoint, AdapterHost]] = {}
+        self.loans: dict[str, Borrowed] = {}
         self.hosts: dict[str, AdapterHost] = {}
         self._given_log = log
         self._supervisors: dict[AdapterHost, asyncio.Task[None]] = {}
@@ -163,10 +146,9 @@ class Gateway:
         """What ended a task of ours that must never end."""
         for name, section in configuration.adapters.items():
             self.hosts[name] = self.make_host(section)
-        self._queue: deque[tuple[Event, str, str]] = deque()
-        """Event, adapter, and the envelope under which it has been journalled, if it has."""
-        self._held: dict[str, deque[tuple[Event, str]]] = {}
-        """Endpoints whose alarm is on its way to the disk, and what came of them since."""
+        self.inbox = Inbox(self)
+        self._flooded = False
+        self._flood_at = 0.0
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due: float | None = None
@@ -264,65 +246,56 @@ class Gateway:
 
     def accept(self, event: Event, host: AdapterHost | None) -> None:
         """Queue an event for the switchboard."""
-        name = host.name if host else ""
-        if self._carried and type(event) is AlarmRaised:
-            known = self._carried.pop((event.endpoint, event.alarm), None)
-            if known is not None:
-                # Its source tells us again before we could carry it on: still the same alarm.
-                event = msgspec.structs.replace(event, trace=known.trace, raised_at=known.raised_at)
-        if self._held and (behind := self._held.get(_place(event))) is not None:
-            behind.append((event, name))
-        elif type(event) is AlarmRaised:
-            self._hold(event, name)
-        elif len(self._queue) < QUEUE or not self._overflows(event, host):
-            self._queue.append((event, name, ""))
-            self._schedule()
+        self.inbox.put(event, host)
 
-    def _overflows(self, event: Event, host: AdapterHost | None) -> bool:
-        if isinstance(event, LegOffered) and host is not None:
-            self.counters["calls_refused_overload"] += 1
-            refusal = Hangup(leg=event.leg, cause=Cause.CONGESTION, detail="event queue is full")
-            self._dispatch.ask(host, host.adapter.hangup, refusal)
-            return True
-        if isinstance(event, _DESCRIBES):
-            self.counters["events_dropped"] += 1
-            return True
-        return False
+    # The gateway: what the inbox uses
 
-    def _hold(self, alarm: AlarmRaised, name: str) -> None:
-        """Let an alarm act as soon as it is on disk, so that a restart can carry it on."""
-        self._held[alarm.endpoint] = deque()
-        now = self.now()
-        envelope = self._envelope(now, time.time(), alarm.trace, "", name, event=alarm)
-        done = False
+    def begins(self, event: InputChanged) -> bool:
+        """Whether an input would begin an alarm."""
+        return self.switchboard.alarming.begins(event, time.time())
 
-        def release() -> None:
-            nonlocal done
-            if done:
-                return
-            done = True
-            timer.cancel()
-            self._queue.append((alarm, name, envelope.id))
-            behind = self._held.pop(alarm.endpoint)
-            while behind:
-                event, who = behind.popleft()
-                if type(event) is AlarmRaised:
-                    self._hold(event, who)
-                    self._held[event.endpoint].extend(behind)
-                    break
-                self._queue.append((event, who, ""))
-            self._schedule()
+    def write_down(self, event: AlarmRaised | InputChanged, adapter: str) -> tuple[str, Any]:
+        """Journal an alarm before it acts."""
+        envelope = self._envelope(self.now(), time.time(), event.trace, "", adapter, event=event)
+        return envelope.id, self.journal.append_durable(envelope)
 
-        loop = self._running_loop()
-        timer = loop.call_later(ALARM_JOURNAL_S, release)
+    def refuse_call(self, event: LegOffered, host: AdapterHost) -> None:
+        """There is no room for this call."""
+        self.counters["calls_refused_overload"] += 1
+        refusal = Hangup(leg=event.leg, cause=Cause.CONGESTION, detail="event queue is full")
+        self._dispatch.ask(host, host.adapter.hangup, refusal)
 
-        def written(_: Future[None]) -> None:
-            try:
-                loop.call_soon_threadsafe(release)
-            except RuntimeError:
-                pass  # the loop has closed: nobody is left to act
+    def alarm_lost(self, event: AlarmRaised | InputChanged | CloseAlarm) -> None:
+        """There was no room for an alarm: that is said, counted, and an alarm itself."""
+        self.counters["alarms_dropped"] += 1
+        self._flood_at = self.now()
+        place = _own("alarms")
+        if event.endpoint == place.id or self._flooded:
+            return
+        self._flooded = True
+        text = (
+            "more alarms at once than can be kept: the least severe are dropped "
+            "(see: gateway status, alarms_dropped)"
+        )
+        self.log.error("alarms dropped", first=f"{event.endpoint} {event.alarm}")
+        self.accept(
+            AlarmRaised(
+                endpoint=place.id, alarm="flood", kind="fault", severity=Severity.MAJOR,
+                text=text, trace=self.mint_id(), raised_at=self.now(),
+            ),
+            None,
+        )  # fmt: skip
 
-        self.journal.append_durable(envelope).add_done_callback(written)
+    def _flood_over(self) -> None:
+        if self._flooded and self.now() - self._flood_at >= FLOOD_S:
+            self._flooded = False
+            n_dropped = self.counters["alarms_dropped"]
+            self.log.warning("no more alarms are dropped", dropped=n_dropped)
+            self.accept(AlarmCleared(endpoint=_own("alarms").id, alarm="flood"), None)
+
+    def wake(self) -> None:
+        """There is something in the inbox."""
+        self._schedule()
 
     # One event
 
@@ -333,12 +306,12 @@ class Gateway:
 
     def _drain(self) -> None:
         self._scheduled = False
-        queue = self._queue
         for _ in range(BATCH):
-            if not queue:
+            taken = self.inbox.take()
+            if taken is None:
                 break
-            self._process(*queue.popleft())
-        if queue:
+            self._process(*taken)
+        if len(self.inbox):
             self._schedule()
         self._arm()
 
@@ -448,6 +421,8 @@ class Gateway:
         if self.stopping and type(action) is CloseAlarm and action.outcome == "exhausted":
             # Nobody could be told because we stop: the alarm stays open, the next run carries on.
             return
+        if type(action) is CloseAlarm and action.outcome == "dropped":
+            self.alarm_lost(action)
         call, trace = self.switchboard.call_of(action)
         leg, place = getattr(action, "leg", ""), getattr(action, "endpoint", "")
         host = self.legs.get(leg) if leg else None
@@ -474,7 +449,7 @@ class Gateway:
     @property
     def waiting(self) -> int:
         """Events that the switchboard has not seen yet."""
-        return len(self._queue)
+        return len(self.inbox)
 
     def _stream_closed(self, leg: str, stats: StreamStats, stream: int) -> None:
         self.tally.stream(leg, stats)
@@ -497,8 +472,8 @@ class Gateway:
             carried = self.journal.open(now=loop.time(), at=time.time())
             self._journal_plan()
             self.store.open(self.box, self.journal.earlier)
-            for name in ("journal", "records"):
-                self.accept(EndpointChanged(endpoint=_storage(name)), None)
+            for name in _OWN:
+                self.accept(EndpointChanged(endpoint=_own(name)), None)
             for host in self.hosts.values():
                 for endpoint in host.adapter.endpoints():
                     host.set_endpoint(endpoint)
@@ -506,8 +481,8 @@ class Gateway:
                 self._supervise_from_now(host)
             tasks.append(self._watched(loop.create_task(self._beat(), name="beat")))
             if carried:
-                self._carried = {(alarm.endpoint, alarm.alarm): alarm for alarm in carried}
-                tasks.append(loop.create_task(self._carry_on(carried), name="carry on alarms"))
+                self.inbox.carry(carried)
+                tasks.append(loop.create_task(self._carry_on(), name="carry on alarms"))
             self.log.info("gateway is running", box=self.box, adapters=len(self.hosts))
             notify("READY=1")
             await self._stop.wait()
@@ -525,8 +500,8 @@ class Gateway:
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks)
-            while self._queue:
-                self._process(*self._queue.popleft())
+            while (taken := self.inbox.take()) is not None:
+                self._process(*taken)
             await self._close()
             self.log.info("gateway has stopped", box=self.box)
 
@@ -593,10 +568,18 @@ class Gateway:
         self.redactor = _redactor(configuration)
         self._journal_plan()
 
-    def _journal_plan(self) -> None:
+    def match_again(self) -> None:
+        """Give alarms that no route took to the present routes."""
+        now, wall = self.now(), time.time()
+        self._journal_plan((now, wall))
+        for action in self.switchboard.match_again(now, wall):
+            self._carry_out(action, now, wall)
+        self._arm()
+
+    def _journal_plan(self, asked: tuple[float, float] | None = None) -> None:
         """Let the journal tell by which routes its events were answered."""
         configuration = self.configuration
-        self.journal.plan(configuration.routes, configuration.gateway.zone)
+        self.journal.plan(configuration.routes, configuration.gateway.zone, asked)
 
     def _supervise_from_now(self, host: AdapterHost) -> None:
         task = self._running_loop().create_task(self._supervise(host), name=host.name)
@@ -653,17 +636,19 @@ class Gateway:
         period = min(1.0, (watchdog_s() or 2.0) / 2)
         while True:
             self.recorder.tick(self.now(), time.time())
+            self._flood_over()
             notify("WATCHDOG=1")
             await asyncio.sleep(period)
 
-    async def _carry_on(self, alarms: list[AlarmRaised]) -> None:
+    async def _carry_on(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RESUME_S):
                 await self._all_up.wait()
-        for alarm in alarms:
-            if self._carried.pop((alarm.endpoint, alarm.alarm), None) is not None:
-                self.log.warning("alarm carried on", endpoint=alarm.endpoint, alarm=alarm.alarm)
-                self.accept(alarm, None)
+        self.inbox.carry_on(
+            lambda alarm: self.log.warning(
+                "alarm carried on", endpoint=alarm.endpoint, alarm=alarm.alarm
+            )
+        )
 
     def _storage_from_thread(self, state: StorageState) -> None:
         loop = self._loop
@@ -671,7 +656,7 @@ class Gateway:
             loop.call_soon_threadsafe(self._storage, state)
 
     def _storage(self, state: StorageState) -> None:
-        place = _storage(state.name)
+        place = _own(state.name)
         if state.degraded:
             self.log.error("storage degraded", store=state.name, reason=state.reason)
             down = msgspec.structs.replace(place, condition=Condition.DOWN, reason=state.reason)
@@ -733,11 +718,18 @@ def _redactor(configuration: Configuration) -> Redactor:
     return Redactor(secrets, shown=shown if routes else None, digits=digits)
 
 
-def _storage(name: str) -> Endpoint:
-    """The place that speaks for a store of ours: its failure is an alarm like any other."""
+_OWN: Final = {
+    "journal": "journal on disk",
+    "records": "records on disk",
+    "alarms": "alarms at once",
+}
+
+
+def _own(name: str) -> Endpoint:
+    """A place that speaks for a part of ours: its failure is an alarm like any other."""
     return Endpoint(
         id=f"gateway/{name}",
-        label=f"{name} on disk",
+        label=_OWN[name],
         duplex=Duplex.NONE,
         can_ring=False,
         alarm=True,
@@ -750,9 +742,3 @@ def _make_directory(host: AdapterHost) -> None:
         host.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DeviceError(f"{host.data_dir}: {error.strerror}") from error
-
-
-def _place(event: Event) -> str:
-    """The endpoint an event speaks of; empty when it speaks of none."""
-    place: object = getattr(event, "endpoint", "")
-    return place.id if isinstance(place, Endpoint) else str(place)

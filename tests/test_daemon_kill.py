@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gateway.testing.wires import SerialLine
 from tests.adapters.mqtt_broker import Broker, needs_mosquitto, subscribed
 from tests.box import Box
 
@@ -108,3 +109,50 @@ async def test_an_alarm_in_its_middle_is_carried_on(tmp_path: Path) -> None:
     finally:
         await asyncio.to_thread(box.close)
         broker.kill()
+
+
+_EXCHANGE = """
+[adapters.exchange]
+kind = "intercom"
+port = "{port}"
+profile = "touchline"
+[adapters.exchange.stations.gate]
+address = "101"
+audio = "none"
+[[routes]]
+name = "help"
+on = "input"
+from = ["exchange/gate"]
+input = "dak1"
+above = 0.5
+targets = ["loopback/bob"]
+acknowledge = "1"
+"""
+
+
+def test_a_button_on_a_serial_line_is_carried_on_though_it_was_let_go() -> None:
+    """An alarm that an input began: killed in its middle, told on by the next run, once."""
+    with SerialLine() as line:
+        box = Box(carol=_EXCHANGE.format(port=line.path))
+        try:
+            box.start()
+            _until(lambda: box.json("endpoints", "exchange/bus")[0]["condition"] == "up", "is up")
+            line.write(b"02C1 101\r02E1 101\r")  # pressed and let go
+            (before,) = _until(
+                lambda: [c for c in box.json("calls") if c["legs"]], "somebody is called"
+            )
+            box.kill()
+            box.start()
+            (after,) = _until(lambda: [c for c in box.json("calls") if c["legs"]], "and again")
+            assert after["trace"] == before["trace"]
+            (alarm,) = box.json("alarms")
+            assert (alarm["endpoint"], alarm["alarm"]) == ("exchange/gate", "dak1")
+            assert (alarm["state"], alarm["trace"]) == ("active", before["trace"])
+            box.ok("alarms", "ack", "exchange/gate")
+            box.wait_for_no_call()
+            box.kill()
+            box.start()
+            assert box.json("calls") == []
+            assert [a["state"] for a in box.json("alarms")] in ([], ["acknowledged"])
+        finally:
+            box.close()

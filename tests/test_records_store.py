@@ -13,10 +13,11 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.core.ids import Ids
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, DeviceError
 from gateway.journal import StorageState
 from gateway.records import CallRecord, Database, LegRecord, Store, parse_url
 from gateway.records.ops import Beat, Forget, PutCall, PutLeg, PutOpen, StoreOp
@@ -338,6 +339,28 @@ def test_tables_of_another_version_are_left_alone(tmp_path: Path) -> None:
     assert "version 99" in states.wait(lambda state: state.degraded).reason
     assert not store.close()
     assert rows(path) == []
+
+
+def test_tables_of_the_version_before_are_brought_forward(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    database = Database(str(path))
+    database.write([leg(1)])
+    database.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE legs DROP COLUMN played")
+        connection.execute("ALTER TABLE legs DROP COLUMN missing")
+        connection.execute("UPDATE schema_version SET version = 1")
+    connection.close()
+    with pytest.raises(DeviceError, match="version 1"):
+        Database(str(path), read_only=True).connect()
+    database = Database(str(path))
+    new = leg(2)
+    database.write([msgspec.structs.replace(
+        new, record=msgspec.structs.replace(new.record, played="Hall (rtcp)", missing="Gate")
+    )])  # fmt: skip
+    found = {each.leg: (each.played, each.missing) for each in database.legs()}
+    database.close()
+    assert found == {"sip/a#1": ("", ""), "sip/a#2": ("Hall (rtcp)", "Gate")}
 
 
 def test_retention_deletes_the_oldest_in_small_batches(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_the_pages_configuration_is_legal(page: dict[str, ModuleType], tmp_path:
 
 def test_the_adapter_is_short(page: dict[str, ModuleType]) -> None:
     assert len(Path(str(page["door"].__file__)).read_text().splitlines()) < 190
-    assert len(Path(str(sys.modules[Loopback.__module__].__file__)).read_text().splitlines()) < 210
+    assert len(Path(str(sys.modules[Loopback.__module__].__file__)).read_text().splitlines()) < 240
 
 
 async def test_the_device_at_the_other_end(page: dict[str, ModuleType]) -> None:

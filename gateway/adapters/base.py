@@ -20,6 +20,8 @@ A11  events name only endpoints the adapter owns and legs it was given or made
 A12  an offered leg carries a trace and the time of the first human or physical event
 A13  `run` can be started again after it ended, with the same result
 A14  garbage from the outside ends in a count, never in an exception out of `run`
+A15  an endpoint that is lent is busy and says for whom, until it is released or recalled
+A16  a leg that borrowed gives back at its end, and ends when what it borrowed is recalled
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from gateway.core.actions import (
     Hold,
     Key,
     Progress,
+    ReportTransfer,
     Retrieve,
     Ring,
     SendDigits,
@@ -47,6 +50,7 @@ from gateway.core.actions import (
     SetOutput,
     Unkey,
 )
+from gateway.core.causes import Cause
 from gateway.core.endpoints import Endpoint
 from gateway.core.envelope import Envelope
 from gateway.core.events import Event
@@ -72,6 +76,17 @@ class Subscription(Protocol):
     def __aiter__(self) -> AsyncIterator[Envelope]: ...
 
     def close(self) -> None: ...
+
+
+class Loan(msgspec.Struct, frozen=True, kw_only=True):
+    """The audio of an endpoint, as its adapter lends it to a leg of another adapter."""
+
+    spec: StreamSpec
+    """A `DeviceSpec`'s descriptor stays the lender's, open until `Adapter.release`."""
+    options: StreamOptions = StreamOptions()
+    """Gains, country and detectors that suit the endpoint."""
+    on_event: Callable[[MediaEvent], bool] | None = None
+    """Sees what the engine detects before the borrower does; True: the lender dealt with it."""
 
 
 class Host(Protocol):
@@ -120,6 +135,25 @@ class Host(Protocol):
 
         The stream is closed with the leg. Raises `DeviceError` when no port or stream is free.
         """
+
+    def borrow_stream(
+        self,
+        leg: str,
+        endpoint: str,
+        options: StreamOptions | None = None,
+        on_event: Callable[[MediaEvent], bool] | None = None,
+    ) -> Stream:
+        """Give the leg the audio of another adapter's endpoint, for a leg whose control goes one
+        way and whose speech another. As `open_stream` otherwise; `options`: the lender's.
+
+        It is given back with the end of the leg. When the lender takes it back first, the leg gets
+        a `Hangup` with the cause. Raises `DeviceError`: there is no such endpoint, it does not
+        lend, is down or in use.
+        """
+
+    def recall(self, leg: str, cause: Cause, detail: str = "") -> None:
+        """Take back what `Adapter.lend` lent to a leg: the device is gone, the exchange has
+        released. Ends the leg; there is no `Adapter.release`. Nothing happens when it is back."""
 
     def count(self, name: str, n: int = 1) -> None:
         """Add to a counter that `gateway endpoints --counters` and the metrics show."""
@@ -179,6 +213,11 @@ class Adapter:
         """Endpoints known from the configuration alone (A02)."""
         return ()
 
+    def borrows(self) -> Iterable[tuple[str, str]]:
+        """Key in our section, and the endpoint of another adapter whose audio it asks for; known
+        from the configuration alone, checked by ``gateway check``."""
+        return ()
+
     async def run(self) -> None:
         """Open, call `Host.ready`, serve until cancelled, end every leg (A03, A04).
 
@@ -198,6 +237,9 @@ class Adapter:
 
     def ring(self, action: Ring) -> None:
         """Tell the caller on this leg that the called side alerts."""
+
+    def report_transfer(self, action: ReportTransfer) -> None:
+        """Tell the far end how the transfer that it asked for goes."""
 
     def progress(self, action: Progress) -> None:
         """Open the caller's audio path before the answer."""
@@ -245,6 +287,22 @@ class Adapter:
     def send_message(self, action: SendMessage) -> None:
         """Send a text message."""
         raise self._cannot(action)
+
+    # For legs of other adapters, which have their control there and their speech here.
+
+    def lend(self, endpoint: str, leg: str) -> Loan:
+        """Lend an endpoint's audio to a leg of another adapter, until `release` or `Host.recall`.
+
+        Meanwhile the endpoint is in use: calls to it end with *busy* and say for whom (A15).
+        Raises `DeviceError` when it is in use or down, `Unsupported` when it never lends.
+        """
+        raise Unsupported(
+            f"{endpoint}: an adapter of kind {self.kind} does not lend its audio "
+            "(fxs, fxo and loopback endpoints do)"
+        )
+
+    def release(self, endpoint: str, leg: str) -> None:
+        """The leg needs the endpoint no more; harmless when it is not lent to that leg."""
 
     def _cannot(self, action: object) -> Unsupported:
         return Unsupported(f"{self.kind} does not do {type(action).__name__}")

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from gateway.adapters.base import Adapter, Host
+from gateway.adapters.base import Adapter, Host, Loan
 from gateway.core.actions import Answer, Dial, Hangup, Progress, Ring, SendDigits
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Condition, Endpoint
@@ -63,6 +63,8 @@ class Loopback(Adapter):
         super().__init__(name, config, host)
         self._legs: dict[str, asyncio.Task[Any] | None] = {}
         """Open legs, each with the task that acts for the person at the far end."""
+        self._lent: dict[str, tuple[str, contextlib.ExitStack]] = {}
+        """Endpoints whose audio another adapter's leg has: which, and what is open for it."""
 
     def endpoints(self) -> Iterable[Endpoint]:
         for name, port in self.config.ports.items():
@@ -80,6 +82,9 @@ class Loopback(Adapter):
         finally:
             for leg in list(self._legs):
                 self._end(leg, Cause.SHUTDOWN)
+            for place, (leg, _) in list(self._lent.items()):
+                self.release(place, leg)
+                self.host.recall(leg, Cause.SHUTDOWN, "it stops")
 
     # Towards us: the gateway dials one of our ports.
 
@@ -92,6 +97,9 @@ class Loopback(Adapter):
         if port.busy or any(other != action.leg and other.startswith(f"{action.endpoint}#")
                             for other in self._legs):  # fmt: skip
             self._end(action.leg, Cause.BUSY)
+            return
+        if action.endpoint in self._lent:
+            self._end(action.leg, Cause.BUSY, f"lent to {self._lent[action.endpoint][0]}")
             return
         # Actions return at once: waiting for the person happens in a task.
         self._legs[action.leg] = self.host.create_task(
@@ -163,13 +171,37 @@ class Loopback(Adapter):
                     await (_send_tone(far, port.tone_hz) if port.tone_hz else _for_ever())
         self._end(leg, Cause.NORMAL)
 
-    def _end(self, leg: str, cause: Cause) -> None:
+    # For legs of other adapters, which have their control there and their speech here.
+
+    def lend(self, endpoint: str, leg: str) -> Loan:
+        port = self.config.ports.get(endpoint.partition("/")[2])
+        if port is None:
+            raise DeviceError(f"there is no port {endpoint}")
+        if endpoint in self._lent:
+            raise DeviceError(f"{endpoint} is in use: lent to {self._lent[endpoint][0]}")
+        if port.busy or any(other.startswith(f"{endpoint}#") for other in self._legs):
+            raise DeviceError(f"{endpoint} is in use")
+        near, far = _ends(echo=not port.tone_hz)
+        held = contextlib.ExitStack()
+        held.callback(near.close)
+        held.callback(far.close)
+        if port.tone_hz:
+            tone = self.host.create_task(_send_tone(far, port.tone_hz), name=f"{endpoint} is lent")
+            held.callback(tone.cancel)
+        self._lent[endpoint] = leg, held
+        return Loan(spec=DeviceSpec(fd=near.fileno(), **_FORMAT))
+
+    def release(self, endpoint: str, leg: str) -> None:
+        if endpoint in self._lent and self._lent[endpoint][0] == leg:
+            self._lent.pop(endpoint)[1].close()
+
+    def _end(self, leg: str, cause: Cause, detail: str = "") -> None:
         if leg not in self._legs:
             return  # ended before: a leg ends exactly once
         task = self._legs.pop(leg)
         if task is not None and task is not asyncio.current_task():
             task.cancel()
-        self.host.emit(LegEnded(leg=leg, cause=cause))
+        self.host.emit(LegEnded(leg=leg, cause=cause, detail=detail))
 
 
 def _ends(*, echo: bool) -> tuple[socket.socket, socket.socket]:

@@ -359,9 +359,14 @@ def call(settings: Settings, call: str) -> None:
     """One call: legs, codecs, loss, jitter, levels, route; why is there no audio.
 
     CALL is the end of a call's id as the tables show it, a leg's id (fxs/1#18), or an endpoint
-    that has one call (fxs/1).
+    that has one call (fxs/1). Of one that is over the records of its legs are shown.
     """
-    found = settings.client().get(f"/v1/calls/{quote(call, safe='')}")
+    try:
+        found = settings.client().get(f"/v1/calls/{quote(call, safe='')}")
+    except CommandError:
+        if not _over(settings, call):
+            raise
+        return
     if settings.as_json:
         show.emit_json(found)
         return
@@ -392,6 +397,40 @@ def call(settings: Settings, call: str) -> None:
         click.echo(f"    -> {show.clean(finding['remedy'])}")
 
 
+def _over(settings: Settings, call: str) -> bool:
+    """Show the records of a call that is over; False when there is none."""
+    client = settings.client()
+    recent = client.get("/v1/records/legs", limit=1000)
+    calls = client.get("/v1/records/calls", limit=1000)
+    ids = {item["id"] for item in calls if item["call"].endswith(call)}
+    ids |= {item["call"] for item in recent if item["leg"] == call}
+    found = [item for item in recent if item["call"] in ids]
+    if not found:
+        return False
+    if settings.as_json:
+        show.emit_json(found)
+        return True
+    for item in sorted(found, key=lambda each: each["offered_at"]):
+        show.facts(
+            (
+                (
+                    "leg",
+                    f"{item['leg']} ({'called us' if item['direction'] == 'in' else 'called'})",
+                ),
+                ("state", "over"),
+                ("ended", show.clock(item["ended_at"], date=True)),
+                ("talked", show.duration(item["talk_s"])),
+                ("number", item["called"]),
+                ("route", item["route"]),
+                ("ending", f"{item['cause']} {item['detail']}".strip()),
+                ("played by", item["played"]),
+                ("no sign from", item["missing"]),
+            )
+        )
+        click.echo()
+    return True
+
+
 def _leg(leg: dict[str, Any]) -> None:
     audio = leg["audio"]
     marks = [name for name in ("early", "floor", "keyed") if leg[name]]
@@ -404,6 +443,8 @@ def _leg(leg: dict[str, Any]) -> None:
             ("caller", " ".join(part for part in (leg["calling"], leg["display"]) if part)),
             ("also", ", ".join(marks)),
             ("ending", f"{leg['cause']} {leg['detail']}".strip()),
+            ("played by", ", ".join(f"{m['name']} ({m['by']})" for m in leg["played"])),
+            ("no sign from", ", ".join(leg["missing"])),
         )
     )
     if audio is None:

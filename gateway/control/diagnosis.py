@@ -94,6 +94,13 @@ def _counters(audio: StreamStats, *, listens: bool) -> list[tuple[str, str]]:
                 "the far end must send from the address in its SDP and with the codec agreed",
             )
         )
+    if audio.digits_dropped:
+        found.append(
+            (
+                f"{audio.digits_dropped} digits were not sent: 64 were waiting already",
+                "they come quicker than they can be sent: a digit and its pause take 200 ms",
+            )
+        )
     if not audio.packets_sent and audio.codec:
         found.append(
             (

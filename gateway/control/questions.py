@@ -34,7 +34,7 @@ class AlarmsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Which alarms."""
 
     endpoint: _Text = ""
-    state: Literal["", "active", "acknowledged", "cleared", "exhausted"] = ""
+    state: Literal["", "active", "acknowledged", "cleared", "exhausted", "dropped"] = ""
 
 
 class ExplainQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

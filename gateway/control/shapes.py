@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.core.calls import LegState
 from gateway.core.endpoints import Condition, Duplex
-from gateway.core.events import InputChanged
+from gateway.core.events import InputChanged, PageMember
 from gateway.journal import StorageState
 from gateway.media.streams import StreamStats
 from gateway.reload import Outcome
@@ -115,6 +115,10 @@ class LegView(msgspec.Struct, kw_only=True):
     """Its transmitter is keyed on behalf of the floor's holder."""
     cause: str
     detail: str
+    played: list[PageMember] = []
+    """Of a page that is over: who gave a sign of having played it."""
+    missing: list[str] = []
+    """Who should have, and did not."""
     audio: StreamStats | None
     """Counters of its stream; null when it has none."""
 

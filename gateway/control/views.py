@@ -187,6 +187,8 @@ def _leg(gateway: Gateway, leg: Leg, bridge: Bridge | None, now: float) -> LegVi
         keyed=bridge is not None and leg.id in bridge.keyed,
         cause=leg.cause or "",
         detail=leg.detail,
+        played=list(leg.played),
+        missing=list(leg.missing),
         audio=gateway.patchbay.stats(leg.id),
     )
 

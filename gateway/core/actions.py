@@ -83,6 +83,16 @@ class Ring(_Action, frozen=True, kw_only=True):
     leg: str
 
 
+class ReportTransfer(_Action, frozen=True, kw_only=True):
+    """Tell who asked for a transfer how it goes (NOTIFY of a REFER, RFC 3515 section 2.4.5)."""
+
+    leg: str
+    outcome: str
+    """``ringing``, ``answered`` or ``failed``; the last two are final."""
+    cause: Cause = Cause.NORMAL
+    """Why it failed."""
+
+
 class Progress(_Action, frozen=True, kw_only=True):
     """Open the caller's audio path before the answer (183, cut through)."""
 
@@ -290,12 +300,26 @@ class CloseAlarm(_Action, frozen=True, kw_only=True):
     endpoint: str
     alarm: str
     outcome: str
-    """``acknowledged``, ``cleared`` or ``exhausted``."""
+    """``acknowledged``, ``cleared``, ``delivered``, ``exhausted`` (nobody was left to tell),
+    ``dropped`` (too many alarms at once), ``unrouted`` (an input's, after a restart with other
+    routes)."""
     by: str = ""
     trace: str = ""
 
 
-LegAction = Dial | Ring | Progress | Answer | Hangup | Hold | Retrieve | SendDigits | Key | Unkey
+LegAction = (
+    Dial
+    | Ring
+    | ReportTransfer
+    | Progress
+    | Answer
+    | Hangup
+    | Hold
+    | Retrieve
+    | SendDigits
+    | Key
+    | Unkey
+)
 MediaAction = (
     OpenBridge
     | Join

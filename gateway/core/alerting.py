@@ -27,7 +27,7 @@ from gateway.core.endpoints import Target
 from gateway.core.events import Severity
 from gateway.core.lines import Waiter
 from gateway.core.plans import LastWords, Meeting, Silent
-from gateway.core.routes import BY_ANSWER, BY_TALKING, Match, Strategy, Trigger
+from gateway.core.routes import BY_ANSWER, BY_TALKING, Match, Route, Strategy, Trigger
 from gateway.core.timers import Timer
 from gateway.core.zones import Zones
 
@@ -51,12 +51,23 @@ class Alarm:
     trace: str
     raised_at: float
     state: str = "active"
-    """``active``, ``acknowledged``, ``cleared``, ``delivered`` or ``exhausted``."""
+    """``active``, ``acknowledged``, ``cleared``, ``delivered``, ``exhausted`` or ``dropped``."""
     by: str = ""
     gone: bool = False
     """The cause went away, but the route wants an acknowledgement all the same."""
     route: str = ""
     plan: Alert | None = None
+
+
+def stops_on_clear(route: Route) -> bool:
+    """Whether an alarm's going away ends what this route does about it.
+
+    A button comes back by itself: what somebody asked for with it still stands.
+    """
+    if route.stop_on_clear is not None:
+        return route.stop_on_clear
+    button = route.on is Trigger.INPUT and bool(route.acknowledge)
+    return not (route.origin or button)
 
 
 class Alert(Silent):
@@ -81,17 +92,6 @@ class Alert(Silent):
         self._origin: Leg | None = None
         self._over = False
         self._delivered = False
-
-    @property
-    def stops_on_clear(self) -> bool:
-        """Whether the alarm's going away ends the alert.
-
-        A button comes back by itself: what somebody asked for with it still stands.
-        """
-        if self.route.stop_on_clear is not None:
-            return self.route.stop_on_clear
-        button = self.route.on is Trigger.INPUT and bool(self.route.acknowledge)
-        return not (self.route.origin or button)
 
     def begin(self) -> None:
         """Switch outputs, open pages and call the first person."""
@@ -397,7 +397,7 @@ class Alert(Silent):
 
     def cleared(self) -> None:
         """The alarm went away by itself, or its panel was reset."""
-        if self.stops_on_clear and not self._over:
+        if stops_on_clear(self.route) and not self._over:
             self._close("cleared")
 
     def _maybe_exhausted(self) -> None:

@@ -29,6 +29,7 @@ from gateway.core.events import (
     LegProgressed,
     LegRetrieved,
     LegRinging,
+    PageMember,
     Priority,
 )
 
@@ -98,9 +99,11 @@ class Leg:
     """Its voice asks for the floor."""
     speaking: bool = False
     """That voice is heard now."""
+    played: tuple[PageMember, ...] = ()
+    """Who gave a sign of having played a page, once it is over."""
+    missing: tuple[str, ...] = ()
     secret: bool = False
     """What is pressed here is a PIN: it must not be written down."""
-    wrong_pins: int = 0
     plan: Plan | None = None
     """Who decides what this leg's events mean."""
 

@@ -57,6 +57,9 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     condition: Condition = Condition.UNKNOWN
     reason: str = ""
     """Why it is down, in words for a technician."""
+    absent: bool = False
+    """It is down because whoever it belongs to is not there (a telephone that is not registered):
+    no fault, and callers are told so."""
     detail: dict[str, str] = {}
     """What the adapter wants shown: registered address, firmware, known limits."""
 

@@ -121,6 +121,27 @@ class LegEnded(_Event, frozen=True, kw_only=True):
     """What decided it, in the network's words: "486 Busy Here", "cpc", "busy tone, 3 cycles"."""
 
 
+class PageMember(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A member of a page, and the sign that it gave of having played it."""
+
+    name: str
+    """As configured, else its address."""
+    by: str
+    """``rtcp``: a receiver report on our stream (RFC 3550 section 6.4.2); ``sip``: it answered the
+    INVITE; ``input``: a contact or level of another adapter (an amplifier's acknowledgement)."""
+    evidence: str = ""
+    """What was seen: the reporter's address, the endpoint and input, the answer."""
+
+
+class PageDelivered(_Event, frozen=True, kw_only=True):
+    """A page is over in one place: who gave a sign of having played it. Before its `LegEnded`."""
+
+    leg: str
+    members: tuple[PageMember, ...] = ()
+    missing: tuple[str, ...] = ()
+    """Who is expected to give a sign, and did not."""
+
+
 class DigitPressed(_Event, frozen=True, kw_only=True):
     """One digit on a connected or collecting leg, once for each key press."""
 
@@ -195,6 +216,14 @@ class InputChanged(_Event, frozen=True, kw_only=True):
     """Contacts: 0 is off, 1 is on. Everything else in the unit the adapter documents."""
     quality: Quality = Quality.GOOD
     trace: str = ""
+    raised_at: float | None = None
+    """When it began an alarm: set by the gateway for what a route takes as one, which is then on
+    disk before anything is done about it. None: for all others, and from adapters."""
+
+    @property
+    def alarm(self) -> str:
+        """Name of the alarm that a route may make of it."""
+        return self.input if self.quality is Quality.GOOD else f"{self.input}/{self.quality}"
 
 
 class AlarmRaised(_Event, frozen=True, kw_only=True):
@@ -312,6 +341,7 @@ Event = (
     | LegFlashed
     | TransferRequested
     | LegEnded
+    | PageDelivered
     | DigitPressed
     | FloorRequested
     | FloorReleased

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 _IDLE_S: Final = 4.0
 """Digits that are further apart than this do not belong together."""
 _KEPT: Final = 64
-_TRIES: Final = 3
 
 
 class Features:
@@ -91,14 +90,17 @@ class Features:
         route, board = match.route.route, self.board
         by = leg.endpoint
         if route.pins:
-            if leg.wrong_pins >= _TRIES:
-                board.note(f"route {route.name!r} is closed to {leg.id}", call=leg.call)
+            if board.pins.locked(leg, route.name):
+                text = f"route {route.name!r} is closed to {leg.id}: too many wrong PINs"
+                board.note(text, call=leg.call)
                 return
             by = person(route.pins, match.fields.get("1", ""))
             if not by:
-                leg.wrong_pins += 1
-                board.note(f"wrong PIN for route {route.name!r} from {leg.endpoint}", call=leg.call)
+                left = board.pins.wrong(leg, route.name)
+                text = f"wrong PIN for route {route.name!r} from {leg.endpoint}, {left} tries left"
+                board.note(text, call=leg.call)
                 return
+            board.pins.right(leg, route.name)
         board.note(
             f"route {route.name!r} by digits of {by}",
             call=leg.call,

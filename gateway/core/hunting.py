@@ -122,14 +122,16 @@ class Hunt(Silent):
 
     def _fail(self) -> None:
         self._finish()
-        cause, detail = self._causes[-1] if self._causes else (Cause.NO_ROUTE, "no target")
+        self.caller.plan = None
+        self.board.hangup(self.caller, *self._why())
+
+    def _why(self) -> tuple[Cause, str]:
+        """Why nobody has the call."""
         for known in _TELLING:
             found = next((pair for pair in self._causes if pair[0] is known), None)
             if found:
-                cause, detail = found
-                break
-        self.caller.plan = None
-        self.board.hangup(self.caller, cause, detail)
+                return found
+        return self._causes[-1] if self._causes else (Cause.NO_ROUTE, "no target")
 
     def _finish(self) -> None:
         self._over = True

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gateway.core.actions import Command, Play
 from gateway.core.calls import Leg
 from gateway.core.causes import Cause
+from gateway.core.pins import LOCKED_S
 from gateway.core.plans import Silent
 from gateway.core.routes import Match
 from gateway.core.timers import Timer
@@ -20,7 +21,6 @@ from gateway.core.timers import Timer
 if TYPE_CHECKING:
     from gateway.core.switchboard import Switchboard
 
-_TRIES = 3
 _DIGIT_S = 10.0
 _OUTCOME_S = 15.0
 _MAXIMUM = 16
@@ -42,7 +42,6 @@ class Service(Silent):
         self.board, self.leg, self.match = board, leg, match
         self.route = match.route.route
         self._entered = ""
-        self._tries = _TRIES
         self._timer: Timer | None = None
         self._command = ""
 
@@ -86,18 +85,24 @@ class Service(Silent):
         return True
 
     def _check(self, entered: str) -> None:
+        pins, route = self.board.pins, self.route.name
+        if pins.locked(self.leg, route):
+            # Said of a right one too: who guesses must not learn that he has found it.
+            self._refuse(f"too many wrong PINs: closed for {LOCKED_S:g} s after the last")
+            return
         name = person(self.route.pins, entered)
         if name:
+            pins.right(self.leg, route)
             self._give(name, entered)
             return
-        self._tries -= 1
+        left = pins.wrong(self.leg, route)
         self.board.note(
-            f"wrong PIN from {self.leg.endpoint}, {self._tries} tries left", call=self.leg.call
+            f"wrong PIN from {self.leg.endpoint}, {left} tries left", call=self.leg.call
         )
-        if self._tries:
+        if left > 0:
             self._prompt("congestion")
         else:
-            self._refuse("three wrong PINs")
+            self._refuse("too many wrong PINs")
 
     def _refuse(self, why: str) -> None:
         if self._timer:

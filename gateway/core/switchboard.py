@@ -65,6 +65,7 @@ from gateway.core.events import (
     MediaFlowing,
     MediaLost,
     MessageReceived,
+    PageDelivered,
     PanelChanged,
     Priority,
     StopRequested,
@@ -74,6 +75,7 @@ from gateway.core.events import (
 from gateway.core.features import Features
 from gateway.core.hunting import Callback
 from gateway.core.lines import Lines
+from gateway.core.pins import Pins
 from gateway.core.plans import LastWords, Plan
 from gateway.core.routes import OutputSetting, RouteTable
 from gateway.core.routing import Routing
@@ -125,6 +127,7 @@ class Switchboard:
         self.rooms = Rooms(self)
         self.routing = Routing(self)
         self.features = Features(self)
+        self.pins = Pins(self)
         self.transfers = Transfers(self)
         self.alarming = Alarms(self)
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -135,6 +138,7 @@ class Switchboard:
             LegHeld: self._leg_moved,
             LegRetrieved: self._leg_moved,
             LegEnded: self._leg_moved,
+            PageDelivered: self._page_delivered,
             LegFlashed: lambda event: self.features.digit(event.leg, "!"),
             TransferRequested: self.transfers.requested,
             DigitPressed: lambda event: self.features.digit(event.leg, event.digit),
@@ -181,6 +185,12 @@ class Switchboard:
     def replace_routes(self, table: RouteTable) -> None:
         """Use other routes from the next event on; what has begun goes on as it began."""
         self.table = table
+
+    def match_again(self, now: float, wall: float) -> list[Action]:
+        """Give alarms that no route took to the present routes; return what to do."""
+        self._fire(now, wall)
+        self.alarming.match_again()
+        return self._drain()
 
     def call_of(self, body: Event | Action) -> tuple[str, str]:
         """Call id and trace that an event or action belongs to, as far as it is known."""
@@ -254,7 +264,8 @@ class Switchboard:
             return Cause.NO_ROUTE, f"there is no endpoint {target.endpoint}"
         if endpoint.condition is Condition.DOWN:
             reason = f": {endpoint.reason}" if endpoint.reason else ""
-            return Cause.OUT_OF_ORDER, f"{target.endpoint} is down{reason}"
+            cause = Cause.ABSENT if endpoint.absent else Cause.OUT_OF_ORDER
+            return cause, f"{target.endpoint} is down{reason}"
         if not endpoint.can_ring or not endpoint.has_audio:
             return Cause.INCOMPATIBLE, f"{target.endpoint} cannot be called"
         if endpoint.takes_number and not target.number:
@@ -506,6 +517,13 @@ class Switchboard:
             self.ignore(event)
             return
         self.hangup(leg, Cause.MEDIA_TIMEOUT, "no audio arrived")
+
+    def _page_delivered(self, event: PageDelivered) -> None:
+        leg = self.legs.get(event.leg)
+        if leg is None:
+            self.ignore(event)
+            return
+        leg.played, leg.missing = event.members, event.missing
 
     def _announcement_ended(self, event: AnnouncementEnded) -> None:
         leg = self.legs.get(event.leg)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from gateway.core.actions import ReportTransfer
 from gateway.core.calls import Leg, LegState
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Target
@@ -14,6 +15,9 @@ from gateway.errors import UsageError
 
 if TYPE_CHECKING:
     from gateway.core.switchboard import Switchboard
+
+REFER_RING_S: Final = 30.0
+"""How long the target of a transfer may ring."""
 
 
 class Transfers:
@@ -32,12 +36,20 @@ class Transfers:
         if consulted:
             self._attended(leg, consulted)
             return
+        partner = self._partner(leg)
         try:
             targets = [Target.parse(event.target)]
         except UsageError:
             found = self._resolve(leg, event.target)
             targets = [found] if found else []
-        self.transfer(leg, targets, 30.0)
+        if partner is None or not targets:
+            self._cannot(leg, Cause.UNALLOCATED if partner else Cause.NOT_AVAILABLE)
+        else:
+            _Referred(self.board, leg, partner, targets).begin()
+
+    def _cannot(self, leg: Leg, cause: Cause) -> None:
+        self.board.note(f"{leg.id} cannot transfer: no partner or no such target", call=leg.call)
+        self.board.act(ReportTransfer(leg=leg.id, outcome="failed", cause=cause))
 
     def _resolve(self, leg: Leg, number: str) -> Target | None:
         """Where a bare number leads, seen from the leg that asks."""
@@ -78,11 +90,62 @@ class Transfers:
         stays, moves = self._partner(leg), self._partner(consulted)
         if stays is None or moves is None or leg.call is consulted.call:
             self.board.note(f"{leg.id} cannot transfer: both calls need one partner", call=leg.call)
+            failed = ReportTransfer(leg=leg.id, outcome="failed", cause=Cause.NOT_AVAILABLE)
+            self.board.act(failed)
             return
         for other in (stays, moves):
             self.board.bridging.part(other)
         self.board.move(moves, leg.call)
+        self.board.act(ReportTransfer(leg=leg.id, outcome="answered"))
         for other in (leg, consulted):
             other.plan = Leaving()
             self.board.hangup(other, Cause.NORMAL, "transferred")
         self.board.connect(leg.call, stays, moves)
+
+
+class _Referred(Hunt):
+    """A blind transfer whose asker is told how it goes, and stays until that is known.
+
+    When nobody answers he has his partner back; when he hangs up before, the hunt goes on.
+    """
+
+    def __init__(self, board: Switchboard, asker: Leg, partner: Leg, targets: list[Target]) -> None:
+        super().__init__(
+            board, asker.call, partner, [[target] for target in targets], ring_s=REFER_RING_S
+        )
+        self._asker = asker
+
+    def begin(self) -> None:
+        self.board.bridging.part(self.caller)
+        self._asker.plan = Leaving()
+        super().begin()
+
+    def ringing(self, leg: Leg) -> None:
+        if leg is not self.caller:
+            self._report("ringing")
+        super().ringing(leg)
+
+    def _take(self, leg: Leg) -> None:
+        super()._take(leg)
+        self._report("answered")
+        self.board.hangup(self._asker, Cause.NORMAL, "transferred")
+
+    def _fail(self) -> None:
+        asker, partner = self._asker, self.caller
+        if not (asker.connected and partner.connected):
+            super()._fail()
+            return
+        self._finish()
+        self._report("failed", self._why()[0])
+        asker.plan = partner.plan = None
+        self.board.connect(self.call, partner, asker)
+
+    def ended(self, leg: Leg) -> None:
+        super().ended(leg)
+        if leg is self.caller:
+            self._report("failed", Cause.CANCELLED)
+            self.board.hangup(self._asker, Cause.NORMAL, "the other side hung up")
+
+    def _report(self, outcome: str, cause: Cause = Cause.NORMAL) -> None:
+        if self._asker.live:
+            self.board.act(ReportTransfer(leg=self._asker.id, outcome=outcome, cause=cause))

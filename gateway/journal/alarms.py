@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.core.actions import CloseAlarm, OpenAlarm
+from gateway.core.actions import AcknowledgeAlarm, CloseAlarm, OpenAlarm
 from gateway.core.envelope import Envelope
-from gateway.core.events import AlarmAcknowledged, AlarmCleared, AlarmRaised
+from gateway.core.events import AlarmAcknowledged, AlarmCleared, AlarmRaised, InputChanged
 
 
 class OpenAlarms:
@@ -21,12 +21,15 @@ class OpenAlarms:
         body = envelope.body
         if isinstance(body, AlarmRaised):
             self._keep(envelope, body)
+        elif isinstance(body, InputChanged) and body.raised_at is not None:
+            # The newest value is the one that the present routes are to be asked about.
+            self._raised[body.endpoint, body.alarm] = envelope
         elif isinstance(body, OpenAlarm):
             self._planned[body.endpoint, body.alarm] = envelope
         elif isinstance(body, CloseAlarm):
             self._raised.pop((body.endpoint, body.alarm), None)
             self._planned.pop((body.endpoint, body.alarm), None)
-        elif isinstance(body, AlarmCleared | AlarmAcknowledged):
+        elif isinstance(body, AlarmCleared | AlarmAcknowledged | AcknowledgeAlarm):
             # An alarm that no route answers never gets a plan, so nothing would ever close it.
             # One with a plan stays open until the plan itself is over.
             key = body.endpoint, body.alarm
@@ -41,8 +44,9 @@ class OpenAlarms:
             self._raised[key] = envelope
             return
         before = known.event
-        assert isinstance(before, AlarmRaised)
-        if alarm.severity > before.severity:
+        if not isinstance(before, AlarmRaised):
+            self._raised[key] = envelope
+        elif alarm.severity > before.severity:
             worse = msgspec.structs.replace(alarm, raised_at=before.raised_at, trace=before.trace)
             self._raised[key] = msgspec.structs.replace(known, event=worse)
 
@@ -50,15 +54,16 @@ class OpenAlarms:
         """What has to be known again to be in the same state."""
         return [*self._raised.values(), *self._planned.values()]
 
-    def raised(self, *, now: float, at: float) -> list[AlarmRaised]:
-        """The open alarms, oldest first, `raised_at` moved to the present monotonic clock.
+    def raised(self, *, now: float, at: float) -> list[AlarmRaised | InputChanged]:
+        """What began the open alarms, oldest first, `raised_at` moved to the present clock.
 
         now: monotonic clock, at: wall clock, both seconds and both of this moment.
         """
         found = []
         for envelope in self._raised.values():
             alarm = envelope.event
-            assert isinstance(alarm, AlarmRaised)
+            assert isinstance(alarm, AlarmRaised | InputChanged)
+            assert alarm.raised_at is not None
             age = max(0.0, envelope.mono - alarm.raised_at) + max(0.0, at - envelope.at)
             found.append((age, msgspec.structs.replace(alarm, raised_at=now - age)))
         return [alarm for _, alarm in sorted(found, key=lambda pair: -pair[0])]

@@ -43,6 +43,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     routes: list[Route]
     zone: str = "UTC"
+    asked: tuple[float, float] | None = None
+    """Monotonic and wall clock of when alarms that no route took were given to them."""
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -62,7 +64,7 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
     taken: Taken | None = None
 
 
-def plan(routes: Iterable[Route], zone: str) -> bytes:
+def plan(routes: Iterable[Route], zone: str, asked: tuple[float, float] | None = None) -> bytes:
     """The line with the routes in use, without PINs."""
     hidden = [
         msgspec.structs.replace(
@@ -70,7 +72,7 @@ def plan(routes: Iterable[Route], zone: str) -> bytes:
         )
         for route in routes
     ]
-    return msgspec.json.encode(Mark(plan=Plan(hidden, zone))) + b"\n"
+    return msgspec.json.encode(Mark(plan=Plan(hidden, zone, asked))) + b"\n"
 
 
 def taken(alarm: str, mono: float, at: float) -> bytes:

@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.core.actions import CloseAlarm, OpenAlarm
 from gateway.core.envelope import Envelope
-from gateway.core.events import AlarmRaised
+from gateway.core.events import AlarmRaised, InputChanged
 from gateway.core.ids import Ids
 from gateway.core.routes import Route
 from gateway.errors import DeviceError
@@ -147,7 +147,7 @@ class Journal:
         self._cut: tuple[Path, int] | None = None
         """A segment that could not be cut back to what is known to be in it."""
 
-    def open(self, *, now: float, at: float) -> list[AlarmRaised]:
+    def open(self, *, now: float, at: float) -> list[AlarmRaised | InputChanged]:
         """Repair the last segment, start the writer, return the alarms to be carried on.
 
         Their `raised_at` is on the present monotonic clock. Never raises for a broken disk: the
@@ -204,9 +204,14 @@ class Journal:
             )
         return done
 
-    def plan(self, routes: Iterable[Route], zone: str) -> bool:
-        """Write down the routes that are used from now on, without PINs."""
-        return self._put(None, None, plan(routes, zone))
+    def plan(
+        self, routes: Iterable[Route], zone: str, asked: tuple[float, float] | None = None
+    ) -> bool:
+        """Write down the routes that are used from now on, without PINs.
+
+        asked: clocks of when alarms that no route took are given to them.
+        """
+        return self._put(None, None, plan(routes, zone, asked))
 
     def taken(self, alarm: str, *, now: float, at: float) -> bool:
         """Write down that the alarm of this envelope is acted on now.
@@ -220,7 +225,11 @@ class Journal:
         limit = self._queue_limit
         if done is not None:
             limit *= 2
-        if envelope is None or isinstance(envelope.body, _OF_ALARMS):
+        if (
+            envelope is None
+            or isinstance(envelope.body, _OF_ALARMS)
+            or (isinstance(envelope.body, InputChanged) and envelope.body.raised_at is not None)
+        ):
             limit = self._queue_limit * 4
         with self._lock:
             if len(self._queue) >= limit or self._closing:

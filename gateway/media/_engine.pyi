@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 PACKET: str
+MAX_DIGITS: int
 DIGIT: int
 TONE: int
 FSK: int

@@ -8,7 +8,7 @@ from libc.stdint cimport int16_t, int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 PACKET = "=qHBBHH16s"
-
+MAX_DIGITS = CE_MAX_DIGITS
 DIGIT, TONE, FSK, STARTED, TIMEOUT, PLAY_ENDED, DEVICE_FAILED, BYE, SPEECH = range(1, 10)
 
 
@@ -85,6 +85,7 @@ cdef class Handle:
             "rx_packets": c.rx_packets, "tx_packets": c.tx_packets, "refused": c.refused,
             "late": c.late, "duplicate": c.duplicate, "concealed": c.concealed,
             "lost": c.lost, "expected": c.expected, "slips": c.slips,
+            "dropped_digits": c.dropped_digits,
             "jitter_ms": c.jitter / self.s.clock_ms if self.s.clock_ms else 0.0,
             "buffer_ms": c.buffer_ms,
             "sum_in": c.level_in.sum_squares, "n_in": c.level_in.n_samples,

@@ -129,7 +129,7 @@ typedef struct {
 
 typedef struct {
     uint64_t rx_packets, rx_octets, tx_packets, tx_octets;
-    uint64_t refused, late, duplicate, concealed, dropped_blocks, slips;
+    uint64_t refused, late, duplicate, concealed, dropped_blocks, slips, dropped_digits;
     int64_t expected, lost;
     cp_level level_in, level_out;
     uint64_t silent_frames;

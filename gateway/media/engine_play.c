@@ -79,7 +79,12 @@ int ce_play_frame(ce_stream *s, int16_t *out)
 
 void ce_digits_queue(ce_stream *s, const char *digits, int n, int on_ms, int off_ms)
 {
-    for (int i = 0; i < n && s->n_digits < CE_MAX_DIGITS; i++) {
+    for (int i = 0; i < n; i++) {
+        if (s->n_digits >= CE_MAX_DIGITS) {
+            /* The newest: what is under way keeps its beginning and its order. */
+            s->c.dropped_digits += n - i;
+            break;
+        }
         s->digits[s->n_digits] = digits[i];
         s->digit_on[s->n_digits] = (uint16_t)on_ms;
         s->digit_off[s->n_digits] = (uint16_t)off_ms;

@@ -292,13 +292,16 @@ class OpenStream:
     def send_digits(self, digits: str, *, on_ms: int = 100, off_ms: int = 100) -> None:
         """Send DTMF: as RFC 4733 where negotiated, else in-band. `UsageError` on a bad digit.
 
-        At most 64 digits wait on a stream; what does not fit is dropped.
+        At most 64 digits wait on a stream, and as many are taken at a time (`UsageError`). What
+        does not fit is dropped, the newest, and counted (`StreamStats.digits_dropped`).
         """
         core = self._core()
         digits = digits.upper()
         for digit in digits:
             if digit not in _DIGITS:
                 raise UsageError(f"{digit!r} is no DTMF digit; use {_DIGITS}")
+        if len(digits) > _engine.MAX_DIGITS:
+            raise UsageError(f"{len(digits)} digits at once; send at most {_engine.MAX_DIGITS}")
         if not (20 <= on_ms <= 5000 and 20 <= off_ms <= 5000):
             raise UsageError("on_ms and off_ms must be 20 to 5000")
         if digits:
@@ -352,6 +355,7 @@ class OpenStream:
             packets_duplicate=c["duplicate"],
             packets_refused=c["refused"],
             frames_concealed=c["concealed"],
+            digits_dropped=c["dropped_digits"],
             jitter_ms=c["jitter_ms"],
             buffer_ms=c["buffer_ms"],
             level_in_dbm0=_level(now[0] - before[0], now[1] - before[1]),

@@ -123,6 +123,8 @@ class StreamStats(msgspec.Struct, kw_only=True):
     packets_refused: int = 0
     """Wrong source, version, payload type or length."""
     frames_concealed: int = 0
+    digits_dropped: int = 0
+    """Digits that were not sent because 64 were waiting; the newest are dropped."""
     jitter_ms: float = 0.0
     """Interarrival jitter (RFC 3550 6.4.1)."""
     buffer_ms: int = 0

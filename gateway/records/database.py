@@ -16,6 +16,7 @@ from sqlalchemy.pool import NullPool
 from gateway.errors import ConfigError, DeviceError
 from gateway.records.ops import Beat, Forget, PutCall, PutLeg, PutOpen, StoreOp, Unfinished
 from gateway.records.tables import (
+    MIGRATIONS,
     SCHEMA_VERSION,
     CallRecord,
     LegRecord,
@@ -160,6 +161,7 @@ class Database:
                 metadata.create_all(connection)
                 if connection.execute(sa.select(schema_version)).first() is None:
                     connection.execute(sa.insert(schema_version).values(version=SCHEMA_VERSION))
+                self._migrate(connection)
                 connection.commit()
             found = connection.execute(sa.select(schema_version.c.version)).scalar()
             connection.rollback()
@@ -173,6 +175,15 @@ class Database:
             raise
         self._connection = connection
         return connection
+
+    def _migrate(self, connection: sa.Connection) -> None:
+        """Make the tables of an earlier version those of this one."""
+        found = connection.execute(sa.select(schema_version.c.version)).scalar_one()
+        while found in MIGRATIONS:
+            for statement in MIGRATIONS[found]:
+                connection.execute(sa.text(statement))
+            found += 1
+            connection.execute(sa.update(schema_version).values(version=found))
 
     def close(self) -> None:
         """Disconnect; harmless when not connected."""

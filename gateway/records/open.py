@@ -55,6 +55,8 @@ class OpenLeg(msgspec.Struct, kw_only=True, omit_defaults=True):
     detail: str = ""
     step: float = 0.0
     recording: str = ""
+    played: str = ""
+    missing: str = ""
     streams: dict[int, StreamStats] = {}
     power: float = 0.0
     """Sum of the received levels' powers, in milliwatts at the zero level point."""
@@ -137,6 +139,8 @@ class OpenLeg(msgspec.Struct, kw_only=True, omit_defaults=True):
             jitter_ms=max((stats.jitter_ms for stats in streams), default=0.0),
             level_dbm0=10.0 * math.log10(self.power / self.n_levels) if self.n_levels else None,
             recording=self.recording,
+            played=self.played,
+            missing=self.missing,
             clock_step_s=round(self.step, 3) if abs(self.step) >= 0.1 else 0.0,
         )
 

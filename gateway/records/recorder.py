@@ -26,12 +26,15 @@ from gateway.core.events import (
     LegOffered,
     LegRetrieved,
     LegRinging,
+    PageDelivered,
 )
 from gateway.media.streams import StreamStats
 from gateway.records.open import Demand, OpenCall, OpenLeg
 from gateway.records.ops import Beat, Forget, PutCall, PutLeg, PutOpen, StoreOp
 from gateway.records.tables import Kind
 
+_MEMBERS: Final = 4096
+"""Characters of the list of a page's members."""
 _REMEMBERED: Final = 10_000
 """Demands, and ended legs and calls, that are kept for what may still come."""
 _LINGER_S: Final = 600.0
@@ -191,6 +194,13 @@ class Recorder:
 
     def _recorded(self, call: OpenCall, record: OpenLeg, envelope: Envelope, body: Record) -> None:
         record.recording = _text(body.file)
+
+    def _delivered(
+        self, call: OpenCall, record: OpenLeg, envelope: Envelope, body: PageDelivered
+    ) -> None:
+        played = ", ".join(f"{each.name} ({each.by})" for each in body.members)
+        record.played = _text(played, _MEMBERS)
+        record.missing = _text(", ".join(body.missing), _MEMBERS)
 
     def _leg_ended(
         self, call: OpenCall, record: OpenLeg, envelope: Envelope, body: LegEnded
@@ -469,6 +479,7 @@ _OF_LEG: Final[dict[type, Callable[..., None]]] = {
     Retrieve: Recorder._retrieved,
     Hangup: Recorder._hung_up,
     Record: Recorder._recorded,
+    PageDelivered: Recorder._delivered,
     LegEnded: Recorder._leg_ended,
 }
 _OTHERS: Final[dict[type, Callable[..., None]]] = {

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 
 class Outcome(StrEnum):
@@ -87,6 +87,10 @@ class LegRecord(msgspec.Struct, kw_only=True):
     """File of the last recording that was begun on the leg."""
     clock_step_s: float
     """How far the wall clock was set between the call's first event and the leg's end."""
+    played: str = ""
+    """Who gave a sign of having played a page, and which: ``Hall north (rtcp), gate (input)``."""
+    missing: str = ""
+    """Who should have given one, and did not: names, separated by commas."""
 
 
 class CallRecord(msgspec.Struct, kw_only=True):
@@ -143,6 +147,8 @@ def _table(name: str, record: type[msgspec.Struct], *indexes: tuple[str, ...]) -
             _TYPES[field.type],
             primary_key=field.name == "id",
             nullable=field.type == float | None,
+            # What a migration adds to rows that are there.
+            server_default=None if field.default is msgspec.NODEFAULT else str(field.default),
         )
         for field in msgspec.structs.fields(record)
     ]
@@ -152,6 +158,14 @@ def _table(name: str, record: type[msgspec.Struct], *indexes: tuple[str, ...]) -
 
 legs = _table("legs", LegRecord, ("ended_at",), ("call",), ("trace",))
 calls = _table("calls", CallRecord, ("demanded_at",), ("ended_at",), ("trace",))
+
+MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
+    1: tuple(
+        f"ALTER TABLE legs ADD COLUMN {name} TEXT NOT NULL DEFAULT ''"
+        for name in ("played", "missing")
+    ),
+}
+"""What makes the tables of a version those of the next."""
 
 open_calls = sa.Table(
     "open_calls",

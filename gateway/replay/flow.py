@@ -123,8 +123,8 @@ class Scribe(Player):
 
     # What the player does, written down
 
-    def _use(self, plan: Plan) -> None:
-        super()._use(plan)
+    def _use(self, step: Step, plan: Plan) -> None:
+        super()._use(step, plan)
         if not self._log:
             self._routes, self._zone = playable(plan), plan.zone
 
@@ -185,7 +185,7 @@ class Scribe(Player):
             value = getattr(event, field.name)
             if field.name == "trace":
                 value = value and self._traces.setdefault(value, f"t{len(self._traces) + 1}")
-            elif field.name in ("demanded_at", "raised_at"):
+            elif field.name in ("demanded_at", "raised_at") and value is not None:
                 value = round(value - began, 6)
             elif value == field.default:
                 continue

@@ -92,7 +92,7 @@ class Player:
         for step in self._run.steps:
             what = step.what
             if isinstance(what, Plan):
-                self._use(what)
+                self._use(step, what)
                 continue
             outcome.began = outcome.began or step.at
             outcome.ended = step.at
@@ -116,11 +116,14 @@ class Player:
     def _new_id(self) -> str:
         return f"~{next(self._number)}"
 
-    def _use(self, plan: Plan) -> None:
+    def _use(self, step: Step, plan: Plan) -> None:
         # A plan stands at the head of every segment too: only another one means anything.
         if self._fixed is None and plan != self._plan:
             self._plan = plan
-            self.board.replace_routes(RouteTable(playable(plan), plan.zone))
+            table = RouteTable(playable(plan), plan.zone)
+            self.board.replace_routes(table)
+            if plan.asked:
+                self._out.extend(self.board.match_again(step.mono, step.at))
 
     def _give(self, step: Step, envelope: Envelope, event: Event) -> None:
         self._last = step

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from gateway.core.envelope import Envelope
-from gateway.core.events import AlarmRaised
+from gateway.core.events import AlarmRaised, InputChanged
 from gateway.core.routes import Route
 from gateway.errors import UsageError
 from gateway.journal import segments
@@ -76,7 +76,7 @@ class Tape:
                         lines.hold(mark.opened, where)
                         return
                     if mark.plan is not None:
-                        yield Step(mark.plan, 0.0, 0.0, where)
+                        yield Step(mark.plan, *(mark.plan.asked or (0.0, 0.0)), where)
                     elif mark.taken is not None and mark.taken.alarm in waiting:
                         alarm = waiting.pop(mark.taken.alarm)
                         yield Step(alarm, mark.taken.mono, mark.taken.at, where)
@@ -87,10 +87,18 @@ class Tape:
                 continue
             if envelope.event is None and envelope.action is None:
                 self.unreadable += 1
-            elif isinstance(envelope.event, AlarmRaised) and len(waiting) < _ALARMS:
+            elif _held(envelope) and len(waiting) < _ALARMS:
                 waiting[envelope.id] = envelope
             else:
                 yield Step(envelope, envelope.mono, envelope.at, where)
+
+
+def _held(envelope: Envelope) -> bool:
+    """Whether it was written down before anybody acted on it."""
+    event = envelope.event
+    return isinstance(event, AlarmRaised) or (
+        isinstance(event, InputChanged) and event.raised_at is not None
+    )
 
 
 class _Lines:

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from gateway.adapters.base import Adapter
 from gateway.core import actions as act
+from gateway.core.causes import Cause
 from gateway.core.endpoints import Endpoint
 from gateway.core.events import (
     LegAnswered,
@@ -29,9 +30,10 @@ from gateway.core.events import (
     LegProgressed,
     LegRinging,
 )
-from gateway.errors import GatewayError, Unsupported
+from gateway.errors import DeviceError, GatewayError, Unsupported
 from gateway.media.patchbay import MediaEngine
 from gateway.testing.host import TestHost
+from gateway.testing.lending import Borrower, Lender
 
 PROMISES: Final[dict[str, str]] = {
     "A01": "the constructor opens nothing",
@@ -48,6 +50,8 @@ PROMISES: Final[dict[str, str]] = {
     "A12": "an offered leg carries a trace and the time of the first demand",
     "A13": "run can be started again after it ended",
     "A14": "garbage from outside ends in a count",
+    "A15": "an endpoint that is lent is busy, and says for whom",
+    "A16": "a leg that borrowed gives back, and ends when it is recalled",
 }
 AT_ONCE_S: Final = 0.05
 _TRIES: Final = 3
@@ -80,6 +84,8 @@ class Scenario:
     """Section name; default: the adapter's kind."""
     dial: str = ""
     """Endpoint that can be called; default: the first one that `can_ring`."""
+    lend: str = ""
+    """Endpoint whose audio other adapters may borrow; default: `dial`."""
     number: str = ""
     """Number to dial there, for trunks."""
     world: Callable[[], contextlib.AbstractAsyncContextManager[Any]] | None = None
@@ -431,6 +437,89 @@ class _Bench:
                 service.cancel()
                 await asyncio.wait({service})
 
+    async def a15(self) -> None:
+        if self.kind.lend is Adapter.lend:
+            return  # it lends nothing: the gateway says so to whoever asks
+        async with self.stage() as stage:
+            before = _Holdings()
+            run = asyncio.ensure_future(stage.adapter.run())
+            borrower = TestHost("borrower", beside=stage.host)
+            asker = borrower.make(Borrower, {})
+            assert isinstance(asker, Borrower)
+            try:
+                await _until(lambda: stage.host.up or run.done(), self.scenario.within_s)
+                place = self.scenario.lend or self._dialled(stage)
+                leg = await self._lent(stage, asker, place)
+                self._lent_for(stage, asker, place, leg)
+                stage.adapter.release(place, "borrower/leg#999")
+                self._lent_for(stage, asker, place, leg)
+                asker.hangup(act.Hangup(leg=leg))
+                stage.adapter.release(place, leg)
+                leg = await self._lent(stage, asker, place)
+            finally:
+                run.cancel()
+                await asyncio.wait({run}, timeout=self.scenario.within_s)
+            if leg in borrower.legs:
+                raise BrokenPromise("A15", f"run ended and did not recall {place} from {leg}")
+            await stage.host.put_tasks_away()
+            await _until(lambda: not before.gained(), _GRACE_S)
+            if gained := before.gained():
+                raise BrokenPromise("A15", f"left behind after a loan: {gained}")
+
+    async def _lent(self, stage: _Stage, asker: Borrower, place: str) -> str:
+        why = ""
+        deadline = asyncio.get_running_loop().time() + self.scenario.within_s
+        while asyncio.get_running_loop().time() < deadline:
+            try:
+                return asker.borrow(place)
+            except DeviceError as error:
+                why = str(error)  # perhaps it needs a moment to be free again
+            await asyncio.sleep(0.02)
+        raise BrokenPromise("A15", f"{place} could not be borrowed: {why}")
+
+    def _lent_for(self, stage: _Stage, asker: Borrower, place: str, leg: str) -> None:
+        try:
+            asker.borrow(place)
+        except DeviceError as error:
+            if leg not in str(error):
+                raise BrokenPromise("A15", f"it does not say for whom: {error}") from None
+        else:
+            raise BrokenPromise("A15", f"{place} was lent twice")
+        if self._can_dial(stage):
+            dialled = stage.host.dial(place, self.scenario.number)
+            ended = stage.host.of(LegEnded, leg=dialled)
+            if not ended or ended[0].cause is not Cause.BUSY or leg not in ended[0].detail:
+                raise BrokenPromise("A15", f"a call to {place} while it is lent: {ended}")
+
+    async def a16(self) -> None:
+        async with self.stage() as stage:
+            places = tuple(place for _, place in stage.adapter.borrows())
+            if not places:
+                return
+            other = TestHost("lender", beside=stage.host)
+            lender = other.make(Lender, {"places": places})
+            assert isinstance(lender, Lender)
+            async with other.running(), stage.host.running():
+                leg = await self._some_leg(stage)
+                if leg not in lender.lent.values():
+                    raise _Unchecked("the leg that the scenario begins borrows nothing")
+                stage.adapter.hangup(act.Hangup(leg=leg))
+                await self._ended(stage, "A16", leg)
+                if lender.lent:
+                    raise BrokenPromise("A16", f"{leg} ended and did not give back {lender.lent}")
+                leg = await self._some_leg(stage)
+                lender.lent.clear()
+                other.recall(leg, Cause.OUT_OF_ORDER, "the card is gone")
+                await self._ended(stage, "A16", leg)
+                if stage.host.of(LegEnded, leg=leg)[0].cause is not Cause.OUT_OF_ORDER:
+                    raise BrokenPromise("A16", "its end does not have the cause of the recall")
+                lender.refuses = True
+                leg = stage.host.dial(self._dialled(stage), self.scenario.number)
+                await self._heard_of(stage, leg)
+                if self.scenario.answer and leg in stage.host.legs:
+                    await _call(self.scenario.answer, stage)
+                await self._ended(stage, "A16", leg)
+
     # What the checks have in common
 
     def _dialled(self, stage: _Stage) -> str:
@@ -504,6 +593,7 @@ class _Bench:
         leg = f"{self._dialled(stage) or self.name + '/x'}#998"
         found: list[tuple[str, Any]] = [
             ("ring", act.Ring(leg=leg)),
+            ("report_transfer", act.ReportTransfer(leg=leg, outcome="answered")),
             ("progress", act.Progress(leg=leg)),
             ("answer", act.Answer(leg=leg)),
             ("hold", act.Hold(leg=leg)),

@@ -76,7 +76,8 @@ def _event(text: str) -> Any:
     kind = getattr(events, name)
     fields: dict[str, Any] = dict(pair.split("=", 1) for pair in pairs)
     for key in ("trace", "demanded_at", "raised_at"):
-        if key in kind.__struct_fields__:
+        # An input has the time of its alarm only when the gateway has given it one.
+        if key in kind.__struct_fields__ and (key, name) != ("raised_at", "InputChanged"):
             fields.setdefault(key, "0" if key.endswith("_at") else "t1")
     for key, value in fields.items():
         if value.startswith("{"):

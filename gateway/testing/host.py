@@ -26,7 +26,7 @@ from gateway.core.events import AdapterReady, Event, LegEnded
 from gateway.core.ids import Ids
 from gateway.core.numbers import Completeness
 from gateway.errors import DeviceError
-from gateway.hosting import AdapterHost, Feed
+from gateway.hosting import AdapterHost, Borrowed, Feed
 from gateway.media.patchbay import MediaEngine, Patchbay
 from gateway.media.streams import (
     MediaEvent,
@@ -166,6 +166,7 @@ class _Exchange:
     def __init__(self, host: TestHost, patchbay: Patchbay) -> None:
         self.legs: dict[str, AdapterHost] = {}
         self.places: dict[str, tuple[Endpoint, AdapterHost]] = {}
+        self.loans: dict[str, Borrowed] = {}
         self.patchbay = patchbay
         self.ids = Ids()
         self.feeds: set[Feed] = set()
@@ -178,7 +179,7 @@ class _Exchange:
         return asyncio.get_running_loop().time()
 
     def accept(self, event: Event, host: AdapterHost | None) -> None:
-        self._host.take(event)
+        (host if isinstance(host, TestHost) else self._host).take(event)
 
     def mint_leg(self, endpoint: str) -> str:
         self._numbers[endpoint] = number = self._numbers.get(endpoint, 0) + 1
@@ -264,7 +265,9 @@ class TestHost(AdapterHost):
         *,
         data_dir: Path | None = None,
         engine: MediaEngine | None = None,
+        beside: TestHost | None = None,
     ) -> None:
+        """beside: the host of another adapter on the same exchange and engine, to borrow from."""
         self.events: list[Event] = []
         self.refused: list[tuple[Event, str]] = []
         """Events the daemon would refuse, and why: each is a broken promise."""
@@ -272,7 +275,7 @@ class TestHost(AdapterHost):
             Completeness.EXTENSIBLE
         )
         """What `completeness` answers; a test may replace it."""
-        self.engine = engine or PaperEngine()
+        self.engine: Any = beside.engine if beside else engine or PaperEngine()
         self.logged = _Log()
         self._scratch = None if data_dir else tempfile.TemporaryDirectory(prefix="gateway-test-")
         directory = data_dir or Path(self._scratch.name if self._scratch else "")
@@ -282,7 +285,7 @@ class TestHost(AdapterHost):
             sounds_dir=directory / "sounds",
             recordings_dir=directory / "recordings",
         )
-        self.exchange = _Exchange(self, patchbay)
+        self.exchange: _Exchange = beside.exchange if beside else _Exchange(self, patchbay)
         self._waiting: set[asyncio.Event] = set()
         super().__init__(name, self.exchange, log=self.logged, data_dir=directory)
 

@@ -111,7 +111,7 @@ async def test_promises_of_a_telephone(engine: Engine) -> None:
         engine=engine,
     )
     ports = {"1": {"kind": "fxs", "name": "desk", "caller_id": "off"}}
-    checked = ("A04", "A05", "A06", "A07", "A08", "A09")
+    checked = ("A04", "A05", "A06", "A07", "A08", "A09", "A15")
     report = await check_adapter(Analog, {"ports": ports}, scenario, promises=checked)
     assert set(report.kept) == set(checked)
 

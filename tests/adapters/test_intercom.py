@@ -391,7 +391,7 @@ async def test_a_line_that_is_not_there_is_said() -> None:
         ({"stations": {"a": {"address": 3}, "b": {"address": "3"}}}, "same address"),
         ({"stations": {"bus": {"address": 3}}}, "the line itself"),
         ({"stations": {"a": {"address": 3, "duplex": "full"}}}, "230400"),
-        ({"stations": {"a": {"address": 3, "audio": "fxs/1"}}}, "write bus, none"),
+        ({"stations": {"a": {"address": 3, "audio": "fxs-1"}}}, "write bus, none"),
         ({"profile": "kokom"}, "known: acdp"),
         ({"profile": "/no/such.toml"}, "cannot read"),
         ({"profile": "fermax", "zones": {"z": {"address": 1}}}, "no command for zones"),

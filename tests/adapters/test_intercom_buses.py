@@ -32,7 +32,7 @@ from gateway.lab.intercom_bus import CallPoint, CallPointBus
 from gateway.lab.openwebnet import LogIn, OpenWebNetGateway
 from gateway.media.engine import Engine
 from gateway.media.streams import RtpSpec
-from gateway.testing import TestHost
+from gateway.testing import Scenario, TestHost, check_adapter
 from gateway.testing.audio import level_at, write_wav
 from gateway.testing.audio import tone as samples
 from gateway.testing.wires import SerialLine
@@ -142,6 +142,56 @@ async def test_an_exchange_with_its_speech_on_rtp() -> None:
         adapter.hangup(Hangup(leg=leg))
         assert host.of(LegEnded, leg=leg)[0].cause is Cause.NORMAL
         assert await line.read(23) == b"$DD L8002 L12\r$C L8002\r"
+
+
+async def test_promises_of_a_station_whose_speech_is_borrowed() -> None:
+    @contextlib.asynccontextmanager
+    async def serial() -> AsyncIterator[SerialLine]:
+        with SerialLine() as line:
+            yield line
+
+    async def answer(adapter: Any, line: SerialLine) -> None:
+        line.write(b"014101FF211B410018004107D706070B1A2D01043201800232018009=7F\r\n")
+
+    scenario = Scenario(
+        name="intercom",
+        world=serial,
+        configure=lambda line: {"port": line.path},
+        dial="intercom/s",
+        answer=answer,
+    )
+    stations = {"s": {"address": "8002", "audio": "fxo/2", "via": "8009"}}
+    report = await check_adapter(
+        Intercom, {"profile": "acdp", "stations": stations}, scenario, promises=["A15", "A16"]
+    )
+    assert report.kept == ["A15", "A16"]
+
+
+async def test_two_stations_with_one_exchange_line() -> None:
+    with SerialLine() as line:
+        near = TestHost("intercom")
+        adapter = near.make(
+            Intercom,
+            {
+                "port": line.path, "profile": "acdp",
+                "stations": {
+                    name: {"address": at, "audio": "fxo/2", "via": "8009"}
+                    for name, at in (("a", "8002"), ("b", "8003"))
+                },
+            },
+        )  # fmt: skip
+        async with near.running():
+            first, second = near.dial("intercom/a"), near.dial("intercom/b")
+            ended = near.of(LegEnded, leg=second)[0]
+            assert (ended.cause, ended.detail) == (
+                Cause.NO_CIRCUIT, f"fxo/2 carries the speech of {first}",
+            )  # fmt: skip
+            # Nobody has an endpoint of that name here: it is said when it is answered.
+            line.write(b"014101FF211B410018004107D706070B1A2D01043201800232018009=7F\r\n")
+            ended = await near.wait_for(LegEnded, leg=first)
+            assert ended.cause is Cause.RESOURCE_UNAVAILABLE
+            assert "no adapter has an endpoint fxo/2" in ended.detail
+        assert adapter is near.adapter
 
 
 async def test_a_call_of_the_exchange_to_the_gateway_and_one_to_another() -> None:

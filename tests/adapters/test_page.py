@@ -19,7 +19,15 @@ from gateway.core.actions import Hangup, SetOutput
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Condition
 from gateway.core.envelope import Envelope
-from gateway.core.events import InputChanged, LegAnswered, LegEnded, Priority, Quality
+from gateway.core.events import (
+    InputChanged,
+    LegAnswered,
+    LegEnded,
+    PageDelivered,
+    PageMember,
+    Priority,
+    Quality,
+)
 from gateway.errors import Unsupported
 from gateway.media.engine import Engine
 from gateway.media.streams import RtpSpec
@@ -321,6 +329,13 @@ async def test_receivers_that_report_are_on_the_receipt(engine: Engine) -> None:
         shown = host.endpoints["page/hall"].detail["last page"]
     receipt = "played by Hall north, 127.0.0.99; no sign from Hall south, Gate"
     assert ended.detail.endswith(receipt)
+    (delivered,) = host.of(PageDelivered, leg=leg)
+    assert delivered.members == (
+        PageMember(name="Hall north", by="rtcp", evidence="receiver report from 127.0.0.21"),
+        PageMember(name="127.0.0.99", by="rtcp", evidence="receiver report from 127.0.0.99"),
+    )
+    assert delivered.missing == ("Hall south", "Gate")
+    assert host.events.index(delivered) < host.events.index(ended)
     assert shown.startswith("page/hall#1: ")
     assert shown.endswith(receipt)
     # Not even our own goodbye counts as somebody else's page on our group.
@@ -354,6 +369,10 @@ async def test_inputs_of_other_adapters_are_on_the_receipt(engine: Engine) -> No
         host.adapter.hangup(Hangup(leg=leg))
         ended = await host.wait_for(LegEnded, leg=leg)
     assert ended.detail.endswith("played by during, early; no sign from stale, never")
+    (delivered,) = host.of(PageDelivered, leg=leg)
+    assert delivered.members[0] == PageMember(
+        name="during", by="input", evidence="modbus/pa during"
+    )
 
 
 # Configuration

@@ -180,3 +180,18 @@ def test_a_reader_that_has_enough_is_no_failure(talking: Box, words: str) -> Non
     errors = process.stderr.read().decode()
     process.stderr.close()
     assert (process.wait(30.0), errors) == (0, "")
+
+
+def test_a_call_that_is_over_is_shown_from_its_records(box: Box) -> None:
+    box.ok("dial", "loopback/alice", "loopback/bob", "--wait")
+    identity = box.json("calls")[0]["id"]
+    leg = next(each for each in box.json("calls")[0]["legs"] if each["endpoint"] == "loopback/bob")
+    box.ok("hangup", "loopback/bob")
+    box.wait_for_no_call()
+    deadline = time.monotonic() + 10.0
+    while box.run("call", leg["id"]).returncode:
+        assert time.monotonic() < deadline, "no record of the leg"
+        time.sleep(0.1)
+    shown = box.ok("call", identity[-8:])
+    assert len(re.findall(r"^state +over$", shown, re.MULTILINE)) == 2
+    assert {each["leg"] for each in box.json("call", leg["id"])} >= {leg["id"]}

@@ -17,7 +17,7 @@ from gateway.adapters.loopback import Loopback
 from gateway.adapters.page import Page
 from gateway.core.actions import Hangup
 from gateway.core.causes import Cause
-from gateway.core.events import LegAnswered, LegEnded
+from gateway.core.events import LegAnswered, LegEnded, PageDelivered
 from gateway.media.engine import Engine
 from gateway.testing import TestHost
 from gateway.testing.audio import level_at, read_wav, steady_level_at, tone, write_wav
@@ -178,6 +178,13 @@ async def test_a_zone_of_multicast_and_a_telephone_hears_one_live_page(tmp_path:
     trace = (carl.directory / "log").read_text(errors="replace")
     assert "answer-after=0" in trace
     assert all(record.answered_at for record in legs.values())
+    # The telephone gave a sign of having played it; on multicast nobody was expected to.
+    played = {record.endpoint: record.played for record in legs.values()}
+    assert played["sip/carl"] == "sip/carl (sip)"
+    delivered = [e.event for e in found.seen if isinstance(e.event, PageDelivered)]
+    assert {event.leg.partition("#")[0] for event in delivered} == {
+        "page/hall", "page/yard", "sip/carl",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -215,16 +215,28 @@ async def test_digits_to_a_phone_that_wants_info(tmp_path: Path) -> None:
         await gateway.legs(2)
 
 
+def told(someone: Softphone) -> str:
+    """The first lines of all message/sipfrag bodies that it got, one below the other."""
+    return "\n".join(re.findall(r"sipfrag.*?\r?\n\r?\n(SIP/2\.0 \d{3})", log(someone), re.DOTALL))
+
+
 async def test_blind_transfer(tmp_path: Path) -> None:
     async with (
         pair(tmp_path) as (gateway, anna, bert),
-        phone(tmp_path, "carl", "c1", gateway, hz=600, answer="auto") as carl,
+        phone(tmp_path, "carl", "c1", gateway, hz=600) as carl,
     ):
         await gateway.up("sip/carl")
         await talk(gateway, anna, bert)
         await anna.command("transfer", gateway.uri("203"))
+        await carl.wait("CALL_INCOMING")
+        # She is told what is true, RFC 3515 section 2.4.5: it rings, and nobody has answered yet.
+        await until(lambda: "SIP/2.0 180" in told(anna), "anna is told that it rings")
+        assert told(anna).index("SIP/2.0 100") < told(anna).index("SIP/2.0 180")
+        assert "SIP/2.0 200" not in told(anna)
+        await carl.accept()
         await carl.wait("CALL_ESTABLISHED")
         await anna.wait("CALL_CLOSED")
+        await until(lambda: "SIP/2.0 200" in told(anna), "anna is told that he has answered")
         await asyncio.sleep(TALK_S + 0.5)
         await carl.hang_up()
         await bert.wait("CALL_CLOSED")
@@ -232,6 +244,22 @@ async def test_blind_transfer(tmp_path: Path) -> None:
     assert_hears(carl.heard(), 440, 1000, 600)
     assert len({leg.call for leg in legs.values()}) == 1
     assert {leg.cause for leg in legs.values()} == {"normal"}
+
+
+async def test_a_transfer_that_is_declined_is_told(tmp_path: Path) -> None:
+    async with (
+        pair(tmp_path) as (gateway, anna, bert),
+        phone(tmp_path, "carl", "c1", gateway, hz=600) as carl,
+    ):
+        await gateway.up("sip/carl")
+        await talk(gateway, anna, bert)
+        await anna.command("transfer", gateway.uri("203"))
+        await carl.wait("CALL_INCOMING")
+        await carl.hang_up()
+        await until(lambda: "SIP/2.0 486" in told(anna), "anna is told that he is busy")
+        assert "SIP/2.0 200" not in told(anna)
+        await bert.wait("CALL_CLOSED")
+        await gateway.legs(3)
 
 
 async def test_transfer_to_nobody_is_told(tmp_path: Path) -> None:
@@ -300,7 +328,8 @@ async def test_numbers_that_lead_nowhere(tmp_path: Path) -> None:
         assert "404" in (await anna.wait("CALL_CLOSED"))["param"]
         seen = len(anna.events)
         await anna.dial(gateway.uri("203"))
-        await anna.wait("CALL_CLOSED", skip=seen)
+        # Not registered is not broken: RFC 3261 section 21.4.18.
+        assert "480" in (await anna.wait("CALL_CLOSED", skip=seen))["param"]
         legs = await gateway.legs(2)
     assert legs["sip/anna#1"].cause == Cause.UNALLOCATED
     assert legs["sip/anna#2"].detail == "sip/carl is down: not registered"

@@ -258,3 +258,15 @@ async def test_a_bad_digit_is_refused(engine, peer, leg):
     stream = leg(peer())
     with pytest.raises(UsageError, match="'X' is no DTMF digit"):
         stream.send_digits("12x")
+
+
+async def test_of_too_many_digits_the_newest_are_dropped_and_counted(engine, peer, leg):
+    a = peer()
+    a.te_pt = 101
+    stream = leg(a)
+    with pytest.raises(UsageError, match="65 digits at once; send at most 64"):
+        stream.send_digits("1" * 65)
+    stream.send_digits("1" * 60, on_ms=5000)
+    stream.send_digits("123456789", on_ms=5000)
+    await pace(0.2, listen(a))
+    assert stream.stats().digits_dropped == 5

@@ -10,7 +10,7 @@ from gateway.adapters.analog.config import AnalogSection, Fxs
 from gateway.adapters.analog.exchange import ExchangeLine
 from gateway.adapters.analog.line import DTMF_DIGITS, Line
 from gateway.adapters.analog.telephone import Telephone
-from gateway.adapters.base import Adapter, Host
+from gateway.adapters.base import Adapter, Host, Loan
 from gateway.core.actions import Answer, Dial, Hangup, Progress, Ring, SendDigits
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Endpoint
@@ -177,6 +177,17 @@ class Analog(Adapter):
             digits = "".join(digit for digit in action.digits.upper() if digit in DTMF_DIGITS)
             if digits:
                 line.call.stream.send_digits(digits)
+
+    def lend(self, endpoint: str, leg: str) -> Loan:
+        line = self._lines.get(endpoint)
+        if line is None:
+            raise DeviceError(f"there is no port {endpoint}")
+        return line.lend(leg)
+
+    def release(self, endpoint: str, leg: str) -> None:
+        line = self._lines.get(endpoint)
+        if line is not None:
+            line.release_loan(leg)
 
 
 def _nobody(line: Line, reason: str) -> None:

@@ -86,6 +86,9 @@ class Fxs(_Port, frozen=True, kw_only=True, tag="fxs"):
 class Fxo(_Port, frozen=True, kw_only=True, tag="fxo"):
     """``[adapters.analog.ports.<channel>]`` with ``kind = "fxo"``: a line of an exchange."""
 
+    use: Literal["calls", "lent"] = "calls"
+    """``lent``: only for speech of legs that are controlled elsewhere (an intercom's ``audio``);
+    its ringing is no call, and it is not dialled."""
     ring_min_s: _Seconds = 0.3
     """A burst of ringing shorter than this is noise."""
     ring_timeout_s: _Seconds = 10.0

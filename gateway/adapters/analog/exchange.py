@@ -167,7 +167,7 @@ class ExchangeLine(Line):
             self.later(wait, self._look_at_battery, polls - 1)
 
     def do(self, output: Output) -> None:
-        channel, call = self.channel, self.call
+        channel, call, config = self.channel, self.call, self.config
         if channel is None:
             return
         match output:
@@ -181,6 +181,8 @@ class ExchangeLine(Line):
             case said.SendFlash():
                 # The driver may wait until the flash is over.
                 self.host.create_task(self._flash(channel), name=f"{self.endpoint} flashes")
+            case said.RingDetected() | said.ListenCallerId() | said.Alert() if config.use == "lent":
+                self._demanded_at = None  # its ringing waits for whoever borrows the line
             case said.ListenCallerId(on):
                 self._listen(on)
             case said.RingDetected():
@@ -197,7 +199,7 @@ class ExchangeLine(Line):
                 self._over(rule, detail)
             case said.Idle():
                 self._demanded_at = None
-                if call is not None:
+                if call is not None and not call.lent:
                     self.end_call(Cause.CANCELLED, "ring stopped")
                 self.idle()
             case said.LineFault(reason):
@@ -308,6 +310,10 @@ class ExchangeLine(Line):
         return self.port.state is FxoState.GUARD
 
     def start(self, action: Dial) -> None:
+        if self.config.use == "lent":
+            detail = 'the line is only lent (use = "lent")'
+            self.host.emit(LegEnded(leg=action.leg, cause=Cause.INCOMPATIBLE, detail=detail))
+            return
         number = action.number.translate(_VISUAL).replace(",", "w")
         allowed = "0123456789w" if self.config.dialling == "pulse" else DTMF_DIGITS + "w"
         if wrong := next((c for c in number if c not in allowed), ""):
@@ -331,6 +337,13 @@ class ExchangeLine(Line):
         names = tuple(_HEARD) if self.call is None or self.call.dialled else ("busy", "congestion")
         # Our own digits come back from the hybrid: they are nobody's key press.
         return self.options(detect_tones=names, detect_dtmf=not self._sending)
+
+    def _connect(self) -> bool:
+        # Who rings a line that is only lent rings for whoever borrows it.
+        return self.port.connect(self.now, ringing=self.config.use == "lent")
+
+    def lent_options(self) -> StreamOptions:
+        return self._call_options()
 
     async def _dial(self, digits: str) -> None:
         await self._send(digits)

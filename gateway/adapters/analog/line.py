@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from gateway.adapters.analog.config import AnalogSection, Fxo, Fxs, endpoint_of
-from gateway.adapters.base import Host
+from gateway.adapters.base import Host, Loan
 from gateway.core.actions import Dial, Hangup
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Condition, Endpoint
@@ -59,6 +59,8 @@ class Call:
     offered: bool = False
     progressed: bool = False
     answered: bool = False
+    lent: bool = False
+    """A leg of another adapter, which has its control there."""
     cause: Cause | None = None
     """Why the gateway ends it."""
     detail: str = ""
@@ -104,7 +106,8 @@ class Line(ABC):
             takes_number=kind == "fxo",
             condition=condition or Condition.UNKNOWN,
             reason=reason,
-            detail={"port": f"channel {self.number}, {kind.upper()} port{self._signalling}"},
+            detail={"port": f"channel {self.number}, {kind.upper()} port{self._signalling}"}
+            | ({"lent to": self.call.leg} if self.call is not None and self.call.lent else {}),
         )
 
     def announce(self, reason: str = "") -> None:
@@ -323,6 +326,11 @@ class Line(ABC):
 
     def open_audio(self, call: Call, options: StreamOptions) -> None:
         """Give the call its stream. Raises DeviceError."""
+        loan = self._audio(call, options)
+        call.stream = self.host.open_stream(call.leg, loan.spec, loan.options, loan.on_event)
+
+    def _audio(self, call: Call, options: StreamOptions) -> Loan:
+        """What the stream of a call is opened with. Raises DeviceError."""
         if self.channel is None:
             raise DeviceError(f"{self.endpoint} is closed")
         self.channel.flush(Flush.READ | Flush.WRITE)
@@ -342,12 +350,12 @@ class Line(ABC):
                     self.lost("the card is gone")
                 return False
             if isinstance(event, MediaStarted):
-                return True  # the device's clock, not somebody's voice
+                return not call.lent  # the device's clock, not somebody's voice
             done = self.heard(call, event)
             self.pump()
             return done
 
-        call.stream = self.host.open_stream(call.leg, spec, options, report)
+        return Loan(spec=spec, options=options, on_event=report)
 
     @abstractmethod
     def heard(self, call: Call, event: MediaEvent) -> bool:
@@ -367,12 +375,58 @@ class Line(ABC):
         if self.channel is None:
             raise DeviceError(f"{self.endpoint}: {self.reason or 'not open'}")
         if self.call is not None or self.pending is not None:
-            self.host.emit(LegEnded(leg=action.leg, cause=Cause.BUSY, detail="in a call"))
+            self.host.emit(LegEnded(leg=action.leg, cause=Cause.BUSY, detail=self._use))
         elif self.waits(action):
             self.pending = action
         else:
             self.start(action)
             self.pump()
+
+    # -- lent ----------------------------------------------------------------------------------
+
+    def lend(self, leg: str) -> Loan:
+        """Lend the line's audio to a leg of another adapter. Raises DeviceError."""
+        if self.channel is None:
+            raise DeviceError(f"{self.endpoint}: {self.reason or 'not open'}")
+        if self.call is not None or self.pending is not None:
+            raise DeviceError(f"{self.endpoint} is in use: {self._use}")
+        if not self._connect():
+            raise DeviceError(f"{self.endpoint} cannot be lent now: {self._state}")
+        call = self.call = Call(leg, answered=True, lent=True)
+        try:
+            loan = self._audio(call, self.lent_options())
+        except BaseException:
+            self.release_loan(leg)
+            raise
+        self.announce(self.reason)
+        self.pump()
+        return loan
+
+    def release_loan(self, leg: str) -> None:
+        """The leg needs the line no more."""
+        if self.call is None or not self.call.lent or self.call.leg != leg:
+            return
+        self.call = None
+        self.port.release(self.now)
+        self.announce(self.reason)
+        self.pump()
+
+    @property
+    def _use(self) -> str:
+        call = self.call
+        return f"lent to {call.leg}" if call is not None and call.lent else "in a call"
+
+    @property
+    def _state(self) -> str:
+        return str(self.port.state).replace("_", " ")
+
+    @abstractmethod
+    def _connect(self) -> bool:
+        """Let the line's audio through, without a call; False when that cannot be."""
+
+    @abstractmethod
+    def lent_options(self) -> StreamOptions:
+        """Stream options of a leg that the line is lent to."""
 
     @abstractmethod
     def waits(self, action: Dial) -> bool:
@@ -416,7 +470,10 @@ class Line(ABC):
     def end_call(self, cause: Cause, detail: str = "") -> None:
         """The call is over."""
         call, self.call = self.call, None
-        if call is not None:
+        if call is not None and call.lent:
+            self.announce(self.reason)
+            self.host.recall(call.leg, cause, detail)
+        elif call is not None:
             if call.stream is not None:
                 call.stream.close()
             self.host.emit(LegEnded(leg=call.leg, cause=cause, detail=detail))

@@ -24,7 +24,7 @@ from gateway.core.events import (
 from gateway.core.numbers import Completeness
 from gateway.drivers.dahdi import Channel, EventKind, Hook, PortKind, Tone
 from gateway.errors import DeviceError, UsageError
-from gateway.media.streams import DigitDetected, MediaEvent, PlayEnded
+from gateway.media.streams import DigitDetected, MediaEvent, PlayEnded, StreamOptions
 from gateway.protocols.analog import CallerId, FxsConfig, FxsPort, FxsState, Output, Rule, Signal
 from gateway.protocols.analog import signals as said
 from gateway.protocols.analog.callerid import OUT_OF_AREA, PRIVATE, build_dtmf, build_mdmf
@@ -213,6 +213,8 @@ class Telephone(Line):
                 self.announce()
 
     def heard(self, call: Call, event: MediaEvent) -> bool:
+        if call.lent:
+            return call is not self.call
         match event:
             case DigitDetected() if self.port.state not in (FxsState.CALLING, FxsState.TALKING):
                 if call is self.call:
@@ -330,6 +332,12 @@ class Telephone(Line):
             self.end_call(Cause.RESOURCE_UNAVAILABLE, str(error))
             return
         self.port.ring(self.now, self._caller(action))
+
+    def _connect(self) -> bool:
+        return self.port.connect(self.now)
+
+    def lent_options(self) -> StreamOptions:
+        return self.options(detect_dtmf=True)
 
     def _caller(self, action: Dial) -> CallerId | None:
         if self._standard == "off":

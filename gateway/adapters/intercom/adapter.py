@@ -130,6 +130,11 @@ class Intercom(Adapter):
                 detail={"address": place.at, "speech": speech},
             )
 
+    def borrows(self) -> Iterable[tuple[str, str]]:
+        for name, station in self.config.stations.items():
+            if station.borrowed:
+                yield f"stations.{name}.audio", station.borrowed
+
     def _more_inputs(self, speech: str) -> tuple[str, ...]:
         means = {rule.means for rule in self._profile.rules}
         ptt = ("ptt",) if Means.FLOOR in means else ()
@@ -470,6 +475,8 @@ class Intercom(Adapter):
             self._refuse(action, Cause.OUT_OF_ORDER, self._conditions.get(name, ("", ""))[1])
         elif self._on_bus(name) and self._n_speaking() >= self.room:
             self._refuse(action, Cause.NO_CIRCUIT, self._full)
+        elif lent := self._lent(name):
+            self._refuse(action, Cause.NO_CIRCUIT, lent)
         else:
             self._legs[leg.id] = leg
             if isinstance(place, Zone):
@@ -495,6 +502,20 @@ class Intercom(Adapter):
     def _full(self) -> str:
         return f"the line carries the speech of {self.room} call(s) at a time"
 
+    def _lent(self, name: str) -> str:
+        """Why the port that carries the station's speech is not free: another station has it."""
+        place = self._places[name]
+        port = place.borrowed if isinstance(place, Station) else ""
+        for leg in self._legs.values() if port else ():
+            other = self._places[leg.name]
+            if (
+                leg.state is not State.OFFERED
+                and isinstance(other, Station)
+                and other.borrowed == port
+            ):
+                return f"{port} carries the speech of {leg.id}"
+        return ""
+
     def ring(self, action: Ring) -> None: ...
 
     def progress(self, action: Progress) -> None: ...
@@ -505,6 +526,9 @@ class Intercom(Adapter):
             return
         if self._on_bus(leg.name) and self._n_speaking() >= self.room:
             self._end(leg, Cause.NO_CIRCUIT, self._full)
+            return
+        if lent := self._lent(leg.name):
+            self._end(leg, Cause.NO_CIRCUIT, lent)
             return
         leg.state = State.ANSWERING
         self._ask(leg, self._profile.talk, "talk")

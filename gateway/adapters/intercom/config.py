@@ -17,6 +17,7 @@ from gateway.errors import ConfigError
 from gateway.protocols.intercom.profile import Line, Profile, parse
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_ENDPOINT = re.compile(r"[a-z][a-z0-9_-]*/[A-Za-z0-9][A-Za-z0-9._+-]*")
 _RTP = re.compile(r"rtp://(?:\[(?P<v6>[0-9a-fA-F:]+)\]|(?P<host>[^:/\s]+)):(?P<port>\d{1,5})")
 BUS = "bus"
 """The endpoint that stands for the line itself."""
@@ -65,8 +66,9 @@ class Station(_Section, frozen=True, kw_only=True):
     """``switched``: the talk key turns the direction round; everybody else hears and speaks as on
     a telephone, without asking for the floor."""
     audio: str = ""
-    """``bus``: in the bus's frames; a path or ``rtp://host:port``: the control is on the bus,
-    speech on a device or socket; ``none``: elsewhere altogether. Empty: ``bus`` if it can."""
+    """``bus``: in the bus's frames; an endpoint of another adapter (``fxs/1``), a path or
+    ``rtp://host:port``: the control is on the bus, speech on that port, device or socket; ``none``:
+    elsewhere altogether. Empty: ``bus`` if it can."""
     audio_local_ip: str = "127.0.0.1"
     """With ``rtp://``: our address."""
     audio_local_codec: Literal["PCMU", "PCMA"] = "PCMU"
@@ -74,11 +76,12 @@ class Station(_Section, frozen=True, kw_only=True):
     """The exchange's number of the port that carries the speech, for ``{number}``."""
 
     def __post_init__(self) -> None:
-        if self.audio not in ("", "bus", "none") and not self.audio.startswith("/"):
+        if self.audio not in ("", "bus", "none") and self.audio[:1] != "/" and not self.borrowed:
             found = _RTP.fullmatch(self.audio)
             if found is None or not 0 < int(found["port"]) < 65536:
                 raise ValueError(
-                    f"audio = {self.audio!r}: write bus, none, rtp://host:port or a path"
+                    f"audio = {self.audio!r}: write bus, none, an endpoint such as fxs/1, "
+                    "rtp://host:port or a path"
                 )
 
     @property
@@ -90,6 +93,11 @@ class Station(_Section, frozen=True, kw_only=True):
     def level(self) -> Priority:
         """`priority` as calls carry it."""
         return Priority[self.priority.upper()]
+
+    @property
+    def borrowed(self) -> str:
+        """The other adapter's endpoint that speech goes through; empty when it does not."""
+        return self.audio if _ENDPOINT.fullmatch(self.audio) else ""
 
     @property
     def remote(self) -> tuple[str, int] | None:
@@ -174,7 +182,7 @@ class Config(_Section, frozen=True, kw_only=True):
             )
 
     def speech_of(self, station: Station) -> str:
-        """Where a station's speech is: ``bus``, ``none``, a path or a URL."""
+        """Where a station's speech is: ``bus``, ``none``, an endpoint, a path or a URL."""
         return station.audio or ("bus" if profile(self.profile).audio else "none")
 
     def line(self, bus: Profile) -> Line:

@@ -63,10 +63,14 @@ class BusSpeech:
 
 
 def open_elsewhere(host: Host, leg: str, station: Station) -> None:
-    """Give the leg a device or an RTP socket: the bus carries the control alone.
+    """Give the leg another adapter's port, a device or an RTP socket: the bus carries the control
+    alone.
 
     Raises `DeviceError`.
     """
+    if station.borrowed:
+        host.borrow_stream(leg, station.borrowed)
+        return
     codec = Codec(station.audio_local_codec)
     if (remote := station.remote) is not None:
         host.open_stream(

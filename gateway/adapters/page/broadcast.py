@@ -13,7 +13,7 @@ from gateway.adapters.page.receipts import Receipt
 from gateway.adapters.page.senders import make_sender
 from gateway.core.actions import Dial
 from gateway.core.causes import Cause
-from gateway.core.events import LegAnswered, LegEnded
+from gateway.core.events import LegAnswered, LegEnded, PageDelivered
 from gateway.errors import GatewayError
 from gateway.media.streams import MediaEvent, PlayEnded, Stream, StreamOptions
 
@@ -151,6 +151,11 @@ class Broadcast:
         self._host.log.info("page is over", leg=self.action.leg, **facts)
         self._on_end(self, became)
         text = "; ".join(part for part in (detail, became) if part)
+        if self._stream is not None:
+            delivered = PageDelivered(
+                leg=self.action.leg, members=self.receipt.given, missing=self.receipt.missing
+            )
+            self._host.emit(delivered)
         # The stream is closed with the leg; only then may what it sends through go.
         self._host.emit(LegEnded(leg=self.action.leg, cause=cause, detail=text))
         self._sender.close()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from gateway._codecs.rtp import parse_rtcp
 from gateway.adapters.base import Host
 from gateway.adapters.page.config import Feedback, Zone
-from gateway.core.events import InputChanged, Quality
+from gateway.core.events import InputChanged, PageMember, Quality
 from gateway.errors import PeerError
 
 _SENDER_REPORT = 200
@@ -33,7 +33,7 @@ class Receipt:
         self._zone, self._feedback = zone, feedback
         self._heard: dict[str, set[int]] = {}
         """Reporter's address to the sources that it reported on."""
-        self._active: set[str] = set()
+        self._active: dict[str, Feedback] = {}
         self.own_ssrc: int | None = None
         """Once our own sender report came back to us."""
 
@@ -44,7 +44,7 @@ class Receipt:
 
     def active(self, feedback: Feedback) -> None:
         """An input said that the zone plays."""
-        self._active.add(feedback.label)
+        self._active[feedback.label] = feedback
 
     def look(self) -> None:
         """Take in what the inputs say now: some were active before the page began."""
@@ -53,14 +53,27 @@ class Receipt:
                 self.active(feedback)
 
     @property
-    def members(self) -> tuple[str, ...]:
-        """Who gave a sign: names where they are configured, else addresses."""
+    def given(self) -> tuple[PageMember, ...]:
+        """Who gave a sign, and which."""
         found = [
-            self._zone.members.get(address, address)
+            PageMember(
+                name=self._zone.members.get(address, address),
+                by="rtcp",
+                evidence=f"receiver report from {address}",
+            )
             for address, sources in self._heard.items()
             if self.own_ssrc is None or self.own_ssrc in sources
         ]
-        return (*found, *sorted(self._active))
+        inputs = [
+            PageMember(name=name, by="input", evidence=f"{feedback.endpoint} {feedback.input}")
+            for name, feedback in sorted(self._active.items())
+        ]
+        return (*found, *inputs)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Who gave a sign: names where they are configured, else addresses."""
+        return tuple(each.name for each in self.given)
 
     @property
     def missing(self) -> tuple[str, ...]:

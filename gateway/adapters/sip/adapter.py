@@ -24,6 +24,7 @@ from gateway.core.actions import (
     Hangup,
     Hold,
     Progress,
+    ReportTransfer,
     Retrieve,
     Ring,
     SendDigits,
@@ -223,6 +224,10 @@ class Sip(Adapter):
 
     def ring(self, action: Ring) -> None:
         self._calls.ring(action.leg)
+        self._pump()
+
+    def report_transfer(self, action: ReportTransfer) -> None:
+        self._calls.report_transfer(action)
         self._pump()
 
     def progress(self, action: Progress) -> None:

@@ -7,7 +7,6 @@ answer has the call.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from typing import Final
 
@@ -36,7 +35,7 @@ from gateway.adapters.sip.legs import SILENT, Leg
 from gateway.adapters.sip.phones import Phones
 from gateway.adapters.sip.trunks import Trunks
 from gateway.adapters.sip.wires import Wires
-from gateway.core.actions import Dial
+from gateway.core.actions import Dial, ReportTransfer
 from gateway.core.causes import Cause, to_sip
 from gateway.core.events import (
     DigitPressed,
@@ -48,6 +47,8 @@ from gateway.core.events import (
     LegProgressed,
     LegRetrieved,
     LegRinging,
+    PageDelivered,
+    PageMember,
     TransferRequested,
 )
 from gateway.core.ids import trace_of
@@ -63,7 +64,6 @@ RETRY_AFTER_S: Final = 30
 _PHONE_SILENT_S: Final = 8.0
 _HOPS: Final = 70
 # A transfer that led nowhere leaves its leg as it is, which is how we know.
-_REFER_S: Final = 2.0
 
 
 class Calls:
@@ -284,6 +284,7 @@ class Calls:
             inbound=False,
             trace=action.trace,
             half=half_of(action.trace),
+            one_way=action.one_way,
             dtmf=who.dtmf,
         )
         offer = leg.audio.offer()
@@ -543,17 +544,25 @@ class Calls:
                 replaces=replaced.id if replaced else "",
             )
         )
-        if leg.refer is not None:
-            asyncio.get_running_loop().call_later(_REFER_S, self._refer_failed, leg, leg.refer)
 
-    def _refer_failed(self, leg: Leg, refer: int) -> None:
-        """The switchboard left the leg where it was: there is nobody of that number."""
-        if not leg.over and leg.refer == refer and self._agent:
+    def report_transfer(self, action: ReportTransfer) -> None:
+        """NOTIFY the far end of a transfer that it asked for."""
+        leg = self._legs.get(action.leg)
+        if leg is not None:
+            status = {"ringing": 180, "answered": 200}.get(action.outcome, to_sip(action.cause))
+            self._notify(leg, status)
+
+    def _notify(self, leg: Leg, status: int) -> None:
+        refer = leg.refer
+        if refer is None:
+            return
+        if status >= 200:
             leg.refer = None
-            try:
-                self._agent.notify_refer(refer, 404, self._host.now())
-            except UsageError:
-                self._host.count("too_late")
+        try:
+            self.agent.notify_refer(refer, status, self._host.now())
+        except UsageError:
+            leg.refer = None
+            self._host.count("too_late")
 
     def _leg_replaced(self, replaces: str) -> Leg | None:
         call_id, *params = replaces.split(";")
@@ -573,14 +582,8 @@ class Calls:
 
     def _release(self, leg: Leg, cause: Cause, detail: str) -> None:
         """End all sessions of a leg."""
-        now = self._host.now()
         leg.cause, leg.detail = cause, detail
-        if leg.refer is not None:
-            refer, leg.refer = leg.refer, None
-            try:
-                self.agent.notify_refer(refer, 200, now)
-            except UsageError:
-                self._host.count("too_late")
+        self._notify(leg, 503)  # its transfer is still open: nobody knows how it ends
         status, headers = to_sip(cause), [reason(cause)]
         if status == 503 and leg.inbound and not leg.connected:
             headers.append(("Retry-After", str(RETRY_AFTER_S)))
@@ -627,7 +630,17 @@ class Calls:
             self._busy[leg.endpoint] -= 1
         if self._by_trace.get(leg.trace) is leg:
             del self._by_trace[leg.trace]
+        if leg.one_way:
+            self._page_over(leg)
         self._host.emit(LegEnded(leg=leg.id, cause=leg.cause, detail=leg.detail))
+
+    def _page_over(self, leg: Leg) -> None:
+        """A phone that was paged: its answer is the sign, its receiver reports say how well."""
+        if not leg.connected:
+            self._host.emit(PageDelivered(leg=leg.id, missing=(leg.endpoint,)))
+            return
+        member = PageMember(name=leg.endpoint, by="sip", evidence="200 OK to the INVITE")
+        self._host.emit(PageDelivered(leg=leg.id, members=(member,)))
 
 
 def _is_away(event: sip.Ended) -> bool:

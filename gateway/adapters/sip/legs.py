@@ -48,6 +48,8 @@ class Leg:
     """Our answer to it: the same in 183 and 200."""
     rung: bool = False
     connected: bool = False
+    one_way: bool = False
+    """It is only spoken to: a page."""
     early: bool = False
     held: bool = False
     over: bool = False

@@ -93,6 +93,7 @@ class Phones:
             capacity=phone.calls,
             condition=Condition.DOWN if reason else Condition.UP,
             reason=reason,
+            absent=bool(reason),
             detail=detail,
         )
 

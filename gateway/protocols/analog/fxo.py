@@ -108,6 +108,7 @@ class FxoConfig:
 _OUTGOING = frozenset({FxoState.SEIZING, FxoState.DIALLING, FxoState.PROGRESS})
 _OFF_HOOK = _OUTGOING | {FxoState.TALKING}
 _INCOMING = frozenset({FxoState.VALIDATING, FxoState.RINGING, FxoState.ALERTING})
+_RUNG = _INCOMING | {FxoState.DECLINED}
 
 
 class FxoPort:
@@ -133,6 +134,8 @@ class FxoPort:
         self._offered = False
         self._battery = True
         self._may_be_answer = False
+        self._connects = False
+        """To be taken when the guard time is over."""
 
     # -- outputs -------------------------------------------------------------------------------
 
@@ -247,6 +250,30 @@ class FxoPort:
         self._talk(now)
         return True
 
+    def connect(self, now: float, *, ringing: bool = False) -> bool:
+        """Take the line and dial nothing; False when it is in use, has no battery, or rings.
+
+        ringing: take it also then. Just after a call it is taken when the exchange has had its
+        guard time.
+        """
+        if self.state is FxoState.GUARD:
+            self._connects = True
+            return True
+        if self.state is not FxoState.IDLE and not (ringing and self.state in _RUNG):
+            return False
+        if not self._battery:
+            return False
+        self._connect(now)
+        return True
+
+    def _connect(self, now: float) -> None:
+        self._timers.clear()
+        self._listen(False)
+        self._connects = self._may_be_answer = self._offered = self._ringing = False
+        self._out.append(SetHook(True))
+        self._call_limits(now)
+        self._talk(now)
+
     def dial(self, digits: str, now: float) -> bool:
         """Send digits during a call; False when there is none."""
         if self.state is not FxoState.TALKING or not digits:
@@ -263,6 +290,7 @@ class FxoPort:
 
     def release(self, now: float) -> None:
         """Give the line back, or ignore the ringing. Without a call nothing happens."""
+        self._connects = False
         if self.off_hook:
             self._hang_up(Rule.LOCAL, now)
         elif self.state in _INCOMING:
@@ -303,6 +331,8 @@ class FxoPort:
                     self._hang_up(Rule.SILENCE, at)
                 case "max call":
                     self._hang_up(Rule.MAX_CALL, at)
+                case "guard" if self._connects and self._battery:
+                    self._connect(at)
                 case "guard":
                     self._become_idle(at)
                 case "fault":
@@ -312,6 +342,9 @@ class FxoPort:
 
     def _ring_started(self, now: float) -> None:
         self._ringing = True
+        if self._connects:
+            self._connect(now)
+            return
         match self.state:
             case FxoState.IDLE | FxoState.GUARD:
                 # the exchange may ring as soon as it likes; our guard is only for seizing

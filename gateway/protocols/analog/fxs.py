@@ -64,6 +64,8 @@ class FxsState(StrEnum):
     GUARD = auto()
     """Just hung up: no ringing yet."""
     FAULT = auto()
+    LENT = auto()
+    """Only its audio is used: nobody is rung, and the hook starts and ends nothing."""
 
 
 class CallerIdWhen(StrEnum):
@@ -130,6 +132,7 @@ _IN_CALL = frozenset(
         FxsState.COLLECTING,
         FxsState.CALLING,
         FxsState.TALKING,
+        FxsState.LENT,
     }
 )
 
@@ -159,6 +162,7 @@ class FxsPort:
         self._busy_name = ToneName.BUSY
         self._reversed = False
         self._fed = False
+        self._lifted_lent = False
 
     # -- outputs -------------------------------------------------------------------------------
 
@@ -179,6 +183,9 @@ class FxsPort:
 
     def signal(self, signal: Signal, now: float) -> None:
         """The line did something."""
+        if self.state is FxsState.LENT and signal in (Signal.LIFTED, Signal.HUNG_UP):
+            self._lifted_lent = signal is Signal.LIFTED
+            return
         match signal:
             case Signal.LIFTED:
                 self._lifted(now)
@@ -254,12 +261,30 @@ class FxsPort:
             if self.config.answer_reversal:
                 self._set_polarity(True)
 
+    def connect(self, now: float) -> bool:
+        """Feed the loop and let only its audio be used; False when it is in use or out of order."""
+        if self.state not in (FxsState.IDLE, FxsState.GUARD):
+            return False
+        self._timers.clear()
+        self.state, self._lifted_lent = FxsState.LENT, False
+        self._feed(True)
+        return True
+
     def release(self, now: float, tone: ToneName = ToneName.BUSY) -> None:
         """End the call from our side. A telephone that is up gets the battery drop and ``tone``.
 
         Without a call nothing happens.
         """
         if self.state not in _IN_CALL:
+            return
+        if self.state is FxsState.LENT:
+            self._out.append(Hangup(Rule.LOCAL))
+            if self._lifted_lent:
+                # Nobody asked for dial tone: it is served again when it was put back.
+                self._lock_out()
+            else:
+                self._feed(False)
+                self._guard(now)
             return
         if self.state in (FxsState.RINGING, FxsState.PRE_RING):
             self._stop_ringing()
@@ -284,9 +309,10 @@ class FxsPort:
         """Safe state: no ringing, no tone, loop idle. The call, if any, ends."""
         if self.state in _IN_CALL:
             self._out.append(Hangup(Rule.LOCAL))
+        up = self.off_hook or (self.state is FxsState.LENT and self._lifted_lent)
         self._silence()
         self._timers.clear()
-        if self.off_hook:
+        if up:
             self.state = FxsState.LOCKED_OUT
         elif self.state is not FxsState.FAULT:
             self.state = FxsState.IDLE

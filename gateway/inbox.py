@@ -1,0 +1,295 @@
+"""Inbox: events on their way to the switchboard; an alarm is on disk before it gets there.
+
+One queue for everything. What begins an alarm, an `AlarmRaised` or an input that a route takes,
+waits until the journal has it, `ALARM_JOURNAL_S` at most, and holds back what comes later from the
+same endpoint. A restart then knows it, also when nothing had been done about it yet.
+
+Everything is bounded. Beyond `QUEUE` what only describes is dropped and new calls are refused;
+what ends something gets in. Of more than `ALARMS` waiting alarms the least severe are dropped, and
+beyond `HELD` held events nothing waits for the disk. All of it is counted, and lost alarms are an
+alarm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import msgspec
+
+from gateway.core.endpoints import Endpoint
+from gateway.core.events import (
+    AlarmRaised,
+    AnnouncementEnded,
+    DigitPressed,
+    EndpointChanged,
+    Event,
+    FloorReleased,
+    FloorRequested,
+    InputChanged,
+    LegFlashed,
+    LegOffered,
+    MediaFlowing,
+    MediaLost,
+    MessageReceived,
+    Severity,
+    ToneHeard,
+)
+from gateway.hosting import AdapterHost
+
+QUEUE: Final = 50_000
+"""Events that may wait; more only of what ends something or raises an alarm."""
+ALARMS: Final = 20_000
+"""Alarms that may wait."""
+HELD: Final = 10_000
+"""Events that may wait for the disk."""
+ALARM_JOURNAL_S: Final = 0.25
+"""How long an alarm waits for the disk: a dead disk must not silence it."""
+
+_DESCRIBES: Final = (
+    InputChanged, DigitPressed, FloorRequested, FloorReleased, LegFlashed, MediaFlowing,
+    MediaLost, MessageReceived, ToneHeard, AnnouncementEnded, EndpointChanged,
+)  # fmt: skip
+
+Begins = AlarmRaised | InputChanged
+"""What may begin an alarm."""
+
+
+class _Gateway(Protocol):
+    counters: Counter[str]
+
+    def now(self) -> float: ...
+
+    def mint_id(self) -> str: ...
+
+    def begins(self, event: InputChanged) -> bool:
+        """Whether the input would begin an alarm."""
+
+    def write_down(self, event: Begins, adapter: str) -> tuple[str, Future[None]]:
+        """Journal an event; the id of its envelope, and what is done when it is safe."""
+
+    def refuse_call(self, event: LegOffered, host: AdapterHost) -> None:
+        """There is no room for this call."""
+
+    def alarm_lost(self, event: Begins) -> None:
+        """There is no room for this alarm."""
+
+    def wake(self) -> None:
+        """There is something to take."""
+
+
+@dataclass(eq=False)
+class _Held:
+    """An alarm that waits for the disk, and what came behind it from its endpoint."""
+
+    alarm: Begins
+    adapter: str
+    envelope: str
+    behind: deque[tuple[Event, str]] = field(default_factory=deque)
+    timer: asyncio.TimerHandle | None = None
+
+
+class Inbox:
+    """Driven by `put`, and by `carry` and `carry_on` after a restart; emptied by `take`."""
+
+    def __init__(self, gateway: _Gateway) -> None:
+        self._gateway = gateway
+        self._queue: deque[tuple[Event, str, str]] = deque()
+        """Event, adapter, and the envelope under which it has been journalled, if it has."""
+        self._n_alarms: Counter[int] = Counter()
+        """Alarms in the queue, by severity."""
+        self._held: dict[str, _Held] = {}
+        self._n_held = 0
+        self._carried: dict[tuple[str, str], Begins] = {}
+        """Alarms of before a restart that wait for the adapters."""
+        self._after: dict[tuple[str, str], tuple[Event, str]] = {}
+        """What carried inputs have become since."""
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def take(self) -> tuple[Event, str, str] | None:
+        """The next event, its adapter, and its envelope if it is journalled already."""
+        if not self._queue:
+            return None
+        event, adapter, envelope = self._queue.popleft()
+        if envelope:
+            self._n_alarms[_severity(event)] -= 1
+        return event, adapter, envelope
+
+    def put(self, event: Event, host: AdapterHost | None) -> None:
+        """Queue an event."""
+        adapter = host.name if host else ""
+        if self._carried:
+            known = self._known_again(event, adapter)
+            if known is None:
+                return
+            event = known
+        place = _place(event)
+        if self._held and (held := self._held.get(place)) is not None:
+            if self._n_held < HELD:
+                held.behind.append((event, adapter))
+                self._n_held += 1
+                return
+            self._gateway.counters["alarms_not_awaited"] += 1
+            self._release(held, wait=False)
+        alarm = self._alarm(event)
+        if alarm is not None:
+            self._hold(alarm, adapter)
+        elif len(self._queue) < QUEUE or not self._overflows(event, host):
+            self._enqueue(event, adapter)
+
+    def _enqueue(self, event: Event, adapter: str, envelope: str = "") -> None:
+        if envelope:
+            severity = _severity(event)
+            if self._n_alarms.total() >= ALARMS and not self._evict(severity):
+                self._gateway.alarm_lost(event)  # type: ignore[arg-type]
+                return
+            self._n_alarms[severity] += 1
+        self._queue.append((event, adapter, envelope))
+        self._gateway.wake()
+
+    def _overflows(self, event: Event, host: AdapterHost | None) -> bool:
+        if isinstance(event, LegOffered) and host is not None:
+            self._gateway.refuse_call(event, host)
+            return True
+        if isinstance(event, _DESCRIBES):
+            self._gateway.counters["events_dropped"] += 1
+            return True
+        return False
+
+    def _evict(self, severity: int) -> bool:
+        """Make room for an alarm by dropping the oldest of the least severe; False: it is that."""
+        least = min(each for each, n in self._n_alarms.items() if n)
+        if least >= severity:
+            return False
+        for at, (event, _, envelope) in enumerate(self._queue):
+            if envelope and _severity(event) == least:
+                del self._queue[at]
+                self._n_alarms[least] -= 1
+                self._gateway.alarm_lost(event)  # type: ignore[arg-type]
+                return True
+        return False
+
+    # Alarms
+
+    def _alarm(self, event: Event) -> Begins | None:
+        """The event as it is journalled before it acts; None: it may act at once."""
+        if isinstance(event, AlarmRaised):
+            return event
+        if isinstance(event, InputChanged) and self._gateway.begins(event):
+            return msgspec.structs.replace(
+                event,
+                raised_at=self._gateway.now() if event.raised_at is None else event.raised_at,
+                trace=event.trace or self._gateway.mint_id(),
+            )
+        return None
+
+    def _hold(self, alarm: Begins, adapter: str) -> None:
+        envelope, written = self._gateway.write_down(alarm, adapter)
+        if self._n_held >= HELD:
+            self._gateway.counters["alarms_not_awaited"] += 1
+            self._enqueue(alarm, adapter, envelope)
+            return
+        held = self._held[alarm.endpoint] = _Held(alarm, adapter, envelope)
+        self._n_held += 1
+        loop = asyncio.get_running_loop()
+        held.timer = loop.call_later(ALARM_JOURNAL_S, self._release, held)
+
+        def safe(_: Future[None]) -> None:
+            try:
+                loop.call_soon_threadsafe(self._release, held)
+            except RuntimeError:
+                pass  # the loop has closed: nobody is left to act
+
+        written.add_done_callback(safe)
+
+    def _release(self, held: _Held, *, wait: bool = True) -> None:
+        """Let an alarm act, and what waits behind it, as far as that is no alarm itself."""
+        if self._held.get(held.alarm.endpoint) is not held:
+            return  # the disk and the clock were both quick
+        del self._held[held.alarm.endpoint]
+        self._n_held -= 1 + len(held.behind)
+        if held.timer is not None:
+            held.timer.cancel()
+        self._enqueue(held.alarm, held.adapter, held.envelope)
+        while held.behind:
+            event, adapter = held.behind.popleft()
+            alarm = self._alarm(event)
+            if alarm is None:
+                self._enqueue(event, adapter)
+            elif wait:
+                self._hold(alarm, adapter)
+                if (now := self._held.get(alarm.endpoint)) is not None:
+                    now.behind.extend(held.behind)
+                    self._n_held += len(held.behind)
+                    return
+            else:
+                envelope, _ = self._gateway.write_down(alarm, adapter)
+                self._enqueue(alarm, adapter, envelope)
+
+    # After a restart
+
+    def carry(self, alarms: Iterable[Begins]) -> None:
+        """These alarms of the last run are not over."""
+        self._carried = {(each.endpoint, each.alarm): each for each in alarms}
+
+    def carry_on(self, told: Callable[[Begins], None]) -> None:
+        """Nobody else is waited for: what its source did not tell again begins now."""
+        carried, self._carried = self._carried, {}
+        after, self._after = self._after, {}
+        for key, alarm in carried.items():
+            told(alarm)
+            event, adapter = after.get(key, (None, ""))
+            held = self._alarm(alarm)
+            if held is not None:
+                self._hold(held, adapter)
+            else:
+                self._enqueue(alarm, adapter)
+            if event is not None:
+                behind = self._held.get(alarm.endpoint)
+                if behind is not None:
+                    behind.behind.append((event, adapter))
+                    self._n_held += 1
+                else:
+                    self._enqueue(event, adapter)
+
+    def _known_again(self, event: Event, adapter: str) -> Event | None:
+        """An alarm that its source tells again before we carry it on is still the same alarm.
+
+        None: an input came back meanwhile. What it began is carried on first.
+        """
+        if isinstance(event, AlarmRaised):
+            known = self._carried.pop((event.endpoint, event.alarm), None)
+            if known is None:
+                return event
+            return msgspec.structs.replace(event, trace=known.trace, raised_at=known.raised_at)
+        if not isinstance(event, InputChanged):
+            return event
+        for key, known in self._carried.items():
+            if isinstance(known, InputChanged) and (known.endpoint, known.input) == (
+                event.endpoint,
+                event.input,
+            ):
+                if event.alarm != known.alarm or not self._gateway.begins(event):
+                    self._after[key] = event, adapter
+                    return None
+                del self._carried[key]
+                self._after.pop(key, None)
+                return msgspec.structs.replace(event, trace=known.trace, raised_at=known.raised_at)
+        return event
+
+
+def _severity(event: Event) -> int:
+    # Of an input nobody knows how severe it is: a button may be somebody's life.
+    return int(event.severity) if isinstance(event, AlarmRaised) else int(Severity.CRITICAL)
+
+
+def _place(event: Event) -> str:
+    """The endpoint an event speaks of; empty when it speaks of none."""
+    place: object = getattr(event, "endpoint", "")
+    return place.id if isinstance(place, Endpoint) else str(place)

@@ -1,0 +1,174 @@
+"""Split legs: a station's control on the serial line, its speech on a port of the line card."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from gateway.core.causes import Cause
+from gateway.core.events import CallRequested, LegAnswered, LegEnded, LegOffered
+from gateway.lab import linecard
+from gateway.lab.linecard import LineCard, Outside
+from gateway.lab.softphone import Softphone
+from gateway.testing.audio import level_at, tone
+from gateway.testing.wires import SerialLine
+from tests.interop.peers import Box, assert_hears, box, need, phone, until
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(bool(linecard.why_not()), reason=str(linecard.why_not())),
+]
+
+SIP = """
+digest = ["MD5"]
+codecs = ["PCMU"]
+[adapters.sip.phones.anna]
+password = "a1"
+number = "201"
+"""
+REST = """
+[adapters.analog]
+device_dir = "{card}"
+[adapters.analog.ports.1]
+kind = "fxs"
+number = "11"
+[adapters.analog.ports.2]
+kind = "fxo"
+use = "lent"
+[adapters.exchange]
+kind = "intercom"
+port = "{acdp}"
+profile = "acdp"
+[adapters.exchange.stations.km3]
+address = "8002"
+number = "103"
+audio = "fxo/2"
+via = "8009"
+duplex = "full"
+[adapters.door]
+kind = "intercom"
+port = "{kocom}"
+profile = "kocom"
+[adapters.door.stations.flat]
+address = "0200"
+calls = "201"
+audio = "fxs/1"
+duplex = "full"
+"""
+CONNECTED = b"014101FF211B410018004107D706070B1A2D01043201800232018009=7F\r\n"
+DOOR_CALLS = bytes.fromhex("aa557a9d020200ffffffff31ffffff0101a4550d0d")
+DOOR_TALKS = bytes.fromhex("aa5579bc02020031ffffff61ffffff030008d30d0d")
+HZ, PHONE_HZ = 440, 1000
+
+
+@asynccontextmanager
+async def world(
+    tmp_path: Path,
+) -> AsyncIterator[tuple[Box, LineCard, SerialLine, SerialLine, Softphone]]:
+    with SerialLine() as acdp, SerialLine() as kocom:
+        async with LineCard.start(fxs=1, fxo=1) as card:
+            more = REST.format(card=card.directory, acdp=acdp.path, kocom=kocom.path)
+            async with (
+                box(SIP, more) as gateway,
+                phone(tmp_path, "anna", "a1", gateway, hz=PHONE_HZ) as anna,
+            ):
+                await gateway.up("sip/anna", "fxs/1", "fxo/2", "exchange/km3", "door/flat")
+                yield gateway, card, acdp, kocom, anna
+
+
+def sox_frequency(raw: Path) -> float:
+    """What sox takes the frequency of the last second for."""
+    need("sox")
+    shape = ["-t", "raw", "-r", "8000", "-e", "signed", "-b", "16", "-c", "1"]
+    done = subprocess.run(
+        ["sox", *shape, str(raw), "-n", "reverse", "trim", "0", "1", "stat"],
+        capture_output=True, text=True, check=True, timeout=20,
+    )  # fmt: skip
+    found = re.search(r"Rough\s+frequency:\s+(\d+)", done.stderr)
+    assert found, done.stderr
+    return float(found[1])
+
+
+async def talk(line: Outside) -> None:
+    """Speak into the line for a while; what is heard there is the phone's tone alone."""
+    await line.say(tone(HZ, 20.0).tobytes())
+    raw = await line.record()
+    await asyncio.sleep(2.5)
+    heard = memoryview(await line.recorded()).cast("h")[-8000:]
+    assert level_at(heard, PHONE_HZ) > -20
+    assert level_at(heard, HZ) < -45
+    assert sox_frequency(raw) == pytest.approx(PHONE_HZ, abs=80)
+
+
+async def test_a_phone_talks_to_a_station_over_the_exchange_line(tmp_path: Path) -> None:
+    async with world(tmp_path) as (gateway, card, acdp, _, anna):
+        line = card.exchange(2)
+        await anna.dial(gateway.uri("103"))
+        assert await acdp.read(18) == b"$CONN L8002 L8009\r"
+        # The exchange connects the station with the line that it has us on, and rings that.
+        await line.ring()
+        await asyncio.sleep(0.6)
+        acdp.write(CONNECTED)
+        await line.wait_for("seized")
+        await anna.wait("CALL_ESTABLISHED")
+        await talk(line)
+        # It is one call with one leg for the station, and the line says whose it is.
+        (call,) = gateway.gateway.switchboard.calls.values()
+        assert sorted(leg.endpoint for leg in call.legs) == ["exchange/km3", "sip/anna"]
+        place = gateway.gateway.places["fxo/2"][0]
+        assert place.detail["lent to"] == "exchange/km3#1"
+        await anna.hang_up()
+        await line.wait_for("released")
+        await until(
+            lambda: "lent to" not in gateway.gateway.places["fxo/2"][0].detail, "it is free again"
+        )
+        legs = await gateway.legs(2)
+        assert legs["exchange/km3#1"].codec == "PCMU"
+        assert {leg.cause for leg in legs.values()} == {"normal"}
+        assert_hears(anna.heard(), HZ, PHONE_HZ)
+        # Again, and now the exchange releases the line (battery drop).
+        since = len(card.facts)
+        await anna.dial(gateway.uri("103"))
+        await acdp.read(26)  # the end of the last call, and the next
+        acdp.write(CONNECTED)
+        await gateway.wait(LegAnswered, lambda e: e.leg == "exchange/km3#2")
+        await line.wait_for("seized", since=since)  # after the exchange's guard time
+        await asyncio.sleep(1.0)
+        await line.drop(600)
+        ended = await gateway.wait(LegEnded, lambda e: e.leg == "exchange/km3#2")
+        assert (ended.cause, ended.detail) == (Cause.NORMAL, "audio of fxo/2: cpc")
+        await anna.wait("CALL_CLOSED")
+
+
+async def test_a_door_calls_over_a_telephone_line_whose_card_is_then_pulled(
+    tmp_path: Path,
+) -> None:
+    async with world(tmp_path) as (gateway, card, _, kocom, anna):
+        line = card.telephone(1)
+        kocom.write(DOOR_CALLS)
+        await anna.wait("CALL_INCOMING")
+        await anna.accept()
+        assert await kocom.read(21) == DOOR_TALKS
+        await gateway.wait(LegAnswered, lambda e: e.leg == "door/flat#1")
+        await line.lift()  # the station closes the loop
+        await talk(line)
+        # Who calls the telephone line meanwhile is told who has it; its hook begins no call.
+        gateway.gateway.emit(CallRequested(origin="fxs/1", target="sip/anna", trace="t"))
+        refused = await gateway.wait(LegEnded, lambda e: e.leg == "fxs/1#1")
+        assert (refused.cause, refused.detail) == (Cause.BUSY, "lent to door/flat#1")
+        assert not [e for e in gateway.seen if isinstance(e.event, LegOffered)
+                    and e.event.endpoint == "fxs/1"]  # fmt: skip
+        await card.fail(1)
+        ended = await gateway.wait(LegEnded, lambda e: e.leg == "door/flat#1")
+        assert ended.cause is Cause.OUT_OF_ORDER
+        assert ended.detail.startswith("audio of fxs/1: ")
+        await until(lambda: not gateway.gateway.switchboard.calls, "no call any more")
+        assert not gateway.gateway.loans
+        await anna.wait("CALL_CLOSED")
+        assert_hears(anna.heard(), HZ, PHONE_HZ)
