@@ -408,6 +408,12 @@ class AdapterHost:
     def subscribe(self, *, maximum: int = 10_000) -> Feed:
         return self._exchange.subscribe(maximum)
 
+    def directory(self) -> tuple[Endpoint, ...]:
+        return tuple(endpoint for endpoint, _ in self._exchange.places.values())
+
+    def open_legs(self) -> tuple[str, ...]:
+        return tuple(self._exchange.legs)
+
     # What the gateway calls
 
     def owns(self, endpoint: str) -> bool:

@@ -188,6 +188,12 @@ class Host(Protocol):
     def subscribe(self, *, maximum: int = 10_000) -> Subscription:
         """Follow the bus."""
 
+    def directory(self) -> tuple[Endpoint, ...]:
+        """Every endpoint of the gateway, of whatever adapter, as last announced."""
+
+    def open_legs(self) -> tuple[str, ...]:
+        """The ids of all legs that have begun and not ended, of whatever adapter."""
+
 
 class Adapter:
     """Base class. Leave out what your world cannot do: it then raises `Unsupported`.

@@ -269,6 +269,8 @@ class SendMessage(_Action, frozen=True, kw_only=True):
     endpoint: str
     recipient: str
     text: str
+    sender: str = ""
+    """Number of who wrote it; empty: the gateway."""
     trace: str = ""
 
 

@@ -88,6 +88,10 @@ class Leg:
     """We asked the adapter to answer and wait for it to take effect."""
     cause: Cause | None = None
     detail: str = ""
+    asks_answer: bool = False
+    """Its far end asks that the called side answers by itself."""
+    redirect: str = ""
+    """The number that its far end wants to be called instead."""
     one_way: bool = False
     """Only spoken to: a page."""
     bridge: str = ""

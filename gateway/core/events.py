@@ -64,6 +64,9 @@ class LegOffered(_Event, frozen=True, kw_only=True):
     priority: Priority = Priority.ROUTINE
     auto_answer: bool = False
     """The caller asked that the called side answers by itself."""
+    replaces: str = ""
+    """The leg that this one takes the place of: a ringing one is picked up, a connected one taken
+    over (RFC 3891). Nothing is routed then."""
 
 
 class LegRinging(_Event, frozen=True, kw_only=True):
@@ -119,6 +122,9 @@ class LegEnded(_Event, frozen=True, kw_only=True):
     cause: Cause
     detail: str = ""
     """What decided it, in the network's words: "486 Busy Here", "cpc", "busy tone, 3 cycles"."""
+    redirect: str = ""
+    """The number that the called side wants to be called instead (302); routed as if it had
+    dialled it itself."""
 
 
 class PageMember(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

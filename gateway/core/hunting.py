@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.actions import Play
-from gateway.core.calls import Call, Leg
+from gateway.core.calls import Call, Leg, LegState
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Target
 from gateway.core.lines import Waiter
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 # Which failure a caller is told when several targets failed differently: the one that says most
 # about the person wanted (as RFC 3261 section 16.7 prefers a callee's word to a server's).
 _TELLING: Final[tuple[Cause, ...]] = (Cause.REJECTED, Cause.BUSY, Cause.NO_ANSWER, Cause.ABSENT)
+
+_MOST_REDIRECTS: Final = 5
+"""Telephones that forward to each other must not do so for ever."""
 
 
 class Hunt(Silent):
@@ -50,6 +53,7 @@ class Hunt(Silent):
         self._calling = calling or caller.calling
         self._auto_answer = auto_answer
         self._screened = screened
+        self._redirects = 0
         self._attempts: list[Leg] = []
         self._deciding: dict[Leg, Timer] = {}
         self._waiting: dict[Target, Waiter] = {}
@@ -205,6 +209,39 @@ class Hunt(Silent):
         self.board.answer(self.caller)
         self.board.connect(self.call, self.caller, leg)
 
+    def rings_at(self, leg: Leg) -> bool:
+        """Whether the leg is one of the targets that may still answer."""
+        return leg in self._attempts and leg not in self._deciding
+
+    def hand_over(self, caller: Leg, other: Leg) -> bool:
+        """Go on for somebody else; True when `caller` was the one hunting, and is free to go."""
+        if caller is not self.caller:
+            return False
+        self.board.move(other, self.call)
+        self.caller, other.plan = other, self
+        if any(leg.state is LegState.ALERTING for leg in self._attempts):
+            self.ringing(self._attempts[0])
+        return True
+
+    def pick_up(self, newcomer: Leg) -> None:
+        """Somebody else takes the call that rings at one of the targets."""
+        self.board.move(newcomer, self.call)
+        self.board.answer(newcomer)
+        self._take(newcomer)
+
+    def _redirected(self, leg: Leg) -> bool:
+        """Call where a target wants its calls to go; whether there is such a place."""
+        target = self.board.transfers.resolve(leg, leg.redirect) if leg.redirect else None
+        if target is None or self._redirects >= _MOST_REDIRECTS:
+            return False
+        self._redirects += 1
+        self.board.note(f"{leg.endpoint} sends the call on to {target}", call=self.call)
+        if self._deadline:
+            self._deadline.cancel()
+        self._deadline = self.board.after(self._ring_s, self._timed_out)
+        self._try(target)
+        return True
+
     def ended(self, leg: Leg) -> None:
         """A target failed, or the caller gave up."""
         if leg is self.caller:
@@ -215,7 +252,8 @@ class Hunt(Silent):
         timer = self._deciding.pop(leg, None)
         if timer:
             timer.cancel()
-        self._causes.append((leg.cause or Cause.UNSPECIFIED, leg.detail))
+        if not self._redirected(leg):
+            self._causes.append((leg.cause or Cause.UNSPECIFIED, leg.detail))
         self._check()
 
     def digit(self, leg: Leg, digit: str) -> bool:

@@ -10,6 +10,7 @@ from gateway.core.causes import Cause
 from gateway.core.endpoints import Target
 from gateway.core.events import LegOffered
 from gateway.core.hunting import Hunt
+from gateway.core.numbers import Completeness
 from gateway.core.paging import Paging
 from gateway.core.plans import AnnounceToCaller
 from gateway.core.routes import Match, Strategy
@@ -72,7 +73,7 @@ class Routing:
             groups * route.rounds,
             ring_s=route.ring_s,
             calling=match.expand(route.calling_as),
-            auto_answer=route.auto_answer,
+            auto_answer=route.auto_answer or leg.asks_answer,
             screened=match if route.acknowledge else None,
         ).begin()
 
@@ -109,9 +110,17 @@ class Routing:
             leg.call.route = "directory"
             leg.call.why = f"{event.called} is the number of {target.endpoint}"
             self.board.note(leg.call.why, call=leg.call, route="directory")
-            Hunt(self.board, leg.call, leg, [[target]], ring_s=60.0).begin()
+            Hunt(
+                self.board, leg.call, leg, [[target]], ring_s=60.0, auto_answer=leg.asks_answer
+            ).begin()
             return
         why = "; ".join(f"{name}: {reason}" for name, reason in refusals) or "there are no routes"
         leg.call.why = f"no route matched {event.called or '(no number)'} from {event.endpoint}"
         self.board.note(f"{leg.call.why}: {why}", call=leg.call)
-        self.board.hangup(leg, Cause.UNALLOCATED, leg.call.why)
+        known = self.board.table.completeness(
+            leg.endpoint, event.called, self.board.wall, self.board.endpoints
+        )
+        # More digits would lead somewhere: exchanges that dial in overlap send them then.
+        partial = event.called and known is Completeness.PARTIAL
+        cause = Cause.ADDRESS_INCOMPLETE if partial else Cause.UNALLOCATED
+        self.board.hangup(leg, cause, leg.call.why)

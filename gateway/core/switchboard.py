@@ -26,6 +26,7 @@ from gateway.core.actions import (
     Play,
     Progress,
     Ring,
+    SendMessage,
     SetOutput,
 )
 from gateway.core.alarms import Alarms
@@ -157,7 +158,7 @@ class Switchboard:
             AcknowledgeRequested: self.alarming.acknowledged,
             PanelChanged: self._panel_changed,
             CommandFinished: self._command_finished,
-            MessageReceived: lambda event: None,
+            MessageReceived: self._message_received,
             CallRequested: self._call_requested,
             HangupRequested: self._hangup_requested,
             AdapterReady: lambda event: None,
@@ -447,12 +448,15 @@ class Switchboard:
             calling=event.calling,
             display=event.display,
             began_at=self.now,
+            asks_answer=event.auto_answer,
         )
         self._add(leg)
         if self.stopping:
             self.hangup(leg, Cause.CONGESTION, "the gateway is stopping")
-            return
-        self.routing.route(leg, event)
+        elif event.replaces:
+            self.transfers.replace(leg, event.replaces)
+        else:
+            self.routing.route(leg, event)
 
     def _leg_moved(
         self,
@@ -466,6 +470,7 @@ class Switchboard:
         if isinstance(event, LegEnded):
             if leg.state is not LegState.CLOSING:
                 leg.cause, leg.detail = event.cause, event.detail
+                leg.redirect = event.redirect
             self._end(leg)
             return
         leg.state = state
@@ -553,6 +558,20 @@ class Switchboard:
         service = self._expected.pop(event.command, None)
         if service:
             service.finished(event.ok, event.detail)
+
+    def _message_received(self, event: MessageReceived) -> None:
+        """An extension gets the texts to its number, of whatever network."""
+        target = self.routing.lookup(event.recipient)
+        if target and target.endpoint != event.endpoint:
+            self.act(
+                SendMessage(
+                    endpoint=target.endpoint,
+                    recipient=event.recipient,
+                    text=event.text,
+                    sender=event.sender,
+                    trace=event.trace,
+                )
+            )
 
     # People at the gateway
 

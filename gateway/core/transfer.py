@@ -1,4 +1,4 @@
-"""Transfer: connect the partner of a call with somebody else."""
+"""Transfer: connect the partner of a call with somebody else, or take over a call that stands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFER_RING_S: Final = 30.0
 
 
 class Transfers:
-    """Blind and attended transfer."""
+    """Blind and attended transfer, and calls taken over by somebody else."""
 
     def __init__(self, board: Switchboard) -> None:
         self.board = board
@@ -37,29 +37,29 @@ class Transfers:
             self._attended(leg, consulted)
             return
         partner = self._partner(leg)
-        try:
-            targets = [Target.parse(event.target)]
-        except UsageError:
-            found = self._resolve(leg, event.target)
-            targets = [found] if found else []
-        if partner is None or not targets:
+        target = self.resolve(leg, event.target)
+        if partner is None or target is None:
             self._cannot(leg, Cause.UNALLOCATED if partner else Cause.NOT_AVAILABLE)
         else:
-            _Referred(self.board, leg, partner, targets).begin()
+            _Referred(self.board, leg, partner, [target]).begin()
 
     def _cannot(self, leg: Leg, cause: Cause) -> None:
         self.board.note(f"{leg.id} cannot transfer: no partner or no such target", call=leg.call)
         self.board.act(ReportTransfer(leg=leg.id, outcome="failed", cause=cause))
 
-    def _resolve(self, leg: Leg, number: str) -> Target | None:
-        """Where a bare number leads, seen from the leg that asks."""
+    def resolve(self, leg: Leg, text: str) -> Target | None:
+        """Where an endpoint or a bare number leads, seen from the leg that names it."""
+        try:
+            return Target.parse(text)
+        except UsageError:
+            pass
         probe = LegOffered(
-            leg=leg.id, endpoint=leg.endpoint, called=number, trace="", demanded_at=self.board.now
+            leg=leg.id, endpoint=leg.endpoint, called=text, trace="", demanded_at=self.board.now
         )
         match, _ = self.board.table.match(probe, self.board.wall)
         if match:
             return next(iter(self.board.routing.expand(match, match.route.route.targets)), None)
-        return self.board.routing.lookup(number)
+        return self.board.routing.lookup(text)
 
     def transfer(self, leg: Leg, targets: list[Target], ring_s: float) -> None:
         """Blind: the partner hunts for the targets, the leg that asks ends."""
@@ -87,7 +87,12 @@ class Transfers:
 
     def _attended(self, leg: Leg, consulted: Leg) -> None:
         """Join the partners of both calls; both legs of the one who transfers end."""
-        stays, moves = self._partner(leg), self._partner(consulted)
+        stays = self._partner(leg)
+        if stays is not None and isinstance(consulted.plan, Hunt):
+            # Transferred while it still rings there: the hunt goes on for the partner.
+            self._semi_attended(leg, stays, consulted, consulted.plan)
+            return
+        moves = self._partner(consulted)
         if stays is None or moves is None or leg.call is consulted.call:
             self.board.note(f"{leg.id} cannot transfer: both calls need one partner", call=leg.call)
             failed = ReportTransfer(leg=leg.id, outcome="failed", cause=Cause.NOT_AVAILABLE)
@@ -101,6 +106,44 @@ class Transfers:
             other.plan = Leaving()
             self.board.hangup(other, Cause.NORMAL, "transferred")
         self.board.connect(leg.call, stays, moves)
+
+    def _semi_attended(self, leg: Leg, stays: Leg, consulted: Leg, hunt: Hunt) -> None:
+        self.board.bridging.part(stays)
+        if not hunt.hand_over(consulted, stays):
+            self._cannot(leg, Cause.NOT_AVAILABLE)
+            self.board.connect(leg.call, leg, stays)
+            return
+        self.board.act(ReportTransfer(leg=leg.id, outcome="answered"))
+        for other in (leg, consulted):
+            other.plan = Leaving()
+            self.board.hangup(other, Cause.NORMAL, "transferred")
+
+    def replace(self, newcomer: Leg, replaced: str) -> None:
+        """A leg that was offered takes the place of another one (RFC 3891 section 3)."""
+        old = self.board.legs.get(replaced)
+        if old is not None and isinstance(old.plan, Hunt) and old.plan.rings_at(old):
+            self.board.note(
+                f"{newcomer.endpoint} picks up what rings at {old.endpoint}", call=old.call
+            )
+            old.plan.pick_up(newcomer)
+            return
+        bridge = self.board.bridges.get(old.bridge) if old is not None else None
+        if old is None or bridge is None or not old.connected or old.plan:
+            self.board.hangup(newcomer, Cause.REJECTED, f"{replaced} cannot be replaced now")
+            return
+        call = old.call
+        self.board.note(f"{newcomer.endpoint} takes the place of {old.id}", call=call)
+        self.board.move(newcomer, call)
+        old.plan = Leaving()
+        self.board.answer(newcomer)
+        if bridge.room:
+            self.board.bridging.join(bridge, newcomer)
+            self.board.bridging.part(old)
+        else:
+            others = [self.board.legs[name] for name in bridge.members if name != old.id]
+            self.board.bridging.part(old)
+            self.board.connect(call, *others, newcomer)
+        self.board.hangup(old, Cause.NORMAL, f"replaced by {newcomer.id}")
 
 
 class _Referred(Hunt):

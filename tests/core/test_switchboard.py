@@ -285,6 +285,21 @@ class World(RuleBasedStateMachine):
             LegOffered(leg=leg, endpoint=place, called=called, trace="t", demanded_at=self.now)
         )
 
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), place=st.sampled_from(CALLERS))
+    def take_over(self, data: st.DataObject, place: str) -> None:
+        """Pick up what rings, or take the place of who talks."""
+        self.linked = True
+        replaced = data.draw(st.sampled_from(["none#1", *sorted(self.open)]))
+        leg = f"{place}#i{next(self.names)}"
+        self.open[leg] = "offered"
+        self.feed(
+            LegOffered(
+                leg=leg, endpoint=place, called="x", trace="t", demanded_at=self.now,
+                replaces=replaced,
+            )
+        )  # fmt: skip
+
     @rule(place=st.sampled_from(CALLERS), called=st.sampled_from("1233444499950*"))
     def converse(self, place: str, called: str) -> None:
         """A whole call at once, so that what happens in and after one is common."""
@@ -351,7 +366,8 @@ class World(RuleBasedStateMachine):
     def end(self, data: st.DataObject, cause: Cause) -> None:
         leg = data.draw(st.sampled_from(sorted(self.open)))
         del self.open[leg]
-        self.feed(LegEnded(leg=leg, cause=cause))
+        redirect = data.draw(st.sampled_from(["", "1", "sip/b", "junk"]))
+        self.feed(LegEnded(leg=leg, cause=cause, redirect=redirect))
 
     @precondition(lambda self: "hung up" in self.open.values())
     @rule()
