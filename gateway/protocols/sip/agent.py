@@ -153,6 +153,10 @@ class SipAgent(Receiver):
         """
         self._incoming(session).ring(status, body, list(headers), reason, reliable, now)
 
+    def reliable(self, session: int) -> bool:
+        """Whether the caller takes provisional responses reliably (RFC 3262)."""
+        return self._incoming(session).reliable
+
     def answer(
         self, session: int, body: bytes, now: float, *, headers: Sequence[Header] = ()
     ) -> None:

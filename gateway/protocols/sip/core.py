@@ -79,6 +79,11 @@ class SipConfig(msgspec.Struct, frozen=True, kw_only=True):
         "NOTIFY", "SUBSCRIBE", "MESSAGE", "REGISTER",
     )  # fmt: skip
     """Allow; other methods of the registry are answered 405, unregistered ones 501."""
+    other_replaces: bool = False
+    """The owner knows calls by names of its own: an INVITE whose Replaces names no session is its
+
+    to refuse.
+    """
     symmetric: bool = False
     """Send requests inside a dialog to where the peer's last message came from, not to its
 
@@ -181,7 +186,9 @@ class Core:
             extensions.append("timer")
         self.supported = ", ".join([*extensions, "100rel"] if config.reliable else extensions)
         """Supported, as we send it."""
-        self.extensions = frozenset((*extensions, "100rel", "path", "outbound"))
+        self.extensions = frozenset(
+            (*extensions, "100rel", "path", "outbound", "resource-priority", "answermode")
+        )
         """Option tags that a peer may require."""
         self.sessions: dict[int, Session] = {}
         self.dialogs: dict[DialogKey, Session | DialogUser] = {}

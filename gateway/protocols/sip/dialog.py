@@ -160,3 +160,15 @@ def dialog_of_client(
         remote_seq=-1,
         flow=flow,
     )
+
+
+def behind_nat(request: Request, dialog: Dialog) -> bool:
+    """Whether Via names an address that we do not see, and no proxy stands between: a NAT does."""
+    host = request.via.host
+    return (
+        not dialog.flow.reliable
+        and len(request.values("via")) == 1
+        and not dialog.routes
+        and host != dialog.flow.host
+        and (":" in host or host.replace(".", "").isdigit())
+    )

@@ -57,6 +57,8 @@ class Invited(Event, frozen=True, kw_only=True):
     """SDP offer; None: the peer wants ours in the answer."""
     replaces: int | None
     """The session a Replaces header names and matches; answering ends it."""
+    replacing: str
+    """The Replaces header as it came; empty: none."""
     max_forwards: int
     """Hops left; give one less to the leg this call leads to (RFC 7332)."""
 

@@ -10,7 +10,7 @@ from gateway.errors import PeerError, UsageError
 from gateway.protocols.sip import sessiontimer
 from gateway.protocols.sip.ackwait import AckWait
 from gateway.protocols.sip.core import Core
-from gateway.protocols.sip.dialog import dialog_of_server
+from gateway.protocols.sip.dialog import behind_nat, dialog_of_server
 from gateway.protocols.sip.events import Acked, How, ReofferAnswered, ReofferReceived
 from gateway.protocols.sip.message import Header, Request
 from gateway.protocols.sip.names import INVITE, PRACK
@@ -54,15 +54,7 @@ class Incoming(Session):
         core.dialogs[dialog.key] = self
         core.invited[transaction.key] = self
         self.note_peer(request)
-        vias = request.values("via")
-        # Via names an address we do not see, and no proxy stands between: a NAT does.
-        self.pinned = (
-            not flow.reliable
-            and len(vias) == 1
-            and not dialog.routes
-            and request.via.host != flow.host
-            and (":" in request.via.host or request.via.host.replace(".", "").isdigit())
-        )
+        self.pinned = behind_nat(request, dialog)
         required = request.tokens("require")
         self._must_prack = "100rel" in required
         self._may_prack = self._must_prack or "100rel" in request.tokens("supported")
@@ -92,6 +84,11 @@ class Incoming(Session):
         super().drop_dialogs()
 
     # -- provisional responses --
+
+    @property
+    def reliable(self) -> bool:
+        """Whether a description may go to the peer in a reliable provisional response."""
+        return self._must_prack or (self._may_prack and self.core.config.reliable)
 
     def ring(
         self,

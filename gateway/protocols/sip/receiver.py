@@ -419,6 +419,7 @@ class Receiver:
                 identity=verdict.identity,
                 offer=request.sdp,
                 replaces=replaced.id if replaced is not None else None,
+                replacing=request.get("replaces") or "",
                 max_forwards=core.config.max_forwards if hops is None else hops,
             )
         )
@@ -435,6 +436,8 @@ class Receiver:
         key = (call_id.strip(), params.get("to-tag", ""), params.get("from-tag", ""))
         session = self.core.dialogs.get(key)
         if not isinstance(session, Session):
+            if self.core.config.other_replaces:
+                return None
             raise Refusal(481, "Replaces names no call here")
         if session.state == "confirmed" and "early-only" in params:
             raise Refusal(486, "the call to be replaced is answered")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from gateway.errors import PeerError, UsageError
 from gateway.protocols.sip.auth import DigestClient
 from gateway.protocols.sip.core import ClientRequest, Core, PendingRequest
-from gateway.protocols.sip.dialog import Dialog, dialog_of_client, dialog_of_server
+from gateway.protocols.sip.dialog import Dialog, behind_nat, dialog_of_client, dialog_of_server
 from gateway.protocols.sip.events import Notified, Subscribed, SubscriptionEnded
 from gateway.protocols.sip.headers import parse_number, parse_params
 from gateway.protocols.sip.message import Header, Request, Response
@@ -33,6 +33,8 @@ class Subscription:
         self.token = core.serial()
         self.dialog: Dialog | None = None
         self.timer: Timer | None = None
+        self.pinned = False
+        """The peer is behind a NAT: it is reached where it was heard."""
         core.subscriptions[self.token] = self
 
     def stop(self, now: float) -> None:
@@ -79,7 +81,7 @@ class Subscription:
         dialog = self.dialog
         assert dialog is not None
         target, routes, hop = dialog.route()
-        flow = self.core.dialog_flow(dialog, hop, pinned=False)
+        flow = self.core.dialog_flow(dialog, hop, pinned=self.pinned)
         ClientRequest(
             self.core,
             method,
@@ -236,7 +238,9 @@ class Notifier(Subscription):
     ) -> None:
         super().__init__(core)
         tag = core.random()
-        self.adopt(dialog_of_server(request, tag, flow))
+        dialog = dialog_of_server(request, tag, flow)
+        self.pinned = behind_nat(request, dialog)
+        self.adopt(dialog)
         self.event = request.get("event") or ""
         self._expires_at = now + expires
         self._most = expires
@@ -289,6 +293,8 @@ class Notifier(Subscription):
             raise PeerError("SUBSCRIBE for another event", status=489)
         assert self.dialog is not None
         self.dialog.refresh(request)
+        if flow.connection or self.pinned:
+            self.dialog.flow = flow
         asked = request.number("expires", 2**31)
         expires = self._most if asked is None else min(asked, self._most)
         self._expires_at = now + expires
