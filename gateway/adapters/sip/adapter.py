@@ -14,9 +14,11 @@ from gateway.adapters.base import Adapter, Host
 from gateway.adapters.sip.calls import RETRY_AFTER_S, Calls
 from gateway.adapters.sip.config import SipSection
 from gateway.adapters.sip.door import Door
-from gateway.adapters.sip.identity import clean, number_of
+from gateway.adapters.sip.identity import Caller, clean, from_value, number_of
+from gateway.adapters.sip.mailboxes import Mailboxes
 from gateway.adapters.sip.phones import Phones
 from gateway.adapters.sip.trunks import Trunks
+from gateway.adapters.sip.watchers import Watchers
 from gateway.adapters.sip.wires import Wires
 from gateway.core.actions import (
     Answer,
@@ -44,6 +46,7 @@ from gateway.protocols.sip.transaction import Flow
 _GOODBYE_S: Final = 1.0
 """How long far ends get to confirm BYE and the end of registrations when we stop."""
 _BEAT_S: Final = 1.0
+_MOST_TEXTS: Final = 1000
 
 
 class Sip(Adapter):
@@ -61,10 +64,18 @@ class Sip(Adapter):
         self._door.names_at = self._wires.names_at
         self._trunks = Trunks(name, config, host, self._door, self._wires)
         self._calls = Calls(name, config, host, self._phones, self._trunks, self._wires)
+        self._mailboxes = Mailboxes(name, config, host, self._trunks)
+        self._watchers = Watchers(name, config, host, self._phones)
+        self._watchers.pump = self._pump
+        self._calls.referrals.picked_up = self._watchers.picked_up
         self._agent: SipAgent | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
+        self._texts: dict[int, str] = {}
+        """Whom a text that waits for its answer is for."""
         self._pumping = False
+        self._closing: list[int] = []
+        """Connections to be closed after what is queued for them."""
         self._stopping = False
 
     def endpoints(self) -> Iterable[Endpoint]:
@@ -88,12 +99,14 @@ class Sip(Adapter):
                     ports=self._wires.ports,
                     session_expires=self.config.session_expires_s,
                     stream_over=self.config.tcp_above,
+                    other_replaces=True,
                 ),
                 self._admit,
                 self._wires.advertise,
             )
             self._agent = self._wires.agent = agent
             self._calls.use(agent)
+            self._watchers.use(agent)
             now = self.host.now()
             self._phones.load(now)
             self._phones.announce_all(now)
@@ -101,11 +114,14 @@ class Sip(Adapter):
                 self.host.create_task(
                     self._trunks.watch(trunk, agent, self._pump), name=f"trunk {trunk}"
                 )
+            if self.config.phones and self.config.max_subscriptions:
+                self.host.create_task(self._watchers.follow(), name="lamps")
             self.host.ready()
             while True:
                 self._phones.beat(agent, self.host.now())
                 self._wires.keys.refresh()
                 self._calls.beat(self.host.now())
+                self._mailboxes.beat(agent, self.host.now())
                 self._pump()
                 await asyncio.sleep(_BEAT_S)
         finally:
@@ -122,6 +138,8 @@ class Sip(Adapter):
         try:
             if agent is not None:
                 self._calls.end_all()
+                self._watchers.end_all(self.host.now())
+                self._mailboxes.stop(agent, self.host.now())
                 self._trunks.stop(agent, self.host.now())
                 self._pump()
                 await self._farewell(agent)
@@ -132,6 +150,7 @@ class Sip(Adapter):
                 self._timer = None
             self._agent = self._wires.agent = None
             self._calls.use(None)
+            self._watchers.use(None)
             self._wires.close()
 
     async def _farewell(self, agent: SipAgent) -> None:
@@ -163,6 +182,9 @@ class Sip(Adapter):
                     self._wires.send(sends.popleft())
                 else:
                     break
+            # What is said last to a broken stream is still sent.
+            while self._closing:
+                self._wires.hang_up(self._closing.pop())
         finally:
             self._pumping = False
         if agent.counters:
@@ -207,12 +229,19 @@ class Sip(Adapter):
             case sip.Registered() | sip.RegistrationFailed():
                 self._trunks.took(event)
             case sip.ResponseReceived():
-                if not self._trunks.took(event):
+                if not self._answered(event) and not self._trunks.took(event):
                     self._phones.took(event, self.host.now())
             case sip.CloseConnection(connection=connection):
-                self._wires.hang_up(connection)
+                self._closing.append(connection)
             case sip.Referred():
                 self._calls.referred(event)
+            case sip.Subscribed():
+                self._watchers.refreshed(event, self.host.now())
+            case sip.Notified():
+                self._mailboxes.took(event)
+            case sip.SubscriptionEnded():
+                if not self._mailboxes.took(event):
+                    self._watchers.ended(event)
             case _:
                 self._calls.moved(event)
 
@@ -224,10 +253,6 @@ class Sip(Adapter):
 
     def ring(self, action: Ring) -> None:
         self._calls.ring(action.leg)
-        self._pump()
-
-    def report_transfer(self, action: ReportTransfer) -> None:
-        self._calls.report_transfer(action)
         self._pump()
 
     def progress(self, action: Progress) -> None:
@@ -250,6 +275,10 @@ class Sip(Adapter):
         self._calls.hold(action.leg, held=False)
         self._pump()
 
+    def report_transfer(self, action: ReportTransfer) -> None:
+        self._calls.report_transfer(action)
+        self._pump()
+
     def send_digits(self, action: SendDigits) -> None:
         self._calls.send_digits(action.leg, action.digits)
         self._pump()
@@ -264,12 +293,13 @@ class Sip(Adapter):
         if request.method == "REGISTER" and event.identity in self.config.phones:
             status, headers = self._phones.register(event.identity, request, event.flow, now)
             agent.respond(event.request, status, now, headers=headers)
+            self._watchers.registered(event.identity)
         elif request.method == "REGISTER":
             agent.respond(event.request, 403, now)
         elif request.method == "MESSAGE":
             self._message(event)
         elif request.method == "SUBSCRIBE":
-            agent.respond(event.request, 489, now)
+            self._watchers.requested(event, now)
         else:
             agent.respond(event.request, 501, now)
 
@@ -286,11 +316,12 @@ class Sip(Adapter):
             agent.respond(event.request, 415, now, headers=[("Accept", "text/plain")])
             return
         agent.respond(event.request, 202, now)
+        phone = self.config.phones.get(sender)
         text = request.body.decode("utf-8", "replace")[:4096]
         self.host.emit(
             MessageReceived(
                 endpoint=f"{self.name}/{sender}",
-                sender=number_of(request.from_.uri),
+                sender=(phone.number if phone else "") or number_of(request.from_.uri),
                 recipient=number_of(request.uri),
                 text="\n".join(clean(line, 4096) for line in text.splitlines()),
                 trace=self.host.new_trace(),
@@ -300,19 +331,48 @@ class Sip(Adapter):
     def send_message(self, action: SendMessage) -> None:
         user = action.endpoint.partition("/")[2]
         now, agent = self.host.now(), self._calls.agent
+        caller = Caller(action.sender, "") if action.sender else None
         if user in self.config.trunks:
-            agent.message(
+            host = self._trunks.host(user)
+            token = agent.message(
                 self._trunks.target(user, action.recipient),
                 action.text,
                 now,
+                from_=from_value(host, caller) if caller else "",
                 flow=next(iter(self._trunks.flows(user)), None),
                 routes=self._trunks.routes(user),
                 credentials=self._trunks.credentials(user),
             )
+            self._sent(token, action)
         else:
             bindings = self._phones.reachable(user, now)
             if not bindings:
                 raise DeviceError(f"{action.endpoint} is not registered")
             for binding in bindings:
-                agent.message(binding.contact, action.text, now, flow=binding.flow)
+                host = self._wires.source_towards(binding.flow.host)
+                token = agent.message(
+                    binding.contact,
+                    action.text,
+                    now,
+                    from_=from_value(host, caller) if caller else "",
+                    flow=binding.flow,
+                    routes=binding.path,
+                )
+                self._sent(token, action)
         self._pump()
+
+    def _sent(self, token: int, action: SendMessage) -> None:
+        """Remember a text until its answer comes."""
+        if len(self._texts) >= _MOST_TEXTS:
+            self._texts.pop(next(iter(self._texts)))
+        self._texts[token] = action.endpoint
+
+    def _answered(self, event: sip.ResponseReceived) -> bool:
+        """The answer to a text of ours; False when it is none."""
+        endpoint = self._texts.pop(event.token, "")
+        if endpoint and event.response.status >= 300:
+            self.host.count("messages_failed")
+            self.host.log.warning(
+                "a text was not delivered", endpoint=endpoint, status=event.response.status
+            )
+        return bool(endpoint)

@@ -33,6 +33,13 @@ from gateway.adapters.sip.identity import (
 )
 from gateway.adapters.sip.legs import SILENT, Leg
 from gateway.adapters.sip.phones import Phones
+from gateway.adapters.sip.precedence import (
+    accepted,
+    asked_priority,
+    preemption,
+    resource_priority,
+)
+from gateway.adapters.sip.referrals import Referrals
 from gateway.adapters.sip.trunks import Trunks
 from gateway.adapters.sip.wires import Wires
 from gateway.core.actions import Dial, ReportTransfer
@@ -49,7 +56,7 @@ from gateway.core.events import (
     LegRinging,
     PageDelivered,
     PageMember,
-    TransferRequested,
+    Priority,
 )
 from gateway.core.ids import trace_of
 from gateway.errors import DeviceError, PeerError, UsageError
@@ -63,7 +70,6 @@ RETRY_AFTER_S: Final = 30
 """When a caller that is refused for lack of something may try again."""
 _PHONE_SILENT_S: Final = 8.0
 _HOPS: Final = 70
-# A transfer that led nowhere leaves its leg as it is, which is how we know.
 
 
 class Calls:
@@ -87,6 +93,7 @@ class Calls:
         self._busy: Counter[str] = Counter()
         """How many legs each phone or trunk has."""
         self._by_session: dict[int, Leg] = {}
+        self.referrals = Referrals(config, host, self.of_session)
         self._by_trace: dict[str, Leg] = {}
         """Legs that came in, for the hops of those that go on from them."""
 
@@ -147,6 +154,14 @@ class Calls:
             self._host.count("fraud_blocked")
             self.agent.reject(event.session, 403, now, headers=[reason(Cause.BARRED)])
             return
+        priority = self._priority(request, phone, trunk)
+        if priority is None:
+            self.agent.reject(event.session, 417, now, headers=[accepted(trunk)])
+            return
+        replaced = self.referrals.place_of(event)
+        if replaced is None:
+            self.agent.reject(event.session, 481, now)
+            return
         remote = session_id_of(request)
         # A call that somebody traces already goes on under that id.
         known = trace_of(remote)
@@ -180,7 +195,10 @@ class Calls:
                 display=caller.display,
                 trace=trace,
                 demanded_at=now,
-                auto_answer=wants_auto_answer(request),
+                # A caller from outside may not open microphones.
+                auto_answer=phone is not None and wants_auto_answer(request),
+                priority=priority,
+                replaces=replaced,
             )
         )
         if event.session not in self.agent.core.sessions:
@@ -198,6 +216,19 @@ class Calls:
         else:
             if not leg.answer:
                 self._refuse(leg, 488, Cause.NOT_ACCEPTABLE, "no codec in common")
+
+    @staticmethod
+    def _priority(request: Request, phone: Phone | None, trunk: Trunk | None) -> Priority | None:
+        """The precedence that a call has; None when it requires one that is not known here."""
+        least, most = Priority.ROUTINE, Priority.EMERGENCY
+        if phone is not None:
+            most = Priority[phone.priority.upper()]
+        if trunk is not None and not trunk.precedence:
+            most = least
+        asked = asked_priority(request, trunk.precedence if trunk else "")
+        if asked is None and "resource-priority" in request.tokens("require"):
+            return None
+        return min(asked or least, most)
 
     def _has_room(self, name: str, trunk: Trunk) -> bool:
         """Whether a trunk may bring one more call."""
@@ -233,6 +264,13 @@ class Calls:
         leg = self._legs.get(leg_id)
         if leg is None or not leg.inbound or leg.connected:
             return
+        if leg.offer is None and self.agent.reliable(leg.sessions[0]):
+            # Our offer goes reliably, its answer comes in the PRACK (RFC 3262 section 5).
+            try:
+                leg.answer = leg.audio.offer()
+            except DeviceError as error:
+                self._refuse(leg, 503, Cause.RESOURCE_UNAVAILABLE, str(error))
+                return
         if leg.answer:
             leg.early = True
             self.agent.ring(leg.sessions[0], self._host.now(), 183, leg.answer)
@@ -321,15 +359,16 @@ class Calls:
             # The connection it registered over may be gone since: then its contact says where.
             flow = binding.flow
             alive = self._stands(flow)
+            host = self._wires.source_towards(flow.host)
             try:
                 session = self.agent.invite(
                     binding.contact,
                     offer,
                     now,
-                    from_=from_value(self._wires.source_towards(flow.host), caller),
+                    from_=from_value(host, caller),
                     flow=flow if alive else None,
                     routes=binding.path,
-                    headers=headers,
+                    headers=[*headers, *self.referrals.referred_by(action.trace, host)],
                     timeout=_PHONE_SILENT_S,
                     max_forwards=hops,
                 )
@@ -363,6 +402,8 @@ class Calls:
             session_id(leg.half),
             *asserted(host, shown, trunk.identity),
             *urgency(action.priority),
+            *resource_priority(action.priority, trunk.precedence),
+            *self.referrals.referred_by(action.trace, host),
         ]
         target = self._trunks.target(name, dialled(action.number, trunk.numbers))
 
@@ -526,51 +567,13 @@ class Calls:
 
     def referred(self, event: sip.Referred) -> None:
         """A far end wants its partner to be connected to somebody else."""
-        now = self._host.now()
-        leg = self._by_session.get(event.session or 0)
-        if leg is None or not leg.connected or leg.refer is not None:
-            # Only somebody who is in a call of ours may ask for another.
-            self.agent.respond(event.request, 403, now)
-            return
-        replaced = self._leg_replaced(event.replaces) if event.replaces else None
-        if event.replaces and replaced is None:
-            self.agent.respond(event.request, 481, now)
-            return
-        leg.refer = self.agent.accept_refer(event.request, now)
-        self._host.emit(
-            TransferRequested(
-                leg=leg.id,
-                target=number_of(event.target.uri),
-                replaces=replaced.id if replaced else "",
-            )
-        )
+        self.referrals.referred(self.agent, event)
 
     def report_transfer(self, action: ReportTransfer) -> None:
-        """NOTIFY the far end of a transfer that it asked for."""
+        """Tell who asked for a transfer how it goes."""
         leg = self._legs.get(action.leg)
         if leg is not None:
-            status = {"ringing": 180, "answered": 200}.get(action.outcome, to_sip(action.cause))
-            self._notify(leg, status)
-
-    def _notify(self, leg: Leg, status: int) -> None:
-        refer = leg.refer
-        if refer is None:
-            return
-        if status >= 200:
-            leg.refer = None
-        try:
-            self.agent.notify_refer(refer, status, self._host.now())
-        except UsageError:
-            leg.refer = None
-            self._host.count("too_late")
-
-    def _leg_replaced(self, replaces: str) -> Leg | None:
-        call_id, *params = replaces.split(";")
-        tags = {param.partition("=")[2] for param in params if "-tag" in param}
-        for key, user in self.agent.core.dialogs.items():
-            if call_id.strip() == key[0] and tags <= set(key[1:]):
-                return self._by_session.get(getattr(user, "id", 0))
-        return None
+            self.referrals.report(self.agent, leg, action)
 
     # The end
 
@@ -582,9 +585,9 @@ class Calls:
 
     def _release(self, leg: Leg, cause: Cause, detail: str) -> None:
         """End all sessions of a leg."""
+        self.referrals.released(self.agent, leg)
         leg.cause, leg.detail = cause, detail
-        self._notify(leg, 503)  # its transfer is still open: nobody knows how it ends
-        status, headers = to_sip(cause), [reason(cause)]
+        status, headers = to_sip(cause), [reason(cause), *preemption(cause)]
         if status == 503 and leg.inbound and not leg.connected:
             headers.append(("Retry-After", str(RETRY_AFTER_S)))
         for session in leg.sessions:
@@ -601,6 +604,7 @@ class Calls:
         if event.session in leg.sessions:
             leg.sessions.remove(event.session)
         leg.note_end(event)
+        leg.redirect = self._redirect(leg, event)
         if leg.flow is not None and not leg.connected and _is_away(event):
             # RFC 3263 section 4.3: the next server may be there.
             self._trunks.silent(leg.user, leg.flow)
@@ -630,9 +634,24 @@ class Calls:
             self._busy[leg.endpoint] -= 1
         if self._by_trace.get(leg.trace) is leg:
             del self._by_trace[leg.trace]
+        self.referrals.ended(leg)
         if leg.one_way:
             self._page_over(leg)
-        self._host.emit(LegEnded(leg=leg.id, cause=leg.cause, detail=leg.detail))
+        self._host.emit(
+            LegEnded(leg=leg.id, cause=leg.cause, detail=leg.detail, redirect=leg.redirect)
+        )
+
+    def _redirect(self, leg: Leg, event: sip.Ended) -> str:
+        """Where a 301 or 302 sends the caller, if whoever says so may; else empty."""
+        phone, trunk = self._config.phones.get(leg.user), self._config.trunks.get(leg.user)
+        may = (phone is not None and phone.forwards) or (trunk is not None and trunk.redirects)
+        if not may or event.status not in (301, 302) or event.message is None:
+            return ""
+        try:
+            contacts = event.message.addresses("contact")
+        except PeerError:
+            return ""
+        return number_of(contacts[0].uri) if contacts else ""
 
     def _page_over(self, leg: Leg) -> None:
         """A phone that was paged: its answer is the sign, its receiver reports say how well."""

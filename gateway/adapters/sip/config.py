@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -15,6 +15,8 @@ from gateway.protocols.sip.uri import Uri, parse_uri
 
 _NIGHT = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d\Z")
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+
+Precedence = Literal["routine", "priority", "urgent", "emergency"]
 
 
 class DtmfMode(StrEnum):
@@ -78,6 +80,21 @@ class Phone(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     dtmf: DtmfMode = DtmfMode.AUTO
     codecs: tuple[str, ...] = ()
     """In order of preference; empty: the adapter's."""
+    watches: tuple[str, ...] = ("*",)
+    """Endpoints whose state it may subscribe to, as patterns: ``fxs/*``."""
+    picks_up: tuple[str, ...] = ()
+    """Endpoints whose ringing calls it may pick up (Replaces)."""
+    mailbox: str = ""
+    """``endpoint:input`` whose value is the number of new messages for it."""
+    forwards: bool = True
+    """A 3xx of it sends the call to the number in its Contact, as if it had dialled that."""
+    priority: Precedence = "routine"
+    """Highest precedence that it may ask for (RFC 4412)."""
+
+    def __post_init__(self) -> None:
+        endpoint, _, name = self.mailbox.partition(":")
+        if self.mailbox and not (name and "/" in endpoint):
+            raise ValueError(f"mailbox {self.mailbox!r}: write it like mqtt/voicemail:anna")
 
 
 class Numbers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -135,6 +152,13 @@ class Trunk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """OPTIONS this often to see that it is there; 0: never."""
     no_response_s: Annotated[float, msgspec.Meta(gt=0, le=32)] = 8.0
     """Give up on a peer that answers nothing at all."""
+    precedence: Literal["", "dsn", "drsn", "q735", "ets", "wps"] = ""
+    """Namespace of Resource-Priority (RFC 4412) that is believed from there and told to it; empty:
+    none, all its calls are routine."""
+    messages: bool = False
+    """Watch the mailbox of `user` there; its new messages are the endpoint's input ``messages``."""
+    redirects: bool = False
+    """Follow its 3xx to the number in its Contact, as if it had called that."""
     dtmf: DtmfMode = DtmfMode.AUTO
 
 
@@ -208,6 +232,8 @@ class SipSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Networks that nothing may come from; counts for more than `allow`."""
     min_expires_s: Annotated[int, msgspec.Meta(ge=10, le=3600)] = 60
     max_expires_s: Annotated[int, msgspec.Meta(ge=60, le=86400)] = 3600
+    max_subscriptions: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 200
+    """Of one phone (lamps, messages waiting); 0: none are taken."""
     max_contacts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 10
     """Of one phone."""
     fraud: Fraud = Fraud()
@@ -247,6 +273,8 @@ class SipSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 check_peer(trunk.proxy)
             for network in trunk.allow:
                 ipaddress.ip_network(network, strict=False)
+            if trunk.messages and not trunk.user:
+                raise ValueError("a trunk whose messages are watched needs a user")
             if trunk.register and not trunk.user:
                 raise ValueError("a trunk that registers needs a user")
 

@@ -25,7 +25,9 @@ AUTO_ANSWER: Final[tuple[Header, ...]] = (
     ("Alert-Info", "<http://intercom>;info=alert-autoanswer;delay=0"),
     ("Answer-Mode", "Auto"),
 )
-_AUTO_ANSWERS = re.compile(r"answer-after\s*=\s*0|alert-autoanswer|intercom", re.IGNORECASE)
+_AUTO_ANSWERS = re.compile(
+    r"answer-after\s*=\s*0|alert-autoanswer|intercom|(auto|ring) ?answer", re.IGNORECASE
+)
 _VISUAL = str.maketrans("", "", "-.() ")
 _NUMBER = re.compile(r"\+?[0-9*#A-Da-d]+\Z")
 _SESSION_ID = re.compile(r"\s*([0-9a-f]{32})\b")
@@ -151,7 +153,10 @@ def urgency(priority: Priority) -> list[Header]:
 
 def wants_auto_answer(request: Request) -> bool:
     """Whether the caller asks that the called side answers by itself."""
-    if (request.get("answer-mode") or "").strip().lower().startswith("auto"):
+    for name in ("answer-mode", "priv-answer-mode"):
+        if (request.get(name) or "").strip().lower().startswith("auto"):
+            return True
+    if (request.get("p-auto-answer") or "").strip().lower() == "normal":
         return True
     lines = [*request.all("call-info"), *request.all("alert-info")]
     return any(_AUTO_ANSWERS.search(line) for line in lines)

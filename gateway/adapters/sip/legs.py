@@ -56,6 +56,8 @@ class Leg:
     dtmf: DtmfMode = DtmfMode.AUTO
     cause: Cause = Cause.NORMAL
     detail: str = ""
+    redirect: str = ""
+    """The number that it wants to be called instead."""
     said: bool = False
     """`cause` is what a contact said; the silence of another does not change it."""
     called: str = ""
@@ -89,6 +91,8 @@ def why(event: Ended) -> tuple[Cause, str]:
         if reason.protocol.lower() == "q.850" and reason.cause is not None:
             text = f"{event.how.value}: Q.850 {reason.cause} {reason.text}"
             return from_q850(reason.cause), text.strip()
+    if any(reason.protocol.lower() == "preemption" for reason in event.reasons):
+        return Cause.PREEMPTED, f"{event.how.value}: preemption"
     if event.how is How.REJECTED:
         words = getattr(event.message, "reason", "")
         return from_sip(event.status), f"{event.status} {words}".strip()

@@ -67,6 +67,10 @@ class _State:
     agent: str = ""
 
 
+MESSAGES: Final = "messages"
+"""Input of a trunk: how many new messages its mailbox holds."""
+
+
 class Trunks:
     """The trunks of one adapter and how they stand."""
 
@@ -107,6 +111,7 @@ class Trunks:
             label=trunk.label,
             takes_number=True,
             capacity=trunk.calls,
+            inputs=(MESSAGES,) if trunk.messages else (),
             condition=state.condition,
             reason=state.reason if state.condition is not Condition.UP else "",
             detail=detail,
