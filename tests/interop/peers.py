@@ -132,6 +132,11 @@ class Box:
                 f"{endpoint} {condition}, it is {places[endpoint][0]}",
             )
 
+    async def connected(self, leg: str) -> None:
+        """Wait until a leg is connected."""
+        legs = self.gateway.switchboard.legs
+        await until(lambda: leg in legs and legs[leg].connected, f"{leg} is connected")
+
     async def legs(self, n: int) -> dict[str, LegRecord]:
         """Wait for the records of all calls; there must be exactly one for each of `n` legs."""
         await until(lambda: not self.gateway.switchboard.calls, "no call any more")
