@@ -5,6 +5,7 @@
 
 enum {
     RELAY_SILENT_MS = 60,  /* the sender paused: keep the far end's RTP alive ourselves */
+    RELAY_BURST_MS = 1000, /* timestamps further ahead than this are no burst but a jump */
     RELAY_LEVEL_EVERY = 8, /* packets per level sample of an untouched G.711 payload */
     FSK_IDLE_MS = 100,
     FSK_PAD = 0x55, /* channel seizure read as octets */
@@ -23,6 +24,16 @@ static int plain(const ce_stream *s)
            !o->n_tones && !s->speech.config.on && !s->play && !s->record && !s->n_digits;
 }
 
+/* Packets fit the other leg as they come: one codec, or the two laws of G.711, which differ by a
+ * table, in packets of one length. */
+static int packets_fit(const ce_stream *a, const ce_stream *c)
+{
+    if (a->ptime_ms != c->ptime_ms)
+        return 0;
+    return (a->codec == c->codec && a->wideband == c->wideband) ||
+           (a->codec <= CE_PCMA && c->codec <= CE_PCMA && !a->wideband && !c->wideband);
+}
+
 void ce_bridge_replan(ce_bridge *b)
 {
     uint32_t rate = 8000;
@@ -35,7 +46,7 @@ void ce_bridge_replan(ce_bridge *b)
     }
     ce_stream *a = b->members, *c = a ? a->bridge_next : NULL;
     int relay = b->n_members == 2 && !b->floor_mode && plain(a) && plain(c) &&
-                a->codec == c->codec && a->wideband == c->wideband &&
+                packets_fit(a, c) &&
                 (!b->pass_digits || (a->te_pt == CE_NO_PT) == (c->te_pt == CE_NO_PT));
     if (relay == b->relay)
         return;
@@ -181,21 +192,21 @@ static void decode_all(ce_engine *e)
             continue;
         int lane = s->decoder_lane;
         switch (s->codec) {
-        case CE_PCMU: cp_ulaw_decode(s->payload_in, s->pcm_in, s->n_samples); break;
-        case CE_PCMA: cp_alaw_decode(s->payload_in, s->pcm_in, s->n_samples); break;
+        case CE_PCMU: cp_ulaw_decode(s->f->payload_in, s->f->pcm_in, s->n_samples); break;
+        case CE_PCMA: cp_alaw_decode(s->f->payload_in, s->f->pcm_in, s->n_samples); break;
         case CE_L16:
             if (s->kind == CE_RTP)
-                swap16(s->payload_in, s->pcm_in, s->n_samples);
+                swap16(s->f->payload_in, s->f->pcm_in, s->n_samples);
             else
-                memcpy(s->pcm_in, s->payload_in, s->frame_bytes);
+                memcpy(s->f->pcm_in, s->f->payload_in, s->frame_bytes);
             break;
         case CE_G722:
             if (lane < 0) {
                 s->in_state = 0;
                 break;
             }
-            e->dec_src[lane] = s->payload_in;
-            e->dec_out[lane] = s->pcm_in;
+            e->dec_src[lane] = s->f->payload_in;
+            e->dec_out[lane] = s->f->pcm_in;
             e->dec_mask[lane / CP_LANES] |= 1u << (lane % CP_LANES);
             break;
         default: s->in_state = 0;
@@ -230,10 +241,10 @@ static void fsk_octets(ce_stream *s, const uint8_t *p, int n)
 
 static void detect(ce_stream *s)
 {
-    const int16_t *pcm = s->pcm_in;
+    const int16_t *pcm = s->f->pcm_in;
     int16_t narrow[CE_MAX_SAMPLES];
     if (s->rate == 16000) {
-        cp_resample(&s->to_detect, s->pcm_in, s->n_samples, narrow, CE_MAX_SAMPLES);
+        cp_resample(&s->to_detect, s->f->pcm_in, s->n_samples, narrow, CE_MAX_SAMPLES);
         pcm = narrow;
     }
     if (s->opt.detect_dtmf) {
@@ -261,17 +272,17 @@ static void frame_in(ce_stream *s)
 {
     int n = s->n_samples;
     if (s->in_state == 1) {
-        cp_plc_good(&s->plc, s->pcm_in, n);
+        cp_plc_good(&s->plc, s->f->pcm_in, n);
     } else if (s->in_state == 2) {
-        cp_plc_lost(&s->plc, s->pcm_in, n);
+        cp_plc_lost(&s->plc, s->f->pcm_in, n);
         s->c.concealed++;
     } else {
-        memset(s->pcm_in, 0, (size_t)n * sizeof *s->pcm_in);
+        memset(s->f->pcm_in, 0, (size_t)n * sizeof *s->f->pcm_in);
     }
     if (s->opt.gain_in != 1.0f)
-        cp_apply_gain(s->pcm_in, s->pcm_in, n, s->opt.gain_in);
+        cp_apply_gain(s->f->pcm_in, s->f->pcm_in, n, s->opt.gain_in);
     double before = s->c.level_in.sum_squares;
-    cp_level_add(&s->c.level_in, s->pcm_in, n);
+    cp_level_add(&s->c.level_in, s->f->pcm_in, n);
     if (s->c.level_in.sum_squares - before < SILENT_MEAN_SQUARE * n)
         s->c.silent_frames++;
     else
@@ -287,40 +298,56 @@ static void frame_in(ce_stream *s)
 static const int16_t *frame_for_bridge(ce_stream *s)
 {
     ce_stream *peer;
-    size_t bytes = s->n_samples * sizeof *s->pcm_in;
-    const int16_t *pcm = s->pcm_in;
+    size_t bytes = s->n_samples * sizeof *s->f->pcm_in;
+    const int16_t *pcm = s->f->pcm_in;
     int te_peer = passes_digits(s, &peer) && peer->te_pt != CE_NO_PT;
     int mute_digits = s->opt.detect_dtmf && (s->opt.mute_dtmf || te_peer);
     if (mute_digits) {
         if (s->muting) {
-            memset(s->pcm_in, 0, bytes);
+            memset(s->f->pcm_in, 0, bytes);
             memset(s->pcm_delay, 0, bytes);
         }
         int16_t now[CE_MAX_SAMPLES];
-        memcpy(now, s->pcm_in, bytes);
-        memcpy(s->pcm_in, s->pcm_delay, bytes);
+        memcpy(now, s->f->pcm_in, bytes);
+        memcpy(s->f->pcm_in, s->pcm_delay, bytes);
         memcpy(s->pcm_delay, now, bytes);
     } else if (s->te_active) {
-        memset(s->pcm_in, 0, bytes);
+        memset(s->f->pcm_in, 0, bytes);
     }
     if (s->rate < s->bridge->rate) {
-        cp_resample(&s->to_bridge, s->pcm_in, s->n_samples, s->pcm_mix, CE_MAX_SAMPLES);
-        pcm = s->pcm_mix;
+        cp_resample(&s->to_bridge, s->f->pcm_in, s->n_samples, s->f->pcm_mix, CE_MAX_SAMPLES);
+        pcm = s->f->pcm_mix;
     }
     return pcm;
 }
 
 /* ---- mix ---- */
 
+/* Two people who talk to each other hear each other's samples as they are. */
+static int mix_pair(ce_bridge *b)
+{
+    ce_stream *a = b->members, *c = a->bridge_next;
+    if (b->n_members != 2 || b->floor_mode || !(a->speaks && a->hears && c->speaks && c->hears) ||
+        a->gain_bridge != 1.0f || c->gain_bridge != 1.0f)
+        return 0;
+    a->from_common = c->from_common = 0;
+    c->bus = frame_for_bridge(a);
+    a->bus = frame_for_bridge(c);
+    return 1;
+}
+
 static void mix(ce_engine *e, ce_bridge *b)
 {
+    if (mix_pair(b))
+        return;
     int n = (int)(b->rate / 50), k = 0, listeners = 0;
     for (ce_stream *s = b->members; s; s = s->bridge_next) {
         s->from_common = 0;
         if (may_speak(s)) {
             e->mix_src[k] = frame_for_bridge(s);
             e->mix_gain[k] = s->gain_bridge;
-            e->mix_out[k] = s->hears ? s->pcm_bus : NULL;
+            e->mix_out[k] = s->hears ? s->f->pcm_bus : NULL;
+            s->bus = s->f->pcm_bus;
             k++;
         } else if (s->hears) {
             s->from_common = 1;
@@ -395,49 +422,47 @@ static void frame_out(ce_engine *e, ce_stream *s)
 {
     int n = s->n_samples, sent;
     ce_bridge *b = s->bridge;
-    const int16_t *pcm = s->pcm_out;
+    const int16_t *pcm = s->f->pcm_out;
     int common = 0;
-    s->send_payload = s->payload_out;
-    if ((sent = ce_digit_frame(s, s->pcm_out)) != 0) {
+    s->send_payload = s->f->payload_out;
+    if ((sent = ce_digit_frame(s, s->f->pcm_out)) != 0) {
         if (sent == 2) {
             s->send_payload = NULL;
-            memset(s->pcm_out, 0, sizeof s->pcm_out);
+            memset(s->f->pcm_out, 0, sizeof s->f->pcm_out);
         }
-    } else if (ce_play_frame(s, s->pcm_out)) {
+    } else if (ce_play_frame(s, s->f->pcm_out)) {
     } else if (b && !b->relay && s->from_common) {
         pcm = b->common_pcm[s->wideband];
         common = s->opt.gain_out == 1.0f;
     } else if (b && !b->relay && s->hears && may_speak(s)) {
         if (s->rate < b->rate) {
-            cp_resample(&s->from_bridge, s->pcm_bus, (int)(b->rate / 50), s->pcm_out,
+            cp_resample(&s->from_bridge, s->bus, (int)(b->rate / 50), s->f->pcm_out,
                         CE_MAX_SAMPLES);
         } else {
-            pcm = s->pcm_bus;
+            pcm = s->bus;
         }
     } else {
-        memset(s->pcm_out, 0, sizeof s->pcm_out);
+        memset(s->f->pcm_out, 0, sizeof s->f->pcm_out);
     }
     if (s->opt.gain_out != 1.0f) {
-        cp_apply_gain(pcm, s->pcm_out, n, s->opt.gain_out);
-        pcm = s->pcm_out;
+        cp_apply_gain(pcm, s->f->pcm_out, n, s->opt.gain_out);
+        pcm = s->f->pcm_out;
     }
     double before = s->c.level_out.sum_squares;
     cp_level_add(&s->c.level_out, pcm, n);
     if (s->speech.config.on)
         ce_speech_out(s, (s->c.level_out.sum_squares - before) / n);
     if (s->record)
-        ce_record_frame(s, s->pcm_in, pcm);
+        ce_record_frame(s, s->f->pcm_in, pcm);
     if (!s->send_payload || s->codec == CE_NONE)
         return;
     if (common && (s->send_payload = common_payload(s, pcm)) != NULL)
         return;
-    s->send_payload = s->payload_out;
+    s->send_payload = s->f->payload_out;
     if (s->codec != CE_G722) {
-        encode(s, pcm, s->payload_out);
+        encode(s, pcm, s->f->payload_out);
     } else if (s->encoder_lane >= 0) {
-        if (pcm != s->pcm_out && pcm != s->pcm_bus)
-            memcpy(s->pcm_out, pcm, (size_t)n * sizeof *pcm), pcm = s->pcm_out;
-        encode_later(e, s->encoder_lane, pcm, s->payload_out);
+        encode_later(e, s->encoder_lane, pcm, s->f->payload_out);
     } else {
         s->send_payload = NULL;
     }
@@ -454,11 +479,17 @@ static void encode_batches(ce_engine *e)
     }
 }
 
-/* Relayed legs need a frame of ours only while the other side sends nothing. */
+/* Relayed legs need a frame of ours only while the other side sends nothing. A sender may also
+ * send a good deal at once and then wait: what it sent lasts as long as its timestamps say. */
 static int relay_rests(ce_stream *s)
 {
     ce_stream *from = peer_of(s);
     if (s->e->tick - from->last_rx_tick <= RELAY_SILENT_MS && from->rx_seen)
+        return 1;
+    int32_t clock = (int32_t)s->clock_ms;
+    int32_t left = (int32_t)(s->last_ts + s->frame_ticks - ce_rtp_now_ts(s));
+    if (from->relay_anchored && left > (CE_FRAME_MS - RELAY_SILENT_MS) * clock &&
+        left < RELAY_BURST_MS * clock)
         return 1;
     from->relay_anchored = 0;
     return 0;
@@ -472,6 +503,7 @@ void ce_frames(ce_engine *e, int phase)
             ce_rtp_timers(s);
         if (s->bridge && s->bridge->relay && relay_rests(s))
             continue;
+        s->f = &e->frames[e->n_due];
         e->due[e->n_due++] = s;
     }
     if (!e->n_due)
