@@ -21,6 +21,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from gateway.core.alarms import OWN
 from gateway.core.endpoints import Endpoint
 from gateway.core.events import (
     AlarmRaised,
@@ -103,6 +104,11 @@ class Inbox:
         self._n_alarms: Counter[int] = Counter()
         """Alarms in the queue, by severity."""
         self._held: dict[str, _Held] = {}
+        self._released: dict[str, _Held] = {}
+        """Alarms that are in the queue, by envelope: what waits behind them is looked at when the
+        switchboard knows of them."""
+        self._known: list[_Held] = []
+        """Alarms that the switchboard was given since."""
         self._n_held = 0
         self._carried: dict[tuple[str, str], Begins] = {}
         """Alarms of before a restart that wait for the adapters."""
@@ -110,14 +116,18 @@ class Inbox:
         """What carried inputs have become since."""
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + len(self._known)
 
     def take(self) -> tuple[Event, str, str] | None:
         """The next event, its adapter, and its envelope if it is journalled already."""
+        while self._known:
+            self._follow(self._known.pop(0))
         if not self._queue:
             return None
         event, adapter, envelope = self._queue.popleft()
         if envelope:
+            self._gone(envelope)
+        if _bounded(event, envelope):
             self._n_alarms[_severity(event)] -= 1
         return event, adapter, envelope
 
@@ -136,7 +146,8 @@ class Inbox:
                 self._n_held += 1
                 return
             self._gateway.counters["alarms_not_awaited"] += 1
-            self._release(held, wait=False)
+            self._release(held)
+            self._follow(held, wait=False)
         alarm = self._alarm(event)
         if alarm is not None:
             self._hold(alarm, adapter)
@@ -144,10 +155,11 @@ class Inbox:
             self._enqueue(event, adapter)
 
     def _enqueue(self, event: Event, adapter: str, envelope: str = "") -> None:
-        if envelope:
+        if _bounded(event, envelope):
             severity = _severity(event)
             if self._n_alarms.total() >= ALARMS and not self._evict(severity):
                 self._gateway.alarm_lost(event)  # type: ignore[arg-type]
+                self._gone(envelope)
                 return
             self._n_alarms[severity] += 1
         self._queue.append((event, adapter, envelope))
@@ -168,10 +180,11 @@ class Inbox:
         if least >= severity:
             return False
         for at, (event, _, envelope) in enumerate(self._queue):
-            if envelope and _severity(event) == least:
+            if _bounded(event, envelope) and _severity(event) == least:
                 del self._queue[at]
                 self._n_alarms[least] -= 1
                 self._gateway.alarm_lost(event)  # type: ignore[arg-type]
+                self._gone(envelope)
                 return True
         return False
 
@@ -208,15 +221,28 @@ class Inbox:
 
         written.add_done_callback(safe)
 
-    def _release(self, held: _Held, *, wait: bool = True) -> None:
-        """Let an alarm act, and what waits behind it, as far as that is no alarm itself."""
-        if self._held.get(held.alarm.endpoint) is not held:
+    def _release(self, held: _Held) -> None:
+        """Let an alarm act."""
+        if held.timer is None:
             return  # the disk and the clock were both quick
-        del self._held[held.alarm.endpoint]
-        self._n_held -= 1 + len(held.behind)
-        if held.timer is not None:
-            held.timer.cancel()
+        held.timer.cancel()
+        held.timer = None
+        self._released[held.envelope] = held
         self._enqueue(held.alarm, held.adapter, held.envelope)
+
+    def _gone(self, envelope: str) -> None:
+        """An alarm has left the queue."""
+        held = self._released.pop(envelope, None)
+        if held is not None:
+            self._known.append(held)
+
+    def _follow(self, held: _Held, *, wait: bool = True) -> None:
+        """Let what waits behind an alarm go on, as far as that is no alarm itself."""
+        if self._held.get(held.alarm.endpoint) is not held:
+            return
+        del self._held[held.alarm.endpoint]
+        self._released.pop(held.envelope, None)
+        self._n_held -= 1 + len(held.behind)
         while held.behind:
             event, adapter = held.behind.popleft()
             alarm = self._alarm(event)
@@ -282,6 +308,11 @@ class Inbox:
                 self._after.pop(key, None)
                 return msgspec.structs.replace(event, trace=known.trace, raised_at=known.raised_at)
         return event
+
+
+def _bounded(event: Event, envelope: str) -> bool:
+    """Whether an alarm may be dropped: those of the gateway itself say that others were."""
+    return bool(envelope) and not _place(event).startswith(OWN)
 
 
 def _severity(event: Event) -> int:

@@ -142,7 +142,9 @@ async def test_the_audio_of_a_lent_port_is_heard(tmp_path: Path) -> None:
             assert (busy.cause, busy.detail) == (Cause.BUSY, f"lent to {leg}")
         assert far.of(LegEnded, leg=leg)[0].cause is Cause.SHUTDOWN
         (heard, *_), _ = read_wav(tmp_path / "heard.wav")
-        assert level_at(heard[1600:], 440) == pytest.approx(-9.1, abs=1)
+        # On a busy machine blocks may slip, but within one the tone is whole.
+        levels = sorted(level_at(heard[at : at + 160], 440) for at in range(1600, 6400, 160))
+        assert levels[len(levels) // 2] == pytest.approx(-9.1, abs=1.5)
     finally:
         await engine.stop()
 
