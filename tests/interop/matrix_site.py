@@ -35,7 +35,7 @@ NUMBERS = {
     "sip": "201", "pyvoip": "261", "fxs": "211", "fxo": "251", "intercom": "231", "radio": "241",
 }  # fmt: skip
 TARGETS = {
-    "sip": "sip/anna", "pyvoip": "pyvoip/line:dora", "fxs": "fxs/1", "fxo": "fxo/out:77",
+    "sip": "sip/anna", "pyvoip": "pyvoip/line:dora", "fxs": "fxs/1", "fxo": "fxo/out:78",
     "intercom": "intercom/a", "radio": "radio/north",
 }  # fmt: skip
 PAGE_NUMBER, HALL_NUMBER, MEETING_NUMBER = "700", "701", "900"
