@@ -225,6 +225,11 @@ class CallPointBus:
         loop.add_reader(self._fds[0], self._readable)
         self._watch()
 
+    def forgive(self, seconds: float) -> None:
+        """Time in which this program stood still, and with it the stations' clock and the gateway
+        beside them: it counts as no silence of the gateway."""
+        self._heard_at += seconds
+
     def unplug(self) -> None:
         """Pull the connector; the stations notice as they would."""
         if not self._fds:

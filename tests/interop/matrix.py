@@ -156,28 +156,17 @@ class Play:
         self.matrix.seconds = time.monotonic() - begin
 
     async def _try(self, cells: list[Cell], play: Callable[[], Awaitable[str]]) -> None:
-        for again in (True, True, False):
-            let_go = self.site.let_go()
-            try:
-                says = await play()
-                break
-            except (Exception, asyncio.CancelledError) as error:
-                # A machine that stood still for 150 ms was as good as dead to a station on the
-                # bus: what it let go of then is played again.
-                if again and isinstance(error, Exception) and self.site.let_go() > let_go:
-                    continue
-                self._failed(cells, error)
-                if isinstance(error, asyncio.CancelledError):
-                    raise
-                return
-        for cell in cells:
-            cell.says = f"{OK} ({says})" if says else OK
-
-    @staticmethod
-    def _failed(cells: list[Cell], error: BaseException) -> None:
-        text = " ".join(str(error).split())[:200] or type(error).__name__
-        for cell in cells:
-            cell.says, cell.detail = f"not done: {text}", text
+        try:
+            says = await play()
+        except (Exception, asyncio.CancelledError) as error:
+            text = " ".join(str(error).split())[:200] or type(error).__name__
+            for cell in cells:
+                cell.says, cell.detail = f"not done: {text}", text
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        else:
+            for cell in cells:
+                cell.says = f"{OK} ({says})" if says else OK
 
     @contextlib.asynccontextmanager
     async def _alone(self, *parties: Party, shared: str = "") -> AsyncIterator[int]:

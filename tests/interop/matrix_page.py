@@ -110,7 +110,7 @@ loopback, and programs of others around it wherever there are any:
 | sip | baresip | baresip |
 | pyvoip | Kamailio with two baresip | the same |
 | fxs, fxo | telephones and an exchange of ours: the virtual line card | the same |
-| intercom | a call point of ours, with its watchdog of 150 ms | the same |
+| intercom | a call point of ours | the same |
 | radio | a node of SvxLink, by its reflector | transceivers of ours: PTYs and UDP |
 | page | receivers of ours; baresip is the paged telephone | nobody |
 | mqtt | mosquitto | mosquitto_pub |
@@ -119,6 +119,9 @@ loopback, and programs of others around it wherever there are any:
 Where the far end is ours, tests of the adapter have foreign ones: minimodem, multimon-ng and sox
 read and write what the line card's ports say. A radio calls one number, and SvxReflector's version
 1 has one channel: a node for each number would be too much for one machine.
+
+Call points let go of everything after 150 ms without the gateway, here as on a wall; time in which
+the whole program stood still, gateway and call points, is not counted.
 
 The bus runs at 921600 Bd. Both its stations are full duplex and may speak with each other: four
 blocks of 168 octets every 20 ms take 14.6 ms at 460800 Bd, without the pauses between frames. One

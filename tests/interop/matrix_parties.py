@@ -190,7 +190,8 @@ class OutsideLine(_OnCard):
 
     async def answer(self) -> None:
         await self.exchange.wait_for("seized", since=self._since, within=10)
-        await self.exchange.digits(2, since=self._since)
+        # The last digit, not how many: a block that a busy machine loses makes two of one.
+        await self.exchange.wait_for("digit", "8", since=self._since, within=10)
         await asyncio.sleep(0.2)
         await self.exchange.battery("reversed")
 
