@@ -28,6 +28,7 @@ cdef extern from "engine_impl.h" nogil:
     enum: CE_CMD_STOP_PLAY, CE_CMD_DIGITS, CE_CMD_RECORD, CE_CMD_STOP_RECORD
     enum: CE_CMD_BRIDGE_OPEN, CE_CMD_BRIDGE_CLOSE, CE_CMD_JOIN, CE_CMD_LEAVE, CE_CMD_FLOOR
     enum: CE_CMD_TAP, CE_CMD_SPEECH, CE_SPEECH_FRAMES
+    enum: CE_CMD_RELEASE, CE_CMD_ADOPT, CE_LATE_BINS
 
     ctypedef struct ce_addr:
         sockaddr sa
@@ -150,15 +151,17 @@ cdef extern from "engine_impl.h" nogil:
         uint64_t rx_packets, tx_packets
         int64_t worst_late_ns
         uint32_t n_streams, n_bridges, n_relays
-        uint8_t realtime, locked, running
+        uint64_t late_bins[16]
+        uint8_t realtime, locked, running, uring
         double cpu_s
     ctypedef struct ce_engine:
         int event_fd
-    ce_engine *ce_engine_new(uint32_t max_streams, int realtime, const char *cname)
+    ce_engine *ce_engine_new(uint32_t max_streams, int realtime, int uring, const char *cname)
     int ce_engine_start(ce_engine *e)
     void ce_engine_stop(ce_engine *e)
     void ce_engine_free(ce_engine *e)
     int ce_engine_push(ce_engine *e, const ce_command *c)
+    uint32_t ce_engine_room(ce_engine *e)
     int ce_engine_pop(ce_engine *e, ce_event *out)
     void ce_engine_stats_get(ce_engine *e, ce_engine_stats *out)
     ce_stream *ce_stream_new(ce_engine *e, uint32_t id, int kind)

@@ -284,9 +284,9 @@ cdef class Core:
     """The worker thread. `push` methods return False when the command ring is full."""
     cdef ce_engine *e
 
-    def __cinit__(self, uint32_t max_streams, bint realtime, str cname):
+    def __cinit__(self, uint32_t max_streams, bint realtime, bint uring, str cname):
         cdef bytes name = cname.encode()
-        self.e = ce_engine_new(max_streams, realtime, name)
+        self.e = ce_engine_new(max_streams, realtime, uring, name)
         if self.e == NULL:
             raise MemoryError
 
@@ -398,6 +398,20 @@ cdef class Core:
         memset(&c, 0, sizeof(c))
         c.type, c.s = CE_CMD_CLOSE, h.s
         return self._push(&c)
+
+    def has_room(self, uint32_t n):
+        """Whether `n` more commands can be queued; only the caller's own thread queues any."""
+        return ce_engine_room(self.e) >= n
+
+    def move(self, Handle h, Core to):
+        """Let another core take over a stream; ask both for room first. It leaves its bridge."""
+        cdef ce_command c
+        memset(&c, 0, sizeof(c))
+        c.type, c.s = CE_CMD_RELEASE, h.s
+        if not self._push(&c):
+            return False
+        c.type = CE_CMD_ADOPT
+        return to._push(&c)
 
     def update(self, Handle h, dict config):
         """New remote, codec, payload types or direction."""

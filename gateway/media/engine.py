@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import random
+import resource
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -52,14 +53,19 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     memory_locked: bool
     streams: int
     bridges: int
+    threads: int
+    io_uring: bool
+    """Packets go through io_uring; without it (the kernel decides) through epoll, for more CPU."""
     relays: int
-    """Bridges whose packets pass untouched."""
+    """Bridges whose packets pass without a jitter buffer (one codec, or the two laws of G.711)."""
     ticks: int
     late_ticks: int
     """Ticks that began more than 2 ms late."""
     skipped_ticks: int
     """Ticks given up after a stop of more than 60 ms."""
     worst_late_ms: float
+    late_us_p99: int
+    """99 % of all wakes were less late than this (a power of two)."""
     dropped_events: int
     send_errors: int
     packets_received: int
@@ -73,8 +79,11 @@ class Engine:
     """The media engine. Opens nothing until `start`; not thread-safe: use it on one loop.
 
     `max_streams` bounds memory and CPU, `ports` is the inclusive UDP range for RTP (even ports;
-    RTCP takes the odd one above). `realtime` asks for SCHED_FIFO and locked memory and goes on
-    without them when not permitted: `stats` tells.
+    RTCP takes the odd one above). `realtime` asks for SCHED_FIFO and locked memory, `io_uring`
+    for packets in batches; it goes on without them when not permitted: `stats` tells.
+
+    With several `threads`, streams and bridges are spread over them; a bridge lives in one, and a
+    stream that joins it moves there.
     """
 
     def __init__(
@@ -83,18 +92,25 @@ class Engine:
         max_streams: int = 512,
         ports: tuple[int, int] = (16384, 32766),
         realtime: bool = True,
+        threads: int = 1,
+        io_uring: bool = True,
     ) -> None:
         low, high = ports[0] + ports[0] % 2, ports[1]
         if not 1 <= max_streams <= 65536:
             raise UsageError(f"max_streams {max_streams}; use 1 to 65536")
         if not (1024 <= low < high <= 65535):
             raise UsageError(f"ports {ports}; use a range within 1024 to 65535")
+        if not 1 <= threads <= 64:
+            raise UsageError(f"threads {threads}; use 1 to 64")
         self._max_streams, self._realtime = max_streams, realtime
+        self._threads, self._io_uring = threads, io_uring
         self._low, self._pairs = low, (high + 1 - low) // 2
-        self._core: _engine.Core | None = None
+        self._cores: list[_engine.Core] = []
+        self._load: dict[_engine.Core, int] = {}
+        """Streams of each core."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._streams: dict[int, OpenStream] = {}
-        self._bridges: dict[str, _engine.BridgeHandle] = {}
+        self._bridges: dict[str, tuple[_engine.BridgeHandle, _engine.Core]] = {}
         self._seats: dict[str, dict[int, OpenStream]] = {}
         """Streams by bridge and number."""
         self._dying: list[_engine.Handle | _engine.BridgeHandle] = []
@@ -111,33 +127,44 @@ class Engine:
     # -- life
 
     async def start(self) -> None:
-        """Start the real-time thread. Raises `DeviceError` when the system refuses."""
-        if self._core is not None:
+        """Start the real-time threads. Raises `DeviceError` when the system refuses."""
+        if self._cores:
             raise UsageError("the engine is running already")
-        core = _engine.Core(self._max_streams, self._realtime, f"gateway@{socket.gethostname()}")
+        _allow_descriptors(2 * self._max_streams + 256)
+        name = f"gateway@{socket.gethostname()}"
+        cores = []
         try:
-            core.start()
+            for _ in range(self._threads):
+                core = _engine.Core(self._max_streams, self._realtime, self._io_uring, name)
+                core.start()
+                cores.append(core)
         except OSError as error:
+            for core in cores:
+                core.stop()
             raise DeviceError(f"media thread: {error.strerror}") from error
-        self._core = core
+        self._cores = cores
+        self._load = dict.fromkeys(cores, 0)
         self._cursor = random.randrange(self._pairs)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(core.event_fd, self._on_readable)
+        for core in cores:
+            self._loop.add_reader(core.event_fd, self._on_readable, core)
 
     async def stop(self) -> None:
-        """Close every stream and bridge, finish recordings, end the thread."""
-        core, loop = self._core, self._loop
-        if core is None or loop is None:
+        """Close every stream and bridge, finish recordings, end the threads."""
+        loop = self._loop
+        if not self._cores or loop is None:
             return
         for stream in list(self._streams.values()):
             stream.close()
         for bridge in list(self._bridges):
             self.close_bridge(bridge)
-        loop.remove_reader(core.event_fd)
+        for core in self._cores:
+            loop.remove_reader(core.event_fd)
         if self._reaper is not None:
             self._reaper.cancel()
             self._reaper = None
-        core.stop()
+        for core in self._cores:
+            core.stop()
         for handle in self._dying:
             handle.free()
         self._dying.clear()
@@ -146,15 +173,15 @@ class Engine:
         self._recordings.clear()
         self._taps.clear()
         self._files.clear()
-        self._core = self._loop = None
+        self._cores, self._load, self._loop = [], {}, None
 
-    def _running(self) -> _engine.Core:
-        if self._core is None:
+    def _least_loaded(self) -> _engine.Core:
+        if not self._cores:
             raise UsageError("the engine is not running; await start() first")
-        return self._core
+        return min(self._cores, key=self._load.__getitem__)
 
     def _do(self, command: Callable[..., Any], *args: Any) -> Any:
-        """Queue a command; the ring holds 1024 and is emptied every millisecond."""
+        """Queue a command; a core's ring holds 1024 and is emptied every few milliseconds."""
         done = command(*args)
         if done is None or done is False:
             raise DeviceError("the media engine takes no commands (1024 are waiting)")
@@ -177,7 +204,7 @@ class Engine:
         Raises `DeviceError` when streams or ports are used up or the address cannot be bound,
         `UsageError` for a spec that makes no sense.
         """
-        core = self._running()
+        core = self._least_loaded()
         if len(self._streams) >= self._max_streams:
             raise DeviceError(
                 f"all {self._max_streams} media streams are in use; raise max_streams or end calls"
@@ -202,8 +229,9 @@ class Engine:
             handle = self._do(
                 core.open_other, self._next_id(), -1, _NO_CODEC, spec.rate == 16000, 0, 0, 0, 0
             )
-        stream = OpenStream(self, handle, spec, local, on_event)
+        stream = OpenStream(self, handle, core, spec, local, on_event)
         self._streams[stream.id] = stream
+        self._load[core] += 1
         if options != StreamOptions():
             try:
                 stream.configure(options)
@@ -249,6 +277,11 @@ class Engine:
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
                     continue
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    raise DeviceError(
+                        "no file descriptor is left for an RTP socket; raise LimitNOFILE of the "
+                        "service (two for each stream) or lower max_streams"
+                    ) from error
                 raise DeviceError(
                     f"RTP socket on {spec.local_ip}: {error.strerror or error}"
                 ) from error
@@ -263,10 +296,10 @@ class Engine:
         if stream._closed:
             return
         stream.stats()
-        core = self._running()
-        self._do(core.close, stream._handle)
+        self._do(stream._core().close, stream._handle)
         stream._closed = True
         self._unseat(stream)
+        self._load[stream._home] -= 1
         del self._streams[stream.id]
         self._bury(stream._handle)
 
@@ -276,18 +309,19 @@ class Engine:
         """Open an empty bridge. With `pass_digits`, a digit that one leg of a pair sends is sent
         to the other (RFC 4733 where negotiated, else in-band) and its own tone is kept out.
         Raises `UsageError` when the id is taken."""
-        core = self._running()
+        core = self._least_loaded()
         if bridge in self._bridges:
             raise UsageError(f"bridge {bridge!r} is open already")
-        self._bridges[bridge] = self._do(core.open_bridge, pass_digits)
+        self._bridges[bridge] = self._do(core.open_bridge, pass_digits), core
         self._seats[bridge] = {}
 
     def close_bridge(self, bridge: str) -> None:
         """Close a bridge; its members stay open and hear silence. Harmless when unknown."""
-        handle = self._bridges.pop(bridge, None)
-        if handle is None:
+        if bridge not in self._bridges:
             return
-        self._do(self._running().close_bridge, handle)
+        handle, core = self._bridges[bridge]
+        self._do(core.close_bridge, handle)
+        del self._bridges[bridge]
         for stream in self._seats.pop(bridge).values():
             stream._bridge = None
         self._bury(handle)
@@ -305,8 +339,9 @@ class Engine:
 
         `gain_db` applies to what the others hear of it. `UsageError` for an unknown bridge.
         """
-        handle = self._find(bridge)
-        core = stream._core()
+        handle, core = self._find(bridge)
+        if stream._core() is not core:
+            self._move(stream, core)
         self._do(core.join, handle, stream._handle, speaks, hears, ratio(gain_db))
         self._unseat(stream)
         self._seats[bridge][stream.id] = stream
@@ -317,11 +352,23 @@ class Engine:
             self._seats[stream._bridge].pop(stream.id, None)
             stream._bridge = None
 
+    def _move(self, stream: OpenStream, core: _engine.Core) -> None:
+        old = stream._home
+        if not (old.has_room(1) and core.has_room(2)):
+            raise DeviceError("the media engine takes no commands (1024 are waiting)")
+        self._do(old.move, stream._handle, core)
+        self._load[old] -= 1
+        self._load[core] += 1
+        stream._home = core
+
     def leave(self, bridge: str, stream: OpenStream) -> None:
         """Take a stream out of a bridge; harmless when it is not in it."""
         if stream._closed or bridge not in self._bridges:
             return
-        self._do(self._running().leave, self._find(bridge), stream._handle)
+        handle, core = self._find(bridge)
+        # Elsewhere it cannot be a member, and its core would not know the bridge.
+        if stream._home is core:
+            self._do(core.leave, handle, stream._handle)
         if stream._bridge == bridge:
             self._unseat(stream)
 
@@ -330,37 +377,47 @@ class Engine:
 
         The first call makes the bridge half duplex for the rest of its life.
         """
-        handle = self._find(bridge)
+        handle, core = self._find(bridge)
         if stream is not None and stream._bridge != bridge:
             raise UsageError(f"{stream!r} is not in bridge {bridge!r}")
         floor = stream._handle if stream is not None else None
-        self._do(self._running().set_floor, handle, floor)
+        self._do(core.set_floor, handle, floor)
 
-    def _find(self, bridge: str) -> _engine.BridgeHandle:
-        handle = self._bridges.get(bridge)
-        if handle is None:
+    def _find(self, bridge: str) -> tuple[_engine.BridgeHandle, _engine.Core]:
+        found = self._bridges.get(bridge)
+        if found is None:
             raise UsageError(f"no bridge {bridge!r} is open")
-        return handle
+        return found
 
     def stats(self) -> EngineStats:
-        """Present counters; all zero when the engine is not running."""
-        s = self._core.stats() if self._core is not None else {}
+        """Present counters, of all threads together; all zero when the engine is not running."""
+        each = [core.stats() for core in self._cores]
+
+        def total(name: str) -> Any:
+            return sum(s[name] for s in each)
+
+        def everywhere(name: str) -> bool:
+            return bool(each) and all(s[name] for s in each)
+
         return EngineStats(
-            running=bool(s.get("running", False)),
-            realtime=bool(s.get("realtime", False)),
-            memory_locked=bool(s.get("locked", False)),
+            running=everywhere("running"),
+            realtime=everywhere("realtime"),
+            memory_locked=everywhere("locked"),
+            threads=len(each),
+            io_uring=everywhere("uring"),
             streams=len(self._streams),
             bridges=len(self._bridges),
-            relays=s.get("n_relays", 0),
-            ticks=s.get("ticks", 0),
-            late_ticks=s.get("late_ticks", 0),
-            skipped_ticks=s.get("skipped_ticks", 0),
-            worst_late_ms=s.get("worst_late_ns", 0) / 1e6,
-            dropped_events=s.get("dropped_events", 0),
-            send_errors=s.get("send_errors", 0),
-            packets_received=s.get("rx_packets", 0),
-            packets_sent=s.get("tx_packets", 0),
-            cpu_s=s.get("cpu_s", 0.0),
+            relays=total("n_relays"),
+            ticks=total("ticks"),
+            late_ticks=total("late_ticks"),
+            skipped_ticks=total("skipped_ticks"),
+            worst_late_ms=max((s["worst_late_ns"] for s in each), default=0) / 1e6,
+            late_us_p99=_bin_of_p99([sum(bins) for bins in zip(*(s["late_bins"] for s in each), strict=True)]),
+            dropped_events=total("dropped_events"),
+            send_errors=total("send_errors"),
+            packets_received=total("rx_packets"),
+            packets_sent=total("tx_packets"),
+            cpu_s=total("cpu_s"),
             bytes_per_stream=_engine.stream_bytes(),
         )
 
@@ -370,9 +427,9 @@ class Engine:
         self._plays[play.id] = play
         self._arm()
 
-    def _tap(self, handle: _engine.Handle, tap: _engine.Tap | None) -> None:
+    def _tap(self, stream: OpenStream, tap: _engine.Tap | None) -> None:
         self._taps = [each for each in self._taps if not each.is_done()]
-        self._do(self._running().tap, handle, tap)
+        self._do(stream._core().tap, stream._handle, tap)
         if tap is not None:
             self._taps.append(tap)
 
@@ -386,7 +443,8 @@ class Engine:
 
     def _reap_later(self) -> None:
         self._reaper = None
-        self._on_readable()
+        for core in self._cores:
+            self._on_readable(core)
         if self._dying:
             self._arm()
 
@@ -401,7 +459,7 @@ class Engine:
                     still.append(handle)
             self._dying = still
 
-    def _load(self, path: str, rate: int) -> bytes:
+    def _load_file(self, path: str, rate: int) -> bytes:
         try:
             info = os.stat(path)
         except OSError as error:
@@ -443,10 +501,7 @@ class Engine:
         if stream is not None and stream._on_event is not None:
             stream._on_event(event)
 
-    def _on_readable(self) -> None:
-        core = self._core
-        if core is None:
-            return
+    def _on_readable(self, core: _engine.Core) -> None:
         try:
             os.read(core.event_fd, 8)
         except BlockingIOError:
@@ -495,3 +550,22 @@ class Engine:
         if kind == _engine.BYE:
             return ByeReceived()
         return None
+
+
+def _allow_descriptors(wanted: int) -> None:
+    """Raise the process's soft limit as far as the hard one lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _bin_of_p99(bins: list[int]) -> int:
+    """Upper edge in microseconds of the bin 99 % lie below: bin n ends at 2^n."""
+    seen, wanted = 0, 0.99 * sum(bins)
+    for exponent, n in enumerate(bins):
+        seen += n
+        if n and seen >= wanted:
+            return 1 << exponent
+    return 0

@@ -23,6 +23,16 @@ static int plain(const ce_stream *s)
            !o->n_tones && !s->speech.config.on && !s->play && !s->record && !s->n_digits;
 }
 
+/* Packets fit the other leg as they come: one codec, or the two laws of G.711, which differ by a
+ * table, in packets of one length. */
+static int packets_fit(const ce_stream *a, const ce_stream *c)
+{
+    if (a->ptime_ms != c->ptime_ms)
+        return 0;
+    return (a->codec == c->codec && a->wideband == c->wideband) ||
+           (a->codec <= CE_PCMA && c->codec <= CE_PCMA && !a->wideband && !c->wideband);
+}
+
 void ce_bridge_replan(ce_bridge *b)
 {
     uint32_t rate = 8000;
@@ -35,7 +45,7 @@ void ce_bridge_replan(ce_bridge *b)
     }
     ce_stream *a = b->members, *c = a ? a->bridge_next : NULL;
     int relay = b->n_members == 2 && !b->floor_mode && plain(a) && plain(c) &&
-                a->codec == c->codec && a->wideband == c->wideband &&
+                packets_fit(a, c) &&
                 (!b->pass_digits || (a->te_pt == CE_NO_PT) == (c->te_pt == CE_NO_PT));
     if (relay == b->relay)
         return;

@@ -1,4 +1,4 @@
-/* The worker thread, its rings, the phase buckets and the G.722 lanes. */
+/* The worker thread, its rings and the phase buckets. */
 #include "engine_impl.h"
 
 #include <errno.h>
@@ -16,9 +16,10 @@ enum {
     TICK_NS = 1000000,
     CATCH_UP_TICKS = 60,  /* further behind: what was missed is skipped, not played in a burst */
     RT_PRIORITY = 20,
-    /* A wake costs some 15 us of CPU, as much as two packets: with fewer packets than this in a
-     * wake the thread sleeps two ticks and works off both. */
-    BUSY_PACKETS = 24,
+    /* A wake costs some 15 us of CPU, as much as two or three packets: with fewer packets than
+     * this in a wake the thread sleeps longer and works off several ticks at once. */
+    PACKETS_A_WAKE = 40,
+    LONGEST_STRIDE = CE_PHASE_MS,
     EPOLL_BATCH = 256,
 };
 
@@ -49,13 +50,13 @@ int ce_choose_phase(ce_engine *e, int g722)
                 return e->encoders.phase[g];
     }
     int best = 0;
-    for (int p = 1; p < CE_FRAME_MS; p++)
+    for (int p = CE_PHASE_MS; p < CE_FRAME_MS; p += CE_PHASE_MS)
         if (e->bucket_load[p] < e->bucket_load[best])
             best = p;
     return best;
 }
 
-static void bucket_remove(ce_stream *s)
+void ce_bucket_remove(ce_stream *s)
 {
     ce_engine *e = s->e;
     if (s->prev)
@@ -67,7 +68,7 @@ static void bucket_remove(ce_stream *s)
     e->bucket_load[s->phase]--;
 }
 
-static void bucket_add(ce_stream *s, int phase)
+void ce_bucket_add(ce_stream *s, int phase)
 {
     ce_engine *e = s->e;
     s->phase = (uint8_t)phase;
@@ -83,8 +84,8 @@ void ce_stream_set_phase(ce_stream *s, int phase)
 {
     if (s->phase == phase)
         return;
-    bucket_remove(s);
-    bucket_add(s, phase);
+    ce_bucket_remove(s);
+    ce_bucket_add(s, phase);
     ce_lane_move(&s->e->decoders, &s->decoder_lane, phase);
     ce_lane_move(&s->e->encoders, &s->encoder_lane, phase);
 }
@@ -144,6 +145,12 @@ int ce_engine_pop(ce_engine *e, ce_event *out)
     return 1;
 }
 
+uint32_t ce_engine_room(ce_engine *e)
+{
+    return CE_COMMANDS - (atomic_load_explicit(&e->cmd_head, memory_order_relaxed) -
+                          atomic_load_explicit(&e->cmd_tail, memory_order_acquire));
+}
+
 int ce_engine_push(ce_engine *e, const ce_command *c)
 {
     uint32_t head = atomic_load_explicit(&e->cmd_head, memory_order_relaxed);
@@ -159,160 +166,14 @@ int ce_engine_push(ce_engine *e, const ce_command *c)
     return 0;
 }
 
-/* ---- commands ---- */
-
-static void watch(ce_engine *e, int fd, ce_stream *s, uintptr_t tag)
-{
-    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = (uintptr_t)s | tag};
-    if (fd >= 0 && epoll_ctl(e->epfd, EPOLL_CTL_ADD, fd, &ev) && tag == 2)
-        s->readable = 0; /* a regular file or a write-only descriptor cannot be watched */
-}
-
-static void stream_open(ce_engine *e, ce_stream *s, const ce_rtp_config *c)
-{
-    bucket_add(s, ce_choose_phase(e, c->codec == CE_G722));
-    s->decoder_lane = s->encoder_lane = -1;
-    s->tick_base = e->tick;
-    if (s->kind == CE_RTP) {
-        ce_rtp_apply(s, c, 1);
-        watch(e, s->fd, s, 0);
-        watch(e, s->fd_rtcp, s, 1);
-    } else {
-        ce_stream_set_codec(s, c->codec, c->wideband);
-        if (s->kind == CE_DEVICE && s->readable)
-            watch(e, s->fd, s, 2);
-    }
-    s->opened = 1;
-    e->st.n_streams++;
-}
-
-static void stream_close(ce_engine *e, ce_stream *s)
-{
-    if (s->bridge)
-        ce_bridge_leave(s);
-    if (s->kind == CE_RTP) {
-        ce_rtp_bye(s);
-        epoll_ctl(e->epfd, EPOLL_CTL_DEL, s->fd, NULL);
-        epoll_ctl(e->epfd, EPOLL_CTL_DEL, s->fd_rtcp, NULL);
-    } else if (s->kind == CE_DEVICE) {
-        epoll_ctl(e->epfd, EPOLL_CTL_DEL, s->fd, NULL);
-    }
-    ce_play_end(s, 0);
-    if (s->record)
-        atomic_store(&s->record->done, 1);
-    ce_tap_set(s, NULL);
-    ce_lane_give(&e->decoders, &s->decoder_lane);
-    ce_lane_give(&e->encoders, &s->encoder_lane);
-    bucket_remove(s);
-    e->st.n_streams--;
-    atomic_store_explicit(&s->dead, 1, memory_order_release);
-}
-
-static void stream_configure(ce_stream *s, const ce_options *o)
-{
-    s->opt = *o;
-    cp_dtmf_rx_init(&s->dtmf);
-    if (o->n_tones)
-        cp_tone_rx_init(&s->tones, o->tone, o->n_tones, -38.0f);
-    if (o->detect_fsk)
-        cp_fsk_rx_init(&s->fsk, o->detect_fsk == 2 ? CP_FSK_V23 : CP_FSK_BELL202, 8000);
-    s->fsk_fill = 0;
-}
-
-static void execute(ce_engine *e, const ce_command *c)
-{
-    ce_stream *s = c->s;
-    ce_bridge *b = c->b;
-    switch (c->type) {
-    case CE_CMD_OPEN: stream_open(e, s, &c->u.rtp); return;
-    case CE_CMD_CLOSE: stream_close(e, s); return;
-    case CE_CMD_UPDATE: ce_rtp_apply(s, &c->u.rtp, 0); break;
-    case CE_CMD_CONFIGURE: stream_configure(s, &c->u.options); break;
-    case CE_CMD_SPEECH: ce_speech_watch(s, &c->u.speech); break;
-    case CE_CMD_PLAY:
-        ce_play_end(s, 0);
-        s->play = c->u.play;
-        if (s->play->rate == 16000 || s->play->rate == 8000)
-            cp_resampler_init(&s->from_play, (int32_t)s->play->rate, (int32_t)s->rate);
-        break;
-    case CE_CMD_STOP_PLAY: ce_play_end(s, 0); break;
-    case CE_CMD_DIGITS:
-        ce_digits_queue(s, c->u.digits.digits, c->u.digits.n, c->u.digits.on_ms,
-                        c->u.digits.off_ms);
-        break;
-    case CE_CMD_RECORD:
-        if (s->record)
-            atomic_store(&s->record->done, 1);
-        s->record = c->u.record;
-        break;
-    case CE_CMD_STOP_RECORD:
-        if (s->record)
-            atomic_store(&s->record->done, 1);
-        s->record = NULL;
-        break;
-    case CE_CMD_TAP: ce_tap_set(s, c->u.tap); return;
-    case CE_CMD_BRIDGE_OPEN:
-        b->phase = (uint8_t)ce_choose_phase(e, 0);
-        b->common_lane = -1;
-        b->rate = 8000;
-        b->prev = NULL;
-        b->next = e->bridges[b->phase];
-        if (b->next)
-            b->next->prev = b;
-        e->bridges[b->phase] = b;
-        e->st.n_bridges++;
-        return;
-    case CE_CMD_BRIDGE_CLOSE:
-        while (b->members)
-            ce_bridge_leave(b->members);
-        ce_lane_give(&e->encoders, &b->common_lane);
-        if (b->prev)
-            b->prev->next = b->next;
-        else
-            e->bridges[b->phase] = b->next;
-        if (b->next)
-            b->next->prev = b->prev;
-        e->st.n_bridges--;
-        atomic_store_explicit(&b->dead, 1, memory_order_release);
-        return;
-    case CE_CMD_JOIN:
-        if (s->bridge)
-            ce_bridge_leave(s);
-        s->speaks = c->u.join.speaks;
-        s->hears = c->u.join.hears;
-        s->gain_bridge = c->u.join.gain;
-        ce_bridge_join(b, s);
-        return;
-    case CE_CMD_LEAVE:
-        if (s->bridge == b)
-            ce_bridge_leave(s);
-        return;
-    case CE_CMD_FLOOR:
-        b->floor_mode = 1;
-        b->floor = s;
-        ce_bridge_replan(b);
-        return;
-    }
-    if (s->bridge)
-        ce_bridge_replan(s->bridge);
-}
-
-static void drain_commands(ce_engine *e)
-{
-    uint32_t tail = atomic_load_explicit(&e->cmd_tail, memory_order_relaxed);
-    uint32_t head = atomic_load_explicit(&e->cmd_head, memory_order_acquire);
-    while (tail != head) {
-        execute(e, &e->commands[tail % CE_COMMANDS]);
-        atomic_store_explicit(&e->cmd_tail, ++tail, memory_order_release);
-    }
-}
-
 /* ---- the loop ---- */
 
 static void drain_sockets(ce_engine *e)
 {
     struct epoll_event ev[EPOLL_BATCH];
     int n;
+    if (e->uring)
+        ce_uring_drain(e);
     for (int round = 0; round < 8; round++) {
         n = epoll_wait(e->epfd, ev, EPOLL_BATCH, 0);
         for (int i = 0; i < n; i++) {
@@ -330,10 +191,9 @@ static void drain_sockets(ce_engine *e)
     }
 }
 
-static void sleep_until(ce_engine *e, int64_t due_ns)
+static void sleep_until(int64_t due_ns)
 {
     struct timespec t = {due_ns / 1000000000, due_ns % 1000000000};
-    (void)e;
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR) {
     }
 }
@@ -351,7 +211,32 @@ static void sleep_idle(ce_engine *e)
     }
     atomic_store_explicit(&e->idle, 0, memory_order_seq_cst);
     e->now_ns = mono_ns();
-    e->t0_ns = e->now_ns - (int64_t)e->tick * TICK_NS;
+    e->tick = (uint64_t)(e->now_ns / TICK_NS);
+}
+
+/* Ticks to the next wake: 1, 2 or 4, never across a phase. */
+static int64_t stride(ce_engine *e)
+{
+    uint64_t packets = e->st.rx_packets - e->seen_packets, n = e->last_stride;
+    e->seen_packets = e->st.rx_packets;
+    if (packets > 2 * PACKETS_A_WAKE && n > 1)
+        n /= 2;
+    else if (packets < PACKETS_A_WAKE && n < LONGEST_STRIDE)
+        n *= 2;
+    if (e->n_devices && n > 2)
+        n = 2; /* a card's blocks wait for us at both ends */
+    e->last_stride = (uint8_t)n;
+    return (int64_t)(n - e->tick % n);
+}
+
+static void note_lateness(ce_engine *e, int64_t late)
+{
+    if (late > e->st.worst_late_ns)
+        e->st.worst_late_ns = late;
+    if (late > 2 * TICK_NS)
+        e->st.late_ticks++;
+    int bin = late < 1000 ? 0 : 64 - __builtin_clzll((uint64_t)late / 1000);
+    e->st.late_bins[bin < CE_LATE_BINS ? bin : CE_LATE_BINS - 1]++;
 }
 
 static void *worker(void *arg)
@@ -361,31 +246,28 @@ static void *worker(void *arg)
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, NULL); /* signals belong to the thread that runs asyncio */
+    if (e->want_uring)
+        ce_uring_open(e); /* only the thread that opens a ring may use it */
+    e->st.uring = e->uring != NULL;
     e->now_ns = mono_ns();
-    e->t0_ns = e->now_ns - (int64_t)e->tick * TICK_NS;
+    e->tick = (uint64_t)(e->now_ns / TICK_NS);
+    e->last_stride = 1;
     while (!atomic_load_explicit(&e->quit, memory_order_acquire)) {
-        if (!e->st.n_streams && !e->st.n_bridges) {
+        if (!e->st.n_streams && !e->st.n_bridges && !e->n_leaving && !ce_commands_wait(e)) {
             sleep_idle(e);
         } else {
-            uint64_t packets = e->st.rx_packets - e->seen_packets;
-            int64_t stride = packets < BUSY_PACKETS ? 2 : 1;
-            int64_t due = e->t0_ns + ((int64_t)e->tick + stride) * TICK_NS;
-            e->seen_packets = e->st.rx_packets;
-            sleep_until(e, due);
+            int64_t due = ((int64_t)e->tick + stride(e)) * TICK_NS;
+            sleep_until(due);
             e->now_ns = mono_ns();
-            int64_t late = e->now_ns - due;
-            if (late > e->st.worst_late_ns)
-                e->st.worst_late_ns = late;
-            if (late > 2 * TICK_NS)
-                e->st.late_ticks++;
+            note_lateness(e, e->now_ns - due);
         }
-        uint64_t until = (uint64_t)((e->now_ns - e->t0_ns) / TICK_NS);
+        uint64_t until = (uint64_t)(e->now_ns / TICK_NS);
         if (until > e->tick + CATCH_UP_TICKS) {
             e->st.skipped_ticks += until - e->tick - 1;
             e->tick = until - 1;
             e->flush_rx = 1; /* what queued up meanwhile is stale */
         }
-        drain_commands(e);
+        ce_commands_drain(e);
         drain_sockets(e);
         e->flush_rx = 0;
         while (e->tick < until) {
@@ -393,6 +275,8 @@ static void *worker(void *arg)
             e->st.ticks++;
             ce_frames(e, (int)(e->tick % CE_FRAME_MS));
         }
+        if (e->uring)
+            ce_uring_flush(e);
         if (e->ev_posted) {
             uint64_t one = 1;
             e->ev_posted = 0;
@@ -400,7 +284,15 @@ static void *worker(void *arg)
             }
         }
     }
-    drain_commands(e);
+    /* The ring lets go of its sockets before the thread ends, so that their ports are free. */
+    for (int i = 0; i < 100 && (ce_commands_wait(e) || e->n_leaving); i++) {
+        ce_commands_drain(e);
+        if (e->uring)
+            ce_uring_drain(e);
+        if (ce_commands_wait(e)) /* for another engine's release */
+            sleep_until(mono_ns() + TICK_NS);
+    }
+    ce_uring_close(e);
     return NULL;
 }
 
@@ -415,7 +307,7 @@ uint64_t ce_engine_random(ce_engine *e)
     return e->rng * 2685821657736338717ull;
 }
 
-ce_engine *ce_engine_new(uint32_t max_streams, int realtime, const char *cname)
+ce_engine *ce_engine_new(uint32_t max_streams, int realtime, int uring, const char *cname)
 {
     ce_engine *e = ce_zeroed(sizeof *e);
     if (!e)
@@ -425,6 +317,7 @@ ce_engine *ce_engine_new(uint32_t max_streams, int realtime, const char *cname)
     cp_dtmf_setup();
     e->epfd = e->event_fd = e->wake_fd = -1;
     e->want_realtime = realtime;
+    e->want_uring = uring;
     snprintf(e->cname, sizeof e->cname, "%s", cname);
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
@@ -446,7 +339,7 @@ ce_engine *ce_engine_new(uint32_t max_streams, int realtime, const char *cname)
     e->mix_out = ce_zeroed(max_streams * sizeof *e->mix_out);
     e->mix_gain = ce_zeroed(max_streams * sizeof *e->mix_gain);
     e->mix_who = ce_zeroed(max_streams * sizeof *e->mix_who);
-    uint32_t groups = (max_streams + CP_LANES - 1) / CP_LANES * 2 + CE_FRAME_MS;
+    uint32_t groups = (max_streams + CP_LANES - 1) / CP_LANES * 2 + CE_FRAME_MS / CE_PHASE_MS;
     e->dec_src = ce_zeroed(groups * CP_LANES * sizeof *e->dec_src);
     e->dec_out = ce_zeroed(groups * CP_LANES * sizeof *e->dec_out);
     e->enc_src = ce_zeroed(groups * CP_LANES * sizeof *e->enc_src);
@@ -495,6 +388,16 @@ int ce_engine_start(ce_engine *e)
     return 0;
 }
 
+static void close_descriptors(ce_engine *e)
+{
+    int *fds[] = {&e->epfd, &e->event_fd, &e->wake_fd};
+    for (int i = 0; i < 3; i++) {
+        if (*fds[i] >= 0)
+            close(*fds[i]);
+        *fds[i] = -1;
+    }
+}
+
 void ce_engine_stop(ce_engine *e)
 {
     if (!e->st.running)
@@ -505,16 +408,12 @@ void ce_engine_stop(ce_engine *e)
     }
     pthread_join(e->thread, NULL);
     e->st.running = 0;
+    close_descriptors(e);
 }
 
 void ce_engine_free(ce_engine *e)
 {
-    if (e->epfd >= 0)
-        close(e->epfd);
-    if (e->event_fd >= 0)
-        close(e->event_fd);
-    if (e->wake_fd >= 0)
-        close(e->wake_fd);
+    close_descriptors(e);
     ce_lanes_free(&e->decoders);
     ce_lanes_free(&e->encoders);
     free(e->commands), free(e->events), free(e->due);

@@ -2,7 +2,12 @@
  *
  * Only the worker touches a stream or bridge after its OPEN command; the Python side reads
  * counters (64-bit, monotone, written by the worker alone) and waits for `dead` before it frees.
- * Internal frames are 20 ms; a stream's frame is due when tick % 20 == phase (one tick = 1 ms).
+ * Internal frames are 20 ms; a stream's frame is due when tick % 20 == phase (one tick = 1 ms of
+ * CLOCK_MONOTONIC, the same for all engines).
+ *
+ * Where a stream's audio and packets can be changed on their way: packets in at the head of
+ * `ce_rtp_packet` (and `rtcp_receive`), packets out in `send_packet` (and `rtcp_send`), samples
+ * in at `frame_in`, samples out at the end of `frame_out` before they are encoded.
  */
 #ifndef CE_ENGINE_IMPL_H
 #define CE_ENGINE_IMPL_H
@@ -29,6 +34,7 @@ enum { CE_PCMU, CE_PCMA, CE_G722, CE_L16, CE_NONE, CE_N_CODECS };
 enum { CE_RTP, CE_DEVICE, CE_NULL };
 enum {
     CE_FRAME_MS = 20,
+    CE_PHASE_MS = 4, /* phases are multiples of it, so that a wake every 4 ms meets all of them */
     CE_MAX_SAMPLES = 320,  /* 20 ms at 16 kHz */
     CE_MAX_PAYLOAD = 640,  /* 20 ms of L16 at 16 kHz */
     CE_JB_TICKS = 4096,    /* RTP clock ticks the jitter ring holds */
@@ -42,6 +48,8 @@ enum {
     CE_EVENT_BYTES = 272,
     CE_NO_PT = 255,
     CE_SPEECH_FRAMES = 50, /* of 20 ms: the longest echo that is told from speech */
+    CE_LATE_BINS = 16,
+    CE_LANE_WORDS = 160, /* the most a G.722 coder keeps for one channel, in 16-bit words */
     CE_TE_SILENT_MS = 120, /* RFC 4733 2.5.1.4: an end was lost after a few missing updates */
 };
 
@@ -54,6 +62,7 @@ typedef union {
 typedef struct ce_stream ce_stream;
 typedef struct ce_bridge ce_bridge;
 typedef struct ce_engine ce_engine;
+typedef struct ce_uring ce_uring;
 
 /* ---- what Python asks for ---- */
 
@@ -156,7 +165,9 @@ struct ce_stream {
     ce_engine *e;
     uint32_t id;
     uint8_t kind, codec, pt, te_pt, ptime_ms, tx, rx, wideband;
-    uint8_t phase, opened, failed;
+    uint8_t phase, failed;
+    uint8_t armed, leaving; /* the ring receives for it; CE_CLOSES or CE_MOVES */
+    _Atomic int released;   /* nobody owns it: the next engine may adopt it */
     int fd, fd_rtcp;
     uint32_t rate, clock_ms; /* audio rate in Hz; RTP ticks per ms */
     uint16_t n_samples, frame_bytes, frame_ticks, bytes_per_tick;
@@ -206,6 +217,7 @@ struct ce_stream {
     /* processing */
     ce_options opt;
     int16_t decoder_lane, encoder_lane; /* G.722; -1: none */
+    int16_t carried[2][CE_LANE_WORDS];  /* the lanes' state between two engines */
     cp_plc plc;
     cp_resampler to_bridge, from_bridge, to_detect, from_play;
     cp_dtmf_rx dtmf;
@@ -267,8 +279,10 @@ typedef struct {
 enum {
     CE_CMD_OPEN, CE_CMD_CLOSE, CE_CMD_UPDATE, CE_CMD_CONFIGURE, CE_CMD_PLAY, CE_CMD_STOP_PLAY,
     CE_CMD_DIGITS, CE_CMD_RECORD, CE_CMD_STOP_RECORD, CE_CMD_BRIDGE_OPEN, CE_CMD_BRIDGE_CLOSE,
-    CE_CMD_JOIN, CE_CMD_LEAVE, CE_CMD_FLOOR, CE_CMD_TAP, CE_CMD_SPEECH,
+    CE_CMD_JOIN, CE_CMD_LEAVE, CE_CMD_FLOOR, CE_CMD_TAP, CE_CMD_SPEECH, CE_CMD_RELEASE,
+    CE_CMD_ADOPT,
 };
+enum { CE_CLOSES = 1, CE_MOVES };
 
 typedef struct {
     uint8_t type;
@@ -304,7 +318,8 @@ typedef struct {
     uint64_t rx_packets, tx_packets;
     int64_t worst_late_ns;
     uint32_t n_streams, n_bridges, n_relays;
-    uint8_t realtime, locked, running;
+    uint64_t late_bins[CE_LATE_BINS]; /* wakes by lateness: under 1 us, 2, 4 ... and the rest */
+    uint8_t realtime, locked, running, uring;
     double cpu_s;
 } ce_engine_stats;
 
@@ -312,9 +327,13 @@ struct ce_engine {
     pthread_t thread;
     int epfd, event_fd, wake_fd;
     _Atomic int quit, idle;
-    int want_realtime;
+    int want_realtime, want_uring;
+    ce_uring *uring; /* NULL: epoll */
     uint64_t tick;
-    int64_t t0_ns, now_ns;
+    int64_t now_ns;
+    uint8_t last_stride;
+    uint32_t n_devices;
+    uint32_t n_leaving; /* streams the ring has not let go of yet */
     ce_stream *bucket[CE_FRAME_MS];
     ce_bridge *bridges[CE_FRAME_MS];
     uint16_t bucket_load[CE_FRAME_MS];
@@ -343,11 +362,12 @@ struct ce_engine {
 };
 
 /* engine_impl.c: thread, rings; called by Python unless said otherwise */
-ce_engine *ce_engine_new(uint32_t max_streams, int realtime, const char *cname);
+ce_engine *ce_engine_new(uint32_t max_streams, int realtime, int uring, const char *cname);
 int ce_engine_start(ce_engine *e); /* 0 or an errno */
 void ce_engine_stop(ce_engine *e); /* joins the thread */
 void ce_engine_free(ce_engine *e);
 int ce_engine_push(ce_engine *e, const ce_command *c); /* 0, or -1 when the ring is full */
+uint32_t ce_engine_room(ce_engine *e); /* commands that can be queued */
 int ce_engine_pop(ce_engine *e, ce_event *out);        /* 1 when there was one */
 void ce_engine_stats_get(ce_engine *e, ce_engine_stats *out);
 ce_stream *ce_stream_new(ce_engine *e, uint32_t id, int kind);
@@ -364,12 +384,32 @@ void ce_stream_set_phase(ce_stream *s, int phase);
 int ce_choose_phase(ce_engine *e, int g722);
 void *ce_zeroed(size_t n); /* 64-byte aligned; NULL when there is no memory */
 
+void ce_bucket_add(ce_stream *s, int phase);
+void ce_bucket_remove(ce_stream *s);
+
+/* engine_commands.c */
+void ce_commands_drain(ce_engine *e);
+int ce_commands_wait(ce_engine *e);
+void ce_stream_watch_plain(ce_stream *s); /* its RTP socket by epoll */
+void ce_stream_gone(ce_stream *s);        /* do not touch it afterwards */
+
+/* engine_uring.c; -1 from watch and send: do it the plain way */
+int ce_uring_open(ce_engine *e); /* 0 or an errno */
+void ce_uring_close(ce_engine *e);
+int ce_uring_watch(ce_stream *s);
+void ce_uring_unwatch(ce_stream *s);
+int ce_uring_send(ce_stream *s, const uint8_t *packet, int n); /* copies; leaves with the flush */
+void ce_uring_flush(ce_engine *e);
+void ce_uring_drain(ce_engine *e);
+
 /* engine_lanes.c */
 int ce_lanes_new(ce_lanes *l, uint32_t n_groups, int encode); /* 0 or -1 */
 void ce_lanes_free(ce_lanes *l);
 int16_t ce_lane_take(ce_lanes *l, int phase); /* -1: none left */
 void ce_lane_give(ce_lanes *l, int16_t *lane);
 void ce_lane_move(ce_lanes *l, int16_t *lane, int phase);
+void ce_lane_save(const ce_lanes *l, int16_t lane, int16_t *words);
+void ce_lane_load(ce_lanes *l, int16_t lane, const int16_t *words);
 
 /* engine_jitter.c */
 void ce_jitter_put(ce_stream *s, uint32_t ts, const uint8_t *p, int n);
@@ -378,6 +418,7 @@ void ce_rtp_fetch(ce_stream *s); /* in_state: 1 a frame, 2 lost, 0 the sender is
 /* engine_rtp.c */
 void ce_rtp_apply(ce_stream *s, const ce_rtp_config *c, int first);
 void ce_rtp_readable(ce_engine *e, ce_stream *s);
+void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from);
 void ce_rtcp_readable(ce_engine *e, ce_stream *s);
 void ce_rtp_send_frame(ce_stream *s, const uint8_t *payload);
 void ce_rtp_skip_frame(ce_stream *s);

@@ -3,6 +3,12 @@
 
 #include <stdlib.h>
 
+/* A group is nothing but int16 arrays of CP_LANES entries. */
+static size_t words_of(const ce_lanes *l)
+{
+    return (l->encode ? cp_g722_64.encoder_bytes : cp_g722_64.decoder_bytes) / (2 * CP_LANES);
+}
+
 int ce_lanes_new(ce_lanes *l, uint32_t n_groups, int encode)
 {
     l->n_groups = n_groups;
@@ -10,7 +16,13 @@ int ce_lanes_new(ce_lanes *l, uint32_t n_groups, int encode)
     l->group = ce_zeroed(n_groups * sizeof *l->group);
     l->used = ce_zeroed(n_groups * sizeof *l->used);
     l->phase = ce_zeroed(n_groups);
-    return l->group && l->used && l->phase ? 0 : -1;
+    if (!l->group || !l->used || !l->phase)
+        return -1;
+    size_t bytes = encode ? cp_g722_64.encoder_bytes : cp_g722_64.decoder_bytes;
+    for (uint32_t g = 0; g < n_groups; g++)
+        if (!(l->group[g] = ce_zeroed(bytes)))
+            return -1;
+    return words_of(l) <= CE_LANE_WORDS ? 0 : -1;
 }
 
 void ce_lanes_free(ce_lanes *l)
@@ -36,12 +48,6 @@ int16_t ce_lane_take(ce_lanes *l, int phase)
     }
     if (empty < 0)
         return -1;
-    if (!l->group[empty]) {
-        /* First use of a group: at most once per 32 streams of the engine's life. */
-        l->group[empty] = ce_zeroed(l->encode ? cp_g722_64.encoder_bytes : cp_g722_64.decoder_bytes);
-        if (!l->group[empty])
-            return -1;
-    }
     l->phase[empty] = (uint8_t)phase;
     int lane = __builtin_ctz(~l->used[empty]);
     l->used[empty] |= 1u << lane;
@@ -56,19 +62,35 @@ void ce_lane_give(ce_lanes *l, int16_t *lane)
     *lane = -1;
 }
 
-/* A stream that moves to another phase takes its codec state along: a group is nothing but
- * int16 arrays of CP_LANES entries. */
+void ce_lane_save(const ce_lanes *l, int16_t lane, int16_t *words)
+{
+    if (lane < 0)
+        return;
+    const int16_t *a = l->group[lane / CP_LANES];
+    for (size_t i = 0; i < words_of(l); i++)
+        words[i] = a[i * CP_LANES + lane % CP_LANES];
+}
+
+void ce_lane_load(ce_lanes *l, int16_t lane, const int16_t *words)
+{
+    if (lane < 0)
+        return;
+    int16_t *a = l->group[lane / CP_LANES];
+    for (size_t i = 0; i < words_of(l); i++)
+        a[i * CP_LANES + lane % CP_LANES] = words[i];
+}
+
+/* A stream that moves to another phase takes its codec state along. */
 void ce_lane_move(ce_lanes *l, int16_t *lane, int phase)
 {
+    int16_t words[CE_LANE_WORDS];
     if (*lane < 0 || l->phase[*lane / CP_LANES] == phase)
         return;
     int16_t to = ce_lane_take(l, phase);
     if (to < 0)
         return;
-    size_t n = (l->encode ? cp_g722_64.encoder_bytes : cp_g722_64.decoder_bytes) / (2 * CP_LANES);
-    int16_t *a = l->group[*lane / CP_LANES], *b = l->group[to / CP_LANES];
-    for (size_t i = 0; i < n; i++)
-        b[i * CP_LANES + to % CP_LANES] = a[i * CP_LANES + *lane % CP_LANES];
+    ce_lane_save(l, *lane, words);
+    ce_lane_load(l, to, words);
     ce_lane_give(l, lane);
     *lane = to;
 }

@@ -145,7 +145,8 @@ static void te_receive(ce_stream *s, uint32_t ts, const uint8_t *p, int n)
 static void send_packet(ce_stream *s, uint8_t *packet, int n)
 {
     /* MSG_DONTWAIT: a full socket buffer costs this packet, never the tick. */
-    if (sendto(s->fd, packet, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL, &s->remote.sa,
+    if ((!s->e->uring || ce_uring_send(s, packet, n)) &&
+        sendto(s->fd, packet, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL, &s->remote.sa,
                s->addr_len) < 0) {
         s->e->st.send_errors++;
         return;
@@ -157,8 +158,8 @@ static void send_packet(ce_stream *s, uint8_t *packet, int n)
     s->e->st.tx_packets++;
 }
 
-/* Forwards in place: the payload stays, the header becomes ours (own SSRC, sequence and time
- * line; gaps of the sender stay visible as gaps). */
+/* Forwards in place: the payload stays (or goes from one law of G.711 to the other), the header
+ * becomes ours (own SSRC, sequence and time line; gaps of the sender stay visible as gaps). */
 static void relay(ce_stream *s, ce_stream *to, uint8_t *packet, int offset, int len, uint8_t pt,
                   uint8_t marker, uint16_t seq, uint32_t ts)
 {
@@ -174,6 +175,9 @@ static void relay(ce_stream *s, ce_stream *to, uint8_t *packet, int offset, int 
     if ((int16_t)(out - to->seq_out) >= 0)
         to->seq_out = (uint16_t)(out + 1);
     uint8_t *h = packet + offset - 12;
+    if (s->codec != to->codec && pt == s->pt)
+        (s->codec == CE_PCMU ? cp_ulaw_to_alaw : cp_alaw_to_ulaw)(packet + offset,
+                                                                  packet + offset, len);
     cp_rtp_header(h, pt == s->te_pt ? to->te_pt : to->pt, marker, out, ts + s->relay_ts_off,
                   to->ssrc_out);
     to->sent_any = 1;
@@ -214,7 +218,7 @@ static void new_source(ce_stream *s, uint32_t ssrc, uint16_t seq)
 
 static void rtcp_receive(ce_stream *s, const uint8_t *p, int n, const ce_addr *from);
 
-static void receive(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
+void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
 {
     ce_engine *e = s->e;
     cp_rtp h;
@@ -309,7 +313,7 @@ void ce_rtp_readable(ce_engine *e, ce_stream *s)
         socklen_t len = sizeof from;
         ssize_t n = recvfrom(s->fd, e->rx_buf[0], CE_RX_BYTES, MSG_DONTWAIT, &from.sa, &len);
         if (n >= 0)
-            receive(s, e->rx_buf[0], (int)n, &from);
+            ce_rtp_packet(s, e->rx_buf[0], (int)n, &from);
         return;
     }
     /* Ready again at once: a burst or a flood, taken in batches; what a tick does not take stays
@@ -336,7 +340,7 @@ void ce_rtp_readable(ce_engine *e, ce_stream *s)
             if (e->flush_rx)
                 s->c.late++;
             else
-                receive(s, e->rx_buf[i], (int)m[i].msg_len, &from[i]);
+                ce_rtp_packet(s, e->rx_buf[i], (int)m[i].msg_len, &from[i]);
         }
         if (n < CE_RX_BURST)
             return;

@@ -112,11 +112,14 @@ class OpenStream:
         self,
         engine: Engine,
         handle: _engine.Handle,
+        home: _engine.Core,
         spec: StreamSpec,
         local: tuple[str, int],
         on_event: Callable[[MediaEvent], None] | None,
     ) -> None:
         self._engine, self._handle, self._spec, self._local = engine, handle, spec, local
+        self._home = home
+        """The thread that carries it."""
         self._on_event = on_event
         self._options = StreamOptions()
         self._play: _engine.Play | None = None
@@ -157,7 +160,7 @@ class OpenStream:
     def _core(self) -> _engine.Core:
         if self._closed:
             raise UsageError(f"stream {self.id} is closed")
-        return self._engine._running()
+        return self._home
 
     def update(self, spec: RtpSpec) -> None:
         """Apply a new remote, codec, payload type or direction without losing the port.
@@ -245,7 +248,7 @@ class OpenStream:
         Raises `DeviceError` when the file is missing or not 8/16/48 kHz 16-bit PCM or G.711.
         """
         core = self._core()
-        samples = self._engine._load(path, self._rate)
+        samples = self._engine._load_file(path, self._rate)
         if not samples:
             raise DeviceError(f"{path}: no audio in this WAV file")
         self._start(
@@ -328,13 +331,13 @@ class OpenStream:
         One at a time: another one takes over from the first.
         """
         tap = _engine.Tap(octets)
-        self._engine._tap(self._handle, tap)
+        self._engine._tap(self, tap)
         return tap
 
     def untap(self) -> None:
         """Copy no more; harmless when nothing is copied."""
         if not self._closed:
-            self._engine._tap(self._handle, None)
+            self._engine._tap(self, None)
 
     def stats(self) -> StreamStats:
         """Present counters; after `close`, the last ones."""
