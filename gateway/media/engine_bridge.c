@@ -322,8 +322,23 @@ static const int16_t *frame_for_bridge(ce_stream *s)
 
 /* ---- mix ---- */
 
+/* Two people who talk to each other hear each other's samples as they are. */
+static int mix_pair(ce_bridge *b)
+{
+    ce_stream *a = b->members, *c = a->bridge_next;
+    if (b->n_members != 2 || b->floor_mode || !(a->speaks && a->hears && c->speaks && c->hears) ||
+        a->gain_bridge != 1.0f || c->gain_bridge != 1.0f)
+        return 0;
+    a->from_common = c->from_common = 0;
+    c->bus = frame_for_bridge(a);
+    a->bus = frame_for_bridge(c);
+    return 1;
+}
+
 static void mix(ce_engine *e, ce_bridge *b)
 {
+    if (mix_pair(b))
+        return;
     int n = (int)(b->rate / 50), k = 0, listeners = 0;
     for (ce_stream *s = b->members; s; s = s->bridge_next) {
         s->from_common = 0;
@@ -331,6 +346,7 @@ static void mix(ce_engine *e, ce_bridge *b)
             e->mix_src[k] = frame_for_bridge(s);
             e->mix_gain[k] = s->gain_bridge;
             e->mix_out[k] = s->hears ? s->pcm_bus : NULL;
+            s->bus = s->pcm_bus;
             k++;
         } else if (s->hears) {
             s->from_common = 1;
@@ -419,10 +435,10 @@ static void frame_out(ce_engine *e, ce_stream *s)
         common = s->opt.gain_out == 1.0f;
     } else if (b && !b->relay && s->hears && may_speak(s)) {
         if (s->rate < b->rate) {
-            cp_resample(&s->from_bridge, s->pcm_bus, (int)(b->rate / 50), s->pcm_out,
+            cp_resample(&s->from_bridge, s->bus, (int)(b->rate / 50), s->pcm_out,
                         CE_MAX_SAMPLES);
         } else {
-            pcm = s->pcm_bus;
+            pcm = s->bus;
         }
     } else {
         memset(s->pcm_out, 0, sizeof s->pcm_out);
@@ -445,8 +461,6 @@ static void frame_out(ce_engine *e, ce_stream *s)
     if (s->codec != CE_G722) {
         encode(s, pcm, s->payload_out);
     } else if (s->encoder_lane >= 0) {
-        if (pcm != s->pcm_out && pcm != s->pcm_bus)
-            memcpy(s->pcm_out, pcm, (size_t)n * sizeof *pcm), pcm = s->pcm_out;
         encode_later(e, s->encoder_lane, pcm, s->payload_out);
     } else {
         s->send_payload = NULL;

@@ -214,12 +214,29 @@ struct ce_stream {
     uint16_t block_bytes, since_write, starved;
     uint8_t in_running;
     uint32_t in_head, in_tail, out_head, out_tail;
-    /* processing */
-    ce_options opt;
+    /* plays, digits, recording */
+    ce_play *play;
+    ce_record *record;
+    ce_tap *tap;
+    uint8_t n_digits, digit_started, digit_ends;
+    uint16_t digit_ms;
+    uint32_t digit_ts;
+    _Atomic int dead;
+    /* processing; what every frame touches stands together, what few streams use stands last */
+    uint8_t in_state; /* 0 nothing, 1 a frame, 2 lost */
+    uint8_t muting, from_common;
     int16_t decoder_lane, encoder_lane; /* G.722; -1: none */
-    int16_t carried[2][CE_LANE_WORDS];  /* the lanes' state between two engines */
+    const int16_t *bus;                 /* what the others say, at the bridge's rate */
+    const uint8_t *send_payload;
+    ce_options opt;
     cp_plc plc;
-    cp_resampler to_bridge, from_bridge, to_detect, from_play;
+    cp_resampler to_bridge, from_bridge;
+    int16_t pcm_in[CE_MAX_SAMPLES], pcm_out[CE_MAX_SAMPLES];
+    int16_t pcm_mix[CE_MAX_SAMPLES], pcm_bus[CE_MAX_SAMPLES]; /* to and from the bridge, its rate */
+    uint8_t payload_in[CE_MAX_PAYLOAD], payload_out[CE_MAX_PAYLOAD];
+    ce_jitter jb; /* device streams use jb.data as their input ring */
+    cp_resampler to_detect, from_play;
+    int16_t pcm_delay[CE_MAX_SAMPLES];
     cp_dtmf_rx dtmf;
     cp_dtmf_tx dtmf_tx;
     cp_tone_rx tones;
@@ -227,26 +244,11 @@ struct ce_stream {
     ce_speech speech;
     uint8_t fsk_data[CE_EVENT_BYTES];
     uint16_t fsk_fill, fsk_idle_ms;
-    uint8_t in_state; /* 0 nothing, 1 a frame, 2 lost */
-    uint8_t muting, from_common;
-    int16_t pcm_in[CE_MAX_SAMPLES], pcm_delay[CE_MAX_SAMPLES], pcm_out[CE_MAX_SAMPLES];
-    int16_t pcm_mix[CE_MAX_SAMPLES], pcm_bus[CE_MAX_SAMPLES]; /* to and from the bridge, its rate */
-    uint8_t payload_in[CE_MAX_PAYLOAD], payload_out[CE_MAX_PAYLOAD];
-    const uint8_t *send_payload;
-    /* plays, digits, recording */
-    ce_play *play;
     char digits[CE_MAX_DIGITS];
     uint16_t digit_on[CE_MAX_DIGITS], digit_off[CE_MAX_DIGITS];
-    uint8_t n_digits;
-    uint16_t digit_ms;
-    uint8_t digit_started, digit_ends;
-    uint32_t digit_ts;
-    ce_record *record;
-    ce_tap *tap;
-    _Atomic int dead;
     uint8_t tx_pack[CE_MAX_PAYLOAD * 4];
     uint8_t out_ring[CE_TX_BYTES];
-    ce_jitter jb; /* last: the biggest; device streams use jb.data as their input ring */
+    int16_t carried[2][CE_LANE_WORDS]; /* the lanes' state between two engines */
 };
 
 struct ce_bridge {
