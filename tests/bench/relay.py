@@ -1,152 +1,326 @@
-"""CPU microseconds per forwarded 20 ms packet: relay and transcoding of many calls.
+"""CPU microseconds per 20 ms packet: relay, transcoding, conference and page.
 
-    python tests/bench/relay.py [--calls 100] [--seconds 3] [--windows 5] [--only relay]
+    python -m tests.bench.relay [--calls 100 300 500] [--rounds 3] [--only relay alaw] [--save]
 
 Builds the RTP load generator found in ``$CROSSPOINT_BENCH/rtp`` (default: ``../shared/bench``
-beside the checkout), runs the engine in a process of its own and prints the generator's figures.
+beside the checkout) and runs the engine in a process of its own; where rtpengine is installed it
+carries the same calls in turn, in the same minutes, and the ratio of both is printed. A figure is
+the CPU time of the whole process per packet that was sent to it, every packet making one go out.
+Conference and page are held against as many packets that are only relayed. ``--save`` appends the
+results to ``tests/bench/history/relay.jsonl``.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import datetime
 import json
 import os
 import platform
 import random
+import shutil
+import socket
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from gateway.media.engine import Engine  # noqa: E402
+from gateway.media.engine import Engine, OpenStream  # noqa: E402
 from gateway.media.streams import Codec, RtpSpec  # noqa: E402
 
 CASES = {
-    "relay": (Codec.PCMU, 0, Codec.PCMU, 0),
-    "alaw": (Codec.PCMA, 8, Codec.PCMU, 0),
-    "g722": (Codec.PCMU, 0, Codec.G722, 9),
+    "relay": ("PCMU", "PCMU"),
+    "alaw": ("PCMA", "PCMU"),
+    "g722": ("PCMU", "G722"),
 }
+ROOMS = {"conference": 32, "page": 101}
+"""Pairs of the generator's ports: 64 people who all speak; one speaker and 201 who listen."""
+
+PAYLOAD_TYPES = {"PCMU": 0, "PCMA": 8, "G722": 9}
+PATTERNS = {"relay": "tag", "alaw": "sign"}
 
 
-async def serve(case: str, calls: int, base: int, map_file: str) -> None:
-    """Open `calls` pair bridges towards the generator's ports and wait for end of input."""
-    a_codec, a_pt, b_codec, b_pt = CASES[case]
-    if (os.cpu_count() or 1) > 1:
+async def serve(case: str, calls: int, base: int, map_file: str, args: argparse.Namespace) -> None:
+    """Open streams towards the generator's ports; answer each line of input with counters."""
+    if (os.cpu_count() or 1) > 1 and args.threads == 1:
         os.sched_setaffinity(0, {0})  # the generator has the other one to itself
-    engine = Engine(max_streams=2 * calls)
+    engine = Engine(
+        max_streams=2 * calls,
+        ports=(16384, 32766),
+        threads=args.threads,
+        io_uring=not args.epoll,
+    )
     await engine.start()
+    codecs = CASES.get(case, ("PCMU", "PCMU"))
+    streams: list[OpenStream] = []
     lines = []
     for call in range(calls):
         ports = base + 4 * call, base + 4 * call + 2
-        legs = [
-            engine.open(
-                RtpSpec(
-                    local_ip="127.0.0.1",
-                    remote_ip="127.0.0.1",
-                    remote_port=port,
-                    codec=codec,
-                    payload_type=pt,
-                    rate=16000 if codec is Codec.G722 else 8000,
-                )
+        for port, codec in zip(ports, codecs, strict=True):
+            spec = RtpSpec(
+                local_ip="127.0.0.1",
+                remote_ip="127.0.0.1",
+                remote_port=port,
+                codec=Codec(codec),
+                payload_type=PAYLOAD_TYPES[codec],
+                rate=16000 if codec == "G722" else 8000,
             )
-            for port, codec, pt in ((ports[0], a_codec, a_pt), (ports[1], b_codec, b_pt))
-        ]
-        engine.open_bridge(str(call))
-        for leg in legs:
-            engine.join(str(call), leg)
-        a, b = (leg.local for leg in legs)
+            streams.append(engine.open(spec))
+            if len(streams) % 256 == 0:
+                await asyncio.sleep(0.02)  # the command ring
+        a, b = (leg.local for leg in streams[-2:])
         lines.append(f"{ports[0]} {a[0]} {a[1]} {ports[1]} {b[0]} {b[1]}")
+        if case in CASES:
+            engine.open_bridge(str(call))
+            for leg in streams[-2:]:
+                engine.join(str(call), leg)
+    if case in ROOMS:
+        engine.open_bridge("room")
+        for leg in streams:
+            engine.join("room", leg, speaks=case == "conference" or leg is streams[0])
     Path(map_file).write_text("\n".join(lines) + "\n")
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.2)
+    if args.busy:
+        threading.Thread(target=spin, daemon=True).start()
     print("ready", flush=True)
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    print(json.dumps({f: getattr(engine.stats(), f) for f in (
-        "realtime", "relays", "ticks", "late_ticks", "skipped_ticks", "worst_late_ms",
-        "send_errors", "cpu_s")}), flush=True)  # fmt: skip
+    loop = asyncio.get_running_loop()
+    while await loop.run_in_executor(None, sys.stdin.readline):
+        stats, legs = engine.stats(), [stream.stats() for stream in streams]
+        out: dict[str, Any] = {
+            "cpu_s": time.process_time(),
+            "sent": stats.packets_sent,
+            "late_us_p99": stats.late_us_p99,
+            "worst_late_ms": stats.worst_late_ms,
+            "realtime": stats.realtime,
+            "io_uring": stats.io_uring,
+            "skipped_ticks": stats.skipped_ticks,
+            "send_errors": stats.send_errors,
+            "late": sum(leg.packets_late for leg in legs),
+            "lost": sum(leg.packets_lost for leg in legs),
+            "concealed": sum(leg.frames_concealed for leg in legs),
+        }
+        print(json.dumps(out), flush=True)
     await engine.stop()
 
 
-def measure(case: str, calls: int, seconds: float, windows: int, rtpload: str, tmp: str) -> None:
-    """Run one case and print its line."""
-    base = 34000 + random.randrange(500) * 4
-    map_file, out = f"{tmp}/{case}.map", f"{tmp}/{case}.json"
-    server = subprocess.Popen(
-        [sys.executable, __file__, "--serve", case, "--calls", str(calls), "--base", str(base),
-         "--map", map_file],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert server.stdout is not None
-    assert server.stdin is not None
-    try:
-        if server.stdout.readline().strip() != "ready":
-            sys.exit("the engine did not start")
-        pattern = {"relay": "tag", "alaw": "sign", "g722": "noise"}[case]
-        pts = f"{CASES[case][1]},{CASES[case][3]}"
+def spin() -> None:
+    """A Python thread that never rests."""
+    while True:
+        sum(range(1000))
+
+
+class Bench:
+    """The generator, and where it and the systems under test put their files."""
+
+    def __init__(self, tools: Path, tmp: Path, args: argparse.Namespace) -> None:
+        self.tools, self.tmp, self.args = tools, tmp, args
+        self.rtpload = tmp / "rtpload"
         subprocess.run(
-            [rtpload, "--map", map_file, "--pid", str(server.pid), "--cpu",
-             str(min(1, (os.cpu_count() or 1) - 1)), "--pt", pts,
-             "--pattern", pattern, "--align", "first", "--windows", str(windows),
-             "--duration", str(seconds), "--json", out, "--quiet"],
-            check=False,
-        )  # fmt: skip
-        server.stdin.close()
-        own = json.loads(server.stdout.readline())
-    finally:
-        server.stdin.close()
-        server.wait(10)
-    r = json.loads(Path(out).read_text())
-    cpu = r["cpu_us_per_packet"]
-    delay = r["delay_us"]
-    print(
-        f"{case:6} {calls:4} calls: {cpu['median']:6.2f} us/packet (min {cpu['min']:.2f} "
-        f"max {cpu['max']:.2f}), lost {r['lost']} of {r['sent']}, delay p50 {delay['p50']:.0f} "
-        f"p99 {delay['p99']:.0f} us, generator overflow {r['gen_rx_overflow']} "
-        f"late {r['gen_late_ticks']} | engine {own}",
-        flush=True,
-    )
+            ["gcc", "-O2", "-w", "-o", self.rtpload, tools / "rtpload.c", "-lm"], check=True
+        )
+
+    def load(self, case: str, pid: int, map_file: Path) -> subprocess.Popen[bytes]:
+        """Start the generator on the calls of `map_file`."""
+        a, b = CASES.get(case, ("PCMU", "PCMU"))
+        command = [
+            self.rtpload, "--map", map_file, "--pid", str(pid), "--cpu",
+            str(min(1, (os.cpu_count() or 1) - 1)), "--pt",
+            f"{PAYLOAD_TYPES[a]},{PAYLOAD_TYPES[b]}", "--pattern", PATTERNS.get(case, "noise"),
+            "--align", "first", "--warmup", "2", "--windows", str(self.args.windows),
+            "--duration", str(self.args.seconds), "--json", self.tmp / "out.json", "--quiet",
+        ]  # fmt: skip
+        return subprocess.Popen(command)
+
+    def figures(self) -> dict[str, Any]:
+        """What the generator saw: CPU per packet sent in each window, and delays."""
+        seen = json.loads((self.tmp / "out.json").read_text())
+        windows = [1e6 * w["cpu_s"] / w["sent"] for w in seen["windows"]]
+        return {
+            "us_per_packet": windows,
+            "sent": seen["sent"],
+            "received": seen["received"],
+            "delay_p50_ms": seen["delay_us"]["p50"] / 1000,
+            "delay_p99_ms": seen["delay_us"]["p99"] / 1000,
+            "generator_late": seen["gen_late_ticks"],
+        }
+
+    def ours(self, case: str, calls: int) -> dict[str, Any]:
+        """One run of the engine."""
+        map_file = self.tmp / "ours.map"
+        base = 34000 + random.randrange(100) * 4
+        command = [
+            sys.executable, __file__, "--serve", case, "--calls", str(calls), "--base", str(base),
+            "--map", map_file, "--threads", str(self.args.threads),
+        ]  # fmt: skip
+        command += ["--epoll"] * self.args.epoll + ["--busy"] * self.args.busy
+        server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert server.stdout is not None
+        assert server.stdin is not None
+        marks = []
+        try:
+            if server.stdout.readline().strip() != "ready":
+                sys.exit("the engine did not start")
+            generator = self.load(case, server.pid, map_file)
+            time.sleep(1.5)
+            for wait in (True, False):
+                server.stdin.write("\n")
+                server.stdin.flush()
+                marks.append(json.loads(server.stdout.readline()))
+                if wait:
+                    time.sleep(self.args.windows * self.args.seconds)
+            generator.wait()
+        finally:
+            server.stdin.close()
+            server.wait(20)
+        found = self.figures()
+        first, last = marks
+        for key in ("late", "lost", "concealed", "skipped_ticks", "send_errors"):
+            found[key] = last[key] - first[key]
+        for key in ("late_us_p99", "worst_late_ms", "realtime", "io_uring"):
+            found[key] = last[key]
+        return found
+
+    def rtpengine(self, case: str, calls: int) -> dict[str, Any] | None:
+        """One run of rtpengine in user space."""
+        map_file, log = self.tmp / "rtpengine.map", self.tmp / "rtpengine.log"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            control = f"127.0.0.1:{probe.getsockname()[1]}"
+        command = [
+            "taskset", "-c", "0", "rtpengine", "--foreground", "--log-stderr", "--log-level=3",
+            "--table=-1", "--interface=127.0.0.1", f"--listen-ng={control}", "--port-min=40000",
+            "--port-max=60900", "--config-file=none", f"--pidfile={self.tmp}/rtpengine.pid",
+        ]  # fmt: skip
+        a, b = CASES[case]
+        base = 34000 + random.randrange(100) * 4
+        with log.open("wb") as errors:
+            peer = subprocess.Popen(command, stderr=errors)
+        try:
+            time.sleep(1.5)
+            driver = [
+                sys.executable, self.tools / "ngdriver.py", "--calls", str(calls), "--a", a,
+                "--b", b, "--ng", control, "--lbase", str(base), "--map", map_file,
+            ]  # fmt: skip
+            if subprocess.run(driver, check=False).returncode:
+                print(log.read_text()[-400:], file=sys.stderr)
+                return None
+            self.load(case, peer.pid, map_file).wait()
+        finally:
+            peer.terminate()
+            peer.wait(10)
+        return self.figures()
+
+    def compare(self, case: str, calls: int) -> dict[str, Any]:
+        """Both in turn, `rounds` times; medians over all windows."""
+        ours, theirs = [], []
+        other = shutil.which("rtpengine") is not None and case in CASES and not self.args.alone
+        for _ in range(self.args.rounds):
+            ours.append(self.ours(case, calls))
+            if case in ROOMS:  # as many packets, only relayed
+                theirs.append(self.ours("relay", calls))
+            elif other and (found := self.rtpengine(case, calls)) is not None:
+                theirs.append(found)
+        result: dict[str, Any] = {"case": case, "calls": calls, **_merged(ours)}
+        if theirs:
+            against = _merged(theirs)
+            result["against"] = "own relay" if case in ROOMS else "rtpengine"
+            result["against_us_per_packet"] = against["us_per_packet"]
+            result["against_delay_p99_ms"] = against["delay_p99_ms"]
+            result["ratio"] = round(result["us_per_packet"] / against["us_per_packet"], 3)
+        return result
+
+
+def _merged(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    windows = [w for run in runs for w in run["us_per_packet"]]
+    out: dict[str, Any] = {
+        "us_per_packet": round(statistics.median(windows), 2),
+        "us_min": round(min(windows), 2),
+        "us_max": round(max(windows), 2),
+    }
+    for key in runs[0]:
+        if key not in out:
+            values = [run[key] for run in runs]
+            out[key] = values[0] if isinstance(values[0], bool) else statistics.median(values)
+    return out
+
+
+def _first_line(path: str, start: str) -> str:
+    with contextlib.suppress(OSError):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(start):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """What the figures are of."""
+    commit = subprocess.run(
+        ["git", "-C", ROOT, "describe", "--always", "--dirty"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return {
+        "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit.stdout.strip(),
+        "cpu": _first_line("/proc/cpuinfo", "model name"),
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def wanted(args: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    """Each case with its number of calls."""
+    for case in args.only or [*CASES, *ROOMS]:
+        for calls in [ROOMS[case]] if case in ROOMS else args.calls:
+            yield case, calls
 
 
 def main() -> None:
     """Parse the command line; serve or measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calls", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--windows", type=int, default=5)
-    parser.add_argument("--only", choices=sorted(CASES))
-    parser.add_argument("--serve", choices=sorted(CASES), help=argparse.SUPPRESS)
+    parser.add_argument("--calls", type=int, nargs="+", default=[100, 300, 500])
+    parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--windows", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--only", nargs="+", choices=[*CASES, *ROOMS])
+    parser.add_argument("--alone", action="store_true", help="without rtpengine")
+    parser.add_argument("--epoll", action="store_true", help="without io_uring")
+    parser.add_argument("--busy", action="store_true", help="beside a busy Python thread")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--save", action="store_true")
+    parser.add_argument("--serve", choices=[*CASES, *ROOMS], help=argparse.SUPPRESS)
     parser.add_argument("--base", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--map", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        asyncio.run(serve(args.serve, args.calls, args.base, args.map))
+        asyncio.run(serve(args.serve, args.calls[0], args.base, args.map, args))
         return
-    source = Path(os.environ.get("CROSSPOINT_BENCH", ROOT.parent / "shared" / "bench"))
-    source = source / "rtp" / "rtpload.c"
-    if not source.exists():
-        sys.exit(
-            f"{source} is missing: set CROSSPOINT_BENCH to the folder that holds rtp/rtpload.c"
-        )
+    tools = Path(os.environ.get("CROSSPOINT_BENCH", ROOT.parent / "shared" / "bench")) / "rtp"
+    if not (tools / "rtpload.c").exists():
+        sys.exit(f"{tools}/rtpload.c is missing: set CROSSPOINT_BENCH to the folder with rtp/")
+    print(json.dumps(machine()), flush=True)
     with tempfile.TemporaryDirectory() as tmp:
-        rtpload = f"{tmp}/rtpload"
-        subprocess.run(["gcc", "-O2", "-w", "-o", rtpload, str(source), "-lm"], check=True)
-        model = next(
-            (
-                line.partition(":")[2].strip()
-                for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if "model name" in line
-            ),
-            platform.machine(),
-        )
-        print(
-            f"machine: {model}, {os.cpu_count()} CPUs, Linux {platform.release()}, "
-            f"load {os.getloadavg()[0]:.1f}"
-        )
-        for case in [args.only] if args.only else CASES:
-            measure(case, args.calls, args.seconds, args.windows, rtpload, tmp)
+        bench = Bench(tools, Path(tmp), args)
+        for case, calls in wanted(args):
+            line = {**machine(), **bench.compare(case, calls)}
+            print(json.dumps({k: line[k] for k in list(line)[5:]}), flush=True)
+            if args.save:
+                history = ROOT / "tests" / "bench" / "history" / "relay.jsonl"
+                history.parent.mkdir(exist_ok=True)
+                with history.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":
