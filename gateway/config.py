@@ -113,6 +113,10 @@ class MediaSection(_Section, frozen=True, kw_only=True):
     max_streams: Annotated[int, msgspec.Meta(ge=1, le=20000)] = 2000
     realtime: bool = True
     """Ask for real-time scheduling; without the right to it the engine runs at normal priority."""
+    threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    """Threads that carry audio; one core serves about a thousand calls."""
+    io_uring: bool = True
+    """Move packets in batches where the kernel permits it."""
 
     def __post_init__(self) -> None:
         try:

@@ -100,7 +100,11 @@ class Gateway:
         self._leg_numbers: dict[str, int] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self.engine: Any = engine or Engine(
-            max_streams=media.max_streams, ports=media.ports, realtime=media.realtime
+            max_streams=media.max_streams,
+            ports=media.ports,
+            realtime=media.realtime,
+            threads=media.threads,
+            io_uring=media.io_uring,
         )
         self._synthesiser = Synthesiser(box.synthesiser, configuration.data_dir / "speech")
         self.taps = Taps(

@@ -116,6 +116,7 @@ cdef extern from "engine_impl.h" nogil:
         ce_addr remote
         uint8_t remote_set
         int dead
+        uint32_t moves
     ctypedef struct ce_bridge:
         uint8_t pass_digits
         int dead
@@ -135,6 +136,7 @@ cdef extern from "engine_impl.h" nogil:
         ce_tap *tap
         _Digits digits
         _Join join
+        uint32_t move
     ctypedef struct ce_command:
         uint8_t type
         ce_stream *s

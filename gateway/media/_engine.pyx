@@ -410,7 +410,8 @@ cdef class Core:
         c.type, c.s = CE_CMD_RELEASE, h.s
         if not self._push(&c):
             return False
-        c.type = CE_CMD_ADOPT
+        h.s.moves += 1
+        c.type, c.u.move = CE_CMD_ADOPT, h.s.moves
         return to._push(&c)
 
     def update(self, Handle h, dict config):

@@ -412,7 +412,9 @@ class Engine:
             late_ticks=total("late_ticks"),
             skipped_ticks=total("skipped_ticks"),
             worst_late_ms=max((s["worst_late_ns"] for s in each), default=0) / 1e6,
-            late_us_p99=_bin_of_p99([sum(bins) for bins in zip(*(s["late_bins"] for s in each), strict=True)]),
+            late_us_p99=_bin_of_p99(
+                [sum(bins) for bins in zip(*(s["late_bins"] for s in each), strict=True)]
+            ),
             dropped_events=total("dropped_events"),
             send_errors=total("send_errors"),
             packets_received=total("rx_packets"),

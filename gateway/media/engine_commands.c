@@ -35,6 +35,8 @@ static void stream_open(ce_engine *e, ce_stream *s, const ce_rtp_config *c)
         ce_rtp_apply(s, c, 1);
     else
         ce_stream_set_codec(s, c->codec, c->wideband);
+    if (s->kind == CE_DEVICE)
+        ce_device_start(s);
     stream_watch(e, s);
     e->st.n_streams++;
     e->n_devices += s->kind == CE_DEVICE;
@@ -43,8 +45,10 @@ static void stream_open(ce_engine *e, ce_stream *s, const ce_rtp_config *c)
 void ce_stream_gone(ce_stream *s)
 {
     s->e->n_leaving--;
-    atomic_store_explicit(s->leaving == CE_MOVES ? &s->released : &s->dead, 1,
-                          memory_order_release);
+    if (s->leaving == CE_MOVES)
+        atomic_fetch_add_explicit(&s->releases, 1, memory_order_release);
+    else
+        atomic_store_explicit(&s->dead, 1, memory_order_release);
 }
 
 /* Off this engine; `ce_stream_gone` as soon as the kernel has let go of it too. */
@@ -204,9 +208,8 @@ void ce_commands_drain(ce_engine *e)
         if (c->type == CE_CMD_ADOPT) {
             /* What comes after may be about this stream. Two engines cannot wait for each other:
              * a release is always queued before its adoption. */
-            if (!atomic_load_explicit(&c->s->released, memory_order_acquire))
+            if (atomic_load_explicit(&c->s->releases, memory_order_acquire) != c->u.move)
                 return;
-            atomic_store_explicit(&c->s->released, 0, memory_order_relaxed);
         }
         execute(e, c);
         atomic_store_explicit(&e->cmd_tail, ++tail, memory_order_release);

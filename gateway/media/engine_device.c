@@ -69,6 +69,22 @@ static int write_block(ce_stream *s)
     return w == (ssize_t)n;
 }
 
+/* What waits before either side begins: a block, or the frame it makes part of, and half a frame,
+ * because two clocks of one speed may tick at the same instant and change places. */
+static uint32_t head_start(const ce_stream *s)
+{
+    uint32_t f = s->frame_bytes;
+    return (s->block_bytes > f ? s->block_bytes : f) + f / 2;
+}
+
+void ce_device_start(ce_stream *s)
+{
+    if (!s->paced || !s->writable)
+        return;
+    s->out_head = head_start(s);
+    memset(s->out_ring, silence_octet(s), s->out_head);
+}
+
 void ce_device_readable(ce_engine *e, ce_stream *s)
 {
     uint8_t block[CE_TX_BYTES];
@@ -114,7 +130,7 @@ void ce_device_fetch(ce_stream *s)
     uint32_t f = s->frame_bytes, fill = s->in_head - s->in_tail;
     s->in_state = 0;
     if (!s->in_running) {
-        if (fill < f)
+        if (fill < head_start(s))
             return;
         s->in_running = 1;
     }
@@ -139,8 +155,10 @@ void ce_device_send(ce_stream *s, const uint8_t *payload)
 {
     if (s->failed || !s->writable)
         return;
-    uint32_t f = s->frame_bytes;
-    while (s->out_head - s->out_tail + f > DEEPEST_FRAMES * f + s->block_bytes) {
+    uint32_t f = s->frame_bytes, most = DEEPEST_FRAMES * f + s->block_bytes;
+    if (most > CE_TX_BYTES)
+        most = CE_TX_BYTES;
+    while (s->out_head - s->out_tail + f > most) {
         s->out_tail += f;
         s->c.slips++;
     }

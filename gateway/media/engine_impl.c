@@ -267,6 +267,7 @@ static void *worker(void *arg)
             e->tick = until - 1;
             e->flush_rx = 1; /* what queued up meanwhile is stale */
         }
+        e->wakes++;
         ce_commands_drain(e);
         drain_sockets(e);
         e->flush_rx = 0;

@@ -167,7 +167,8 @@ struct ce_stream {
     uint8_t kind, codec, pt, te_pt, ptime_ms, tx, rx, wideband;
     uint8_t phase, failed;
     uint8_t armed, leaving; /* the ring receives for it; CE_CLOSES or CE_MOVES */
-    _Atomic int released;   /* nobody owns it: the next engine may adopt it */
+    _Atomic uint32_t releases; /* by engines that had it; adoption n waits for release n */
+    uint32_t moves;            /* Python's count of them */
     int fd, fd_rtcp;
     uint32_t rate, clock_ms; /* audio rate in Hz; RTP ticks per ms */
     uint16_t n_samples, frame_bytes, frame_ticks, bytes_per_tick;
@@ -181,7 +182,7 @@ struct ce_stream {
     socklen_t addr_len;
     uint8_t remote_set, symmetric, anywhere, latched;
     uint32_t latch_ms, timeout_ms;
-    uint64_t latch_until, last_rx_tick, ready_tick;
+    uint64_t latch_until, last_rx_tick, ready_wake;
     uint8_t rx_seen, timed_out;
     /* receive */
     cp_rtp_source source;
@@ -299,6 +300,7 @@ typedef struct {
         ce_tap *tap;
         struct { char digits[CE_MAX_DIGITS]; uint8_t n; uint16_t on_ms, off_ms; } digits;
         struct { uint8_t speaks, hears; float gain; } join;
+        uint32_t move; /* CE_CMD_ADOPT */
     } u;
 } ce_command;
 
@@ -331,7 +333,7 @@ struct ce_engine {
     _Atomic int quit, idle;
     int want_realtime, want_uring;
     ce_uring *uring; /* NULL: epoll */
-    uint64_t tick;
+    uint64_t tick, wakes;
     int64_t now_ns;
     uint8_t last_stride;
     uint32_t n_devices;
@@ -430,6 +432,7 @@ void ce_rtp_bye(ce_stream *s);
 uint32_t ce_rtp_now_ts(const ce_stream *s);
 
 /* engine_device.c */
+void ce_device_start(ce_stream *s);
 void ce_device_readable(ce_engine *e, ce_stream *s);
 void ce_device_fetch(ce_stream *s);
 void ce_device_send(ce_stream *s, const uint8_t *payload);

@@ -306,8 +306,8 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
 
 void ce_rtp_readable(ce_engine *e, ce_stream *s)
 {
-    int rounds = s->ready_tick + 2 >= e->tick || e->flush_rx ? 4 : 1;
-    s->ready_tick = e->tick;
+    int rounds = s->ready_wake + 1 >= e->wakes || e->flush_rx ? 4 : 1;
+    s->ready_wake = e->wakes;
     if (rounds == 1) {
         ce_addr from;
         socklen_t len = sizeof from;
@@ -316,7 +316,7 @@ void ce_rtp_readable(ce_engine *e, ce_stream *s)
             ce_rtp_packet(s, e->rx_buf[0], (int)n, &from);
         return;
     }
-    /* Ready again at once: a burst or a flood, taken in batches; what a tick does not take stays
+    /* Ready again at once: a burst or a flood, taken in batches; what a wake does not take stays
      * in the socket buffer, which bounds it. */
     struct mmsghdr m[CE_RX_BURST];
     struct iovec v[CE_RX_BURST];

@@ -163,9 +163,7 @@ class Bench:
             "--map", map_file, "--threads", str(self.args.threads),
         ]  # fmt: skip
         command += ["--epoll"] * self.args.epoll + ["--busy"] * self.args.busy
-        server = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert server.stdout is not None
         assert server.stdin is not None
         marks = []

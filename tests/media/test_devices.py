@@ -85,7 +85,19 @@ async def test_a_line_card_talks_with_rtp(engine, peer, leg, card, block):
     assert abs(len(line.heard) - line.n) <= 320 // block, "one block written for each block read"
     assert all(len(b) == block for b in line.heard)
     assert MediaStarted(source="") in events
-    assert stream.stats().frames_concealed <= 3
+    assert stream.stats().frames_concealed <= 3, "the card here is as punctual as Python"
+
+
+@pytest.mark.parametrize("block", [80, 160, 320])
+async def test_a_card_hears_the_beginning_without_a_gap(engine, card, block):
+    line = card(0, block)
+    stream = engine.open(DeviceSpec(fd=line.theirs.fileno(), block_bytes=block))
+    stream.play_samples(sine(1009, 0.3).tobytes())
+    await pace(0.6, line.job(sine(701, 1.0)))
+    loud = np.flatnonzero(np.abs(line.pcm()) > 200)
+    assert loud[0] <= 160 * 4, "nothing but the head start comes before it"
+    # Where a block of silence slipped in, 80 samples or more were quiet.
+    assert np.diff(loud).max() < 40
 
 
 @pytest.mark.parametrize("every", [0.98, 1.02])
