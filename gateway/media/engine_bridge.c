@@ -191,21 +191,21 @@ static void decode_all(ce_engine *e)
             continue;
         int lane = s->decoder_lane;
         switch (s->codec) {
-        case CE_PCMU: cp_ulaw_decode(s->payload_in, s->pcm_in, s->n_samples); break;
-        case CE_PCMA: cp_alaw_decode(s->payload_in, s->pcm_in, s->n_samples); break;
+        case CE_PCMU: cp_ulaw_decode(s->f->payload_in, s->f->pcm_in, s->n_samples); break;
+        case CE_PCMA: cp_alaw_decode(s->f->payload_in, s->f->pcm_in, s->n_samples); break;
         case CE_L16:
             if (s->kind == CE_RTP)
-                swap16(s->payload_in, s->pcm_in, s->n_samples);
+                swap16(s->f->payload_in, s->f->pcm_in, s->n_samples);
             else
-                memcpy(s->pcm_in, s->payload_in, s->frame_bytes);
+                memcpy(s->f->pcm_in, s->f->payload_in, s->frame_bytes);
             break;
         case CE_G722:
             if (lane < 0) {
                 s->in_state = 0;
                 break;
             }
-            e->dec_src[lane] = s->payload_in;
-            e->dec_out[lane] = s->pcm_in;
+            e->dec_src[lane] = s->f->payload_in;
+            e->dec_out[lane] = s->f->pcm_in;
             e->dec_mask[lane / CP_LANES] |= 1u << (lane % CP_LANES);
             break;
         default: s->in_state = 0;
@@ -240,10 +240,10 @@ static void fsk_octets(ce_stream *s, const uint8_t *p, int n)
 
 static void detect(ce_stream *s)
 {
-    const int16_t *pcm = s->pcm_in;
+    const int16_t *pcm = s->f->pcm_in;
     int16_t narrow[CE_MAX_SAMPLES];
     if (s->rate == 16000) {
-        cp_resample(&s->to_detect, s->pcm_in, s->n_samples, narrow, CE_MAX_SAMPLES);
+        cp_resample(&s->to_detect, s->f->pcm_in, s->n_samples, narrow, CE_MAX_SAMPLES);
         pcm = narrow;
     }
     if (s->opt.detect_dtmf) {
@@ -271,17 +271,17 @@ static void frame_in(ce_stream *s)
 {
     int n = s->n_samples;
     if (s->in_state == 1) {
-        cp_plc_good(&s->plc, s->pcm_in, n);
+        cp_plc_good(&s->plc, s->f->pcm_in, n);
     } else if (s->in_state == 2) {
-        cp_plc_lost(&s->plc, s->pcm_in, n);
+        cp_plc_lost(&s->plc, s->f->pcm_in, n);
         s->c.concealed++;
     } else {
-        memset(s->pcm_in, 0, (size_t)n * sizeof *s->pcm_in);
+        memset(s->f->pcm_in, 0, (size_t)n * sizeof *s->f->pcm_in);
     }
     if (s->opt.gain_in != 1.0f)
-        cp_apply_gain(s->pcm_in, s->pcm_in, n, s->opt.gain_in);
+        cp_apply_gain(s->f->pcm_in, s->f->pcm_in, n, s->opt.gain_in);
     double before = s->c.level_in.sum_squares;
-    cp_level_add(&s->c.level_in, s->pcm_in, n);
+    cp_level_add(&s->c.level_in, s->f->pcm_in, n);
     if (s->c.level_in.sum_squares - before < SILENT_MEAN_SQUARE * n)
         s->c.silent_frames++;
     else
@@ -297,25 +297,25 @@ static void frame_in(ce_stream *s)
 static const int16_t *frame_for_bridge(ce_stream *s)
 {
     ce_stream *peer;
-    size_t bytes = s->n_samples * sizeof *s->pcm_in;
-    const int16_t *pcm = s->pcm_in;
+    size_t bytes = s->n_samples * sizeof *s->f->pcm_in;
+    const int16_t *pcm = s->f->pcm_in;
     int te_peer = passes_digits(s, &peer) && peer->te_pt != CE_NO_PT;
     int mute_digits = s->opt.detect_dtmf && (s->opt.mute_dtmf || te_peer);
     if (mute_digits) {
         if (s->muting) {
-            memset(s->pcm_in, 0, bytes);
+            memset(s->f->pcm_in, 0, bytes);
             memset(s->pcm_delay, 0, bytes);
         }
         int16_t now[CE_MAX_SAMPLES];
-        memcpy(now, s->pcm_in, bytes);
-        memcpy(s->pcm_in, s->pcm_delay, bytes);
+        memcpy(now, s->f->pcm_in, bytes);
+        memcpy(s->f->pcm_in, s->pcm_delay, bytes);
         memcpy(s->pcm_delay, now, bytes);
     } else if (s->te_active) {
-        memset(s->pcm_in, 0, bytes);
+        memset(s->f->pcm_in, 0, bytes);
     }
     if (s->rate < s->bridge->rate) {
-        cp_resample(&s->to_bridge, s->pcm_in, s->n_samples, s->pcm_mix, CE_MAX_SAMPLES);
-        pcm = s->pcm_mix;
+        cp_resample(&s->to_bridge, s->f->pcm_in, s->n_samples, s->f->pcm_mix, CE_MAX_SAMPLES);
+        pcm = s->f->pcm_mix;
     }
     return pcm;
 }
@@ -345,8 +345,8 @@ static void mix(ce_engine *e, ce_bridge *b)
         if (may_speak(s)) {
             e->mix_src[k] = frame_for_bridge(s);
             e->mix_gain[k] = s->gain_bridge;
-            e->mix_out[k] = s->hears ? s->pcm_bus : NULL;
-            s->bus = s->pcm_bus;
+            e->mix_out[k] = s->hears ? s->f->pcm_bus : NULL;
+            s->bus = s->f->pcm_bus;
             k++;
         } else if (s->hears) {
             s->from_common = 1;
@@ -421,47 +421,47 @@ static void frame_out(ce_engine *e, ce_stream *s)
 {
     int n = s->n_samples, sent;
     ce_bridge *b = s->bridge;
-    const int16_t *pcm = s->pcm_out;
+    const int16_t *pcm = s->f->pcm_out;
     int common = 0;
-    s->send_payload = s->payload_out;
-    if ((sent = ce_digit_frame(s, s->pcm_out)) != 0) {
+    s->send_payload = s->f->payload_out;
+    if ((sent = ce_digit_frame(s, s->f->pcm_out)) != 0) {
         if (sent == 2) {
             s->send_payload = NULL;
-            memset(s->pcm_out, 0, sizeof s->pcm_out);
+            memset(s->f->pcm_out, 0, sizeof s->f->pcm_out);
         }
-    } else if (ce_play_frame(s, s->pcm_out)) {
+    } else if (ce_play_frame(s, s->f->pcm_out)) {
     } else if (b && !b->relay && s->from_common) {
         pcm = b->common_pcm[s->wideband];
         common = s->opt.gain_out == 1.0f;
     } else if (b && !b->relay && s->hears && may_speak(s)) {
         if (s->rate < b->rate) {
-            cp_resample(&s->from_bridge, s->bus, (int)(b->rate / 50), s->pcm_out,
+            cp_resample(&s->from_bridge, s->bus, (int)(b->rate / 50), s->f->pcm_out,
                         CE_MAX_SAMPLES);
         } else {
             pcm = s->bus;
         }
     } else {
-        memset(s->pcm_out, 0, sizeof s->pcm_out);
+        memset(s->f->pcm_out, 0, sizeof s->f->pcm_out);
     }
     if (s->opt.gain_out != 1.0f) {
-        cp_apply_gain(pcm, s->pcm_out, n, s->opt.gain_out);
-        pcm = s->pcm_out;
+        cp_apply_gain(pcm, s->f->pcm_out, n, s->opt.gain_out);
+        pcm = s->f->pcm_out;
     }
     double before = s->c.level_out.sum_squares;
     cp_level_add(&s->c.level_out, pcm, n);
     if (s->speech.config.on)
         ce_speech_out(s, (s->c.level_out.sum_squares - before) / n);
     if (s->record)
-        ce_record_frame(s, s->pcm_in, pcm);
+        ce_record_frame(s, s->f->pcm_in, pcm);
     if (!s->send_payload || s->codec == CE_NONE)
         return;
     if (common && (s->send_payload = common_payload(s, pcm)) != NULL)
         return;
-    s->send_payload = s->payload_out;
+    s->send_payload = s->f->payload_out;
     if (s->codec != CE_G722) {
-        encode(s, pcm, s->payload_out);
+        encode(s, pcm, s->f->payload_out);
     } else if (s->encoder_lane >= 0) {
-        encode_later(e, s->encoder_lane, pcm, s->payload_out);
+        encode_later(e, s->encoder_lane, pcm, s->f->payload_out);
     } else {
         s->send_payload = NULL;
     }
@@ -496,6 +496,7 @@ void ce_frames(ce_engine *e, int phase)
             ce_rtp_timers(s);
         if (s->bridge && s->bridge->relay && relay_rests(s))
             continue;
+        s->f = &e->frames[e->n_due];
         e->due[e->n_due++] = s;
     }
     if (!e->n_due)

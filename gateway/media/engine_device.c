@@ -146,7 +146,7 @@ void ce_device_fetch(ce_stream *s)
         s->in_tail += f;
         s->c.slips++;
     }
-    ring_get(s->jb.data, CE_JB_BYTES, &s->in_tail, s->payload_in, f);
+    ring_get(s->jb.data, CE_JB_BYTES, &s->in_tail, s->f->payload_in, f);
     s->in_state = 1;
     s->c.buffer_ms = (fill - f) / f * CE_FRAME_MS;
 }

@@ -336,6 +336,8 @@ ce_engine *ce_engine_new(uint32_t max_streams, int realtime, int uring, const ch
     e->commands = ce_zeroed(CE_COMMANDS * sizeof *e->commands);
     e->events = ce_zeroed(CE_EVENTS * sizeof *e->events);
     e->due = ce_zeroed(max_streams * sizeof *e->due);
+    e->frames = mmap(NULL, max_streams * sizeof *e->frames, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     e->mix_src = ce_zeroed(max_streams * sizeof *e->mix_src);
     e->mix_out = ce_zeroed(max_streams * sizeof *e->mix_out);
     e->mix_gain = ce_zeroed(max_streams * sizeof *e->mix_gain);
@@ -347,7 +349,7 @@ ce_engine *ce_engine_new(uint32_t max_streams, int realtime, int uring, const ch
     e->enc_out = ce_zeroed(groups * CP_LANES * sizeof *e->enc_out);
     e->dec_mask = ce_zeroed(groups * sizeof *e->dec_mask);
     e->enc_mask = ce_zeroed(groups * sizeof *e->enc_mask);
-    if (!e->dec_src || !e->dec_out || !e->enc_src || !e->enc_out || !e->dec_mask || !e->enc_mask ||
+    if (e->frames == MAP_FAILED || !e->dec_src || !e->dec_out || !e->enc_src || !e->enc_out || !e->dec_mask || !e->enc_mask ||
         ce_lanes_new(&e->decoders, groups, 0) ||
         ce_lanes_new(&e->encoders, groups, 1) || !e->commands ||
         !e->events || !e->due || !e->mix_src || !e->mix_out || !e->mix_gain || !e->mix_who) {
@@ -417,6 +419,8 @@ void ce_engine_free(ce_engine *e)
     close_descriptors(e);
     ce_lanes_free(&e->decoders);
     ce_lanes_free(&e->encoders);
+    if (e->frames && e->frames != MAP_FAILED)
+        munmap(e->frames, e->due_capacity * sizeof *e->frames);
     free(e->commands), free(e->events), free(e->due);
     free(e->dec_src), free(e->dec_out), free(e->enc_src), free(e->enc_out);
     free(e->dec_mask), free(e->enc_mask);

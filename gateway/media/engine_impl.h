@@ -161,6 +161,14 @@ typedef struct {
     uint8_t at;
 } ce_speech;
 
+/* One stream's samples during one frame tick. The frames of a tick lie side by side and are used
+ * again by the next one, so that they stay in the cache. */
+typedef struct {
+    int16_t pcm_in[CE_MAX_SAMPLES], pcm_out[CE_MAX_SAMPLES];
+    int16_t pcm_mix[CE_MAX_SAMPLES], pcm_bus[CE_MAX_SAMPLES]; /* to and from the bridge, its rate */
+    uint8_t payload_in[CE_MAX_PAYLOAD], payload_out[CE_MAX_PAYLOAD];
+} ce_frame;
+
 struct ce_stream {
     ce_engine *e;
     uint32_t id;
@@ -232,9 +240,7 @@ struct ce_stream {
     ce_options opt;
     cp_plc plc;
     cp_resampler to_bridge, from_bridge;
-    int16_t pcm_in[CE_MAX_SAMPLES], pcm_out[CE_MAX_SAMPLES];
-    int16_t pcm_mix[CE_MAX_SAMPLES], pcm_bus[CE_MAX_SAMPLES]; /* to and from the bridge, its rate */
-    uint8_t payload_in[CE_MAX_PAYLOAD], payload_out[CE_MAX_PAYLOAD];
+    ce_frame *f;
     ce_jitter jb; /* device streams use jb.data as their input ring */
     cp_resampler to_detect, from_play;
     int16_t pcm_delay[CE_MAX_SAMPLES];
@@ -352,6 +358,7 @@ struct ce_engine {
     uint8_t rx_buf[CE_RX_BURST][CE_RX_BYTES];
     /* scratch of one frame tick: every stream due, in codec batches */
     ce_stream **due;
+    ce_frame *frames;
     uint32_t due_capacity, n_due;
     const uint8_t **dec_src; /* CP_LANES pointers per G.722 group */
     int16_t **dec_out;

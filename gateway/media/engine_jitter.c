@@ -130,8 +130,8 @@ void ce_rtp_fetch(ce_stream *s)
     uint32_t at = j->play % CE_JB_TICKS;
     if (bits_full(j->have, at, f)) {
         uint32_t k = CE_JB_TICKS - at < f ? CE_JB_TICKS - at : f;
-        memcpy(s->payload_in, j->data + at * bpt, k * bpt);
-        memcpy(s->payload_in + k * bpt, j->data, (f - k) * bpt);
+        memcpy(s->f->payload_in, j->data + at * bpt, k * bpt);
+        memcpy(s->f->payload_in + k * bpt, j->data, (f - k) * bpt);
         s->in_state = 1;
     } else {
         s->in_state = (int32_t)(j->play - j->first) < 0 ? 0 : 2;
