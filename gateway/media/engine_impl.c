@@ -16,9 +16,9 @@ enum {
     TICK_NS = 1000000,
     CATCH_UP_TICKS = 60,  /* further behind: what was missed is skipped, not played in a burst */
     RT_PRIORITY = 20,
-    /* A wake costs some 15 us of CPU, as much as two or three packets: with fewer packets than
-     * this in a wake the thread sleeps longer and works off several ticks at once. */
-    PACKETS_A_WAKE = 40,
+    /* A wake costs some 15 us of CPU, as much as two or three packets, and what others left in the
+     * caches: the thread sleeps as long as packets may wait, unless too many would. */
+    MOST_A_WAKE = 512,
     LONGEST_STRIDE = CE_PHASE_MS,
     EPOLL_BATCH = 256,
 };
@@ -219,9 +219,9 @@ static int64_t stride(ce_engine *e)
 {
     uint64_t packets = e->st.rx_packets - e->seen_packets, n = e->last_stride;
     e->seen_packets = e->st.rx_packets;
-    if (packets > 2 * PACKETS_A_WAKE && n > 1)
+    if (packets > MOST_A_WAKE && n > 1)
         n /= 2;
-    else if (packets < PACKETS_A_WAKE && n < LONGEST_STRIDE)
+    else if (packets < MOST_A_WAKE / 4 && n < LONGEST_STRIDE)
         n *= 2;
     if (e->n_devices && n > 2)
         n = 2; /* a card's blocks wait for us at both ends */

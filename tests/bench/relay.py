@@ -28,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,9 +137,14 @@ class Bench:
         if subprocess.run([*self.ahead, "true"], capture_output=True, check=False).returncode:
             self.ahead = []
 
+    def loaded(self, generator: subprocess.Popen[bytes]) -> bool:
+        """Wait for the generator; False when another program has one of its ports."""
+        return generator.wait() == 0 and (self.tmp / "out.json").exists()
+
     def load(self, case: str, pid: int, map_file: Path) -> subprocess.Popen[bytes]:
         """Start the generator on the calls of `map_file`."""
         a, b = CASES.get(case, ("PCMU", "PCMU"))
+        (self.tmp / "out.json").unlink(missing_ok=True)
         command = [
             self.rtpload, "--map", map_file, "--pid", str(pid), "--cpu",
             str(min(1, (os.cpu_count() or 1) - 1)), "--pt",
@@ -164,7 +169,7 @@ class Bench:
             "generator_late": seen["gen_late_ticks"],
         }
 
-    def ours(self, case: str, calls: int) -> dict[str, Any]:
+    def ours(self, case: str, calls: int) -> dict[str, Any] | None:
         """One run of the engine."""
         map_file = self.tmp / "ours.map"
         base = GENERATOR_PORTS + random.randrange(2000) * 4
@@ -188,10 +193,12 @@ class Bench:
                 marks.append(json.loads(server.stdout.readline()))
                 if wait:
                     time.sleep(self.args.windows * self.args.seconds)
-            generator.wait()
+            good = self.loaded(generator)
         finally:
             server.stdin.close()
             server.wait(20)
+        if not good:
+            return None
         found = self.figures()
         first, last = marks
         for key in ("late", "lost", "concealed", "skipped_ticks", "send_errors"):
@@ -225,22 +232,22 @@ class Bench:
             if subprocess.run(driver, check=False).returncode:
                 print(log.read_text()[-400:], file=sys.stderr)
                 return None
-            self.load(case, peer.pid, map_file).wait()
+            good = self.loaded(self.load(case, peer.pid, map_file))
         finally:
             peer.terminate()
             peer.wait(10)
-        return self.figures()
+        return self.figures() if good else None
 
     def compare(self, case: str, calls: int) -> dict[str, Any]:
         """Both in turn, `rounds` times; medians over all windows."""
         ours, theirs = [], []
         other = shutil.which("rtpengine") is not None and case in CASES and not self.args.alone
         for _ in range(self.args.rounds):
-            ours.append(self.ours(case, calls))
+            ours.append(_insist(self.ours, case, calls))
             if case in ROOMS:  # as many packets, only relayed
-                theirs.append(self.ours("relay", calls))
-            elif other and (found := self.rtpengine(case, calls)) is not None:
-                theirs.append(found)
+                theirs.append(_insist(self.ours, "relay", calls))
+            elif other:
+                theirs.append(_insist(self.rtpengine, case, calls))
         result: dict[str, Any] = {"case": case, "calls": calls, **_merged(ours)}
         if theirs:
             against = _merged(theirs)
@@ -250,6 +257,15 @@ class Bench:
             result["against_came_back"] = against["came_back"]
             result["ratio"] = round(result["us_per_packet"] / against["us_per_packet"], 3)
         return result
+
+
+def _insist(
+    run: Callable[[str, int], dict[str, Any] | None], case: str, calls: int
+) -> dict[str, Any]:
+    for _ in range(5):
+        if (found := run(case, calls)) is not None:
+            return found
+    sys.exit(f"{case} with {calls} calls: five attempts failed")
 
 
 def _merged(runs: list[dict[str, Any]]) -> dict[str, Any]:
