@@ -257,9 +257,12 @@ def _engine(gateway: Gateway) -> Iterator[Metric]:
     yield _gauge("engine_running", "1 while the audio thread runs.", stats.running)
     yield _gauge("engine_realtime", "1 when the audio thread has real-time scheduling.",
                  stats.realtime)  # fmt: skip
+    yield _gauge("engine_io_uring", "1 when packets move in batches, for less CPU.",
+                 stats.io_uring)  # fmt: skip
+    yield _gauge("engine_threads", "Threads that carry audio.", stats.threads)
     yield _gauge("engine_streams", "Streams of audio that are open.", stats.streams)
     yield _gauge("engine_bridges", "Bridges that are open.", stats.bridges)
-    yield _gauge("engine_relays", "Bridges whose packets pass untouched.", stats.relays)
+    yield _gauge("engine_relays", "Bridges without a jitter buffer.", stats.relays)
     yield _gauge("engine_worst_late_seconds", "Latest tick since the start.",
                  stats.worst_late_ms / 1000)  # fmt: skip
     yield _counter("engine_ticks", "Turns of the audio thread.", stats.ticks)

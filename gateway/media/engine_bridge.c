@@ -5,6 +5,7 @@
 
 enum {
     RELAY_SILENT_MS = 60,  /* the sender paused: keep the far end's RTP alive ourselves */
+    RELAY_BURST_MS = 1000, /* timestamps further ahead than this are no burst but a jump */
     RELAY_LEVEL_EVERY = 8, /* packets per level sample of an untouched G.711 payload */
     FSK_IDLE_MS = 100,
     FSK_PAD = 0x55, /* channel seizure read as octets */
@@ -478,11 +479,17 @@ static void encode_batches(ce_engine *e)
     }
 }
 
-/* Relayed legs need a frame of ours only while the other side sends nothing. */
+/* Relayed legs need a frame of ours only while the other side sends nothing. A sender may also
+ * send a good deal at once and then wait: what it sent lasts as long as its timestamps say. */
 static int relay_rests(ce_stream *s)
 {
     ce_stream *from = peer_of(s);
     if (s->e->tick - from->last_rx_tick <= RELAY_SILENT_MS && from->rx_seen)
+        return 1;
+    int32_t clock = (int32_t)s->clock_ms;
+    int32_t left = (int32_t)(s->last_ts + s->frame_ticks - ce_rtp_now_ts(s));
+    if (from->relay_anchored && left > (CE_FRAME_MS - RELAY_SILENT_MS) * clock &&
+        left < RELAY_BURST_MS * clock)
         return 1;
     from->relay_anchored = 0;
     return 0;

@@ -191,3 +191,23 @@ async def test_gains(engine, peer, leg):
 def test_misuse_names_what_is_wrong(engine):
     with pytest.raises(UsageError, match="no bridge 'x'"):
         engine.set_floor("x", None)
+
+
+@pytest.mark.parametrize("right", [0, 8])
+async def test_a_relayed_sender_may_send_in_bursts(engine, peer, leg, right):
+    a, b = peer(0), peer(right)
+    sa, sb = leg(a), leg(b)
+    engine.open_bridge("pair")
+    engine.join("pair", sa)
+    engine.join("pair", sb)
+    octets = a.encode(sine(701, 1.0))
+
+    def seven_at_once(i):
+        if i % 7 == 0:
+            for n in range(i, i + 7):
+                at = n % 50 * 160
+                a.send(octets[at : at + 160], sa.local)
+
+    await pace(2.1, seven_at_once, listen(b))
+    heard = b.pcm()[-8800:-800]
+    assert level_at(heard, 701) == pytest.approx(-13, abs=1.5), "no silence of ours in between"
