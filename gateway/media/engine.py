@@ -155,8 +155,10 @@ class Engine:
         if not self._cores or loop is None:
             return
         for stream in list(self._streams.values()):
+            await _room(stream._home)
             stream.close()
-        for bridge in list(self._bridges):
+        for bridge, (_, core) in list(self._bridges.items()):
+            await _room(core)
             self.close_bridge(bridge)
         for core in self._cores:
             loop.remove_reader(core.event_fd)
@@ -552,6 +554,11 @@ class Engine:
         if kind == _engine.BYE:
             return ByeReceived()
         return None
+
+
+async def _room(core: _engine.Core) -> None:
+    while not core.has_room(1):
+        await asyncio.sleep(0.005)
 
 
 def _allow_descriptors(wanted: int) -> None:

@@ -18,7 +18,7 @@ enum {
     RT_PRIORITY = 20,
     /* A wake costs some 15 us of CPU, as much as two or three packets, and what others left in the
      * caches: the thread sleeps as long as packets may wait, unless too many would. */
-    MOST_A_WAKE = 512,
+    MOST_A_WAKE = 160,
     LONGEST_STRIDE = CE_PHASE_MS,
     EPOLL_BATCH = 256,
 };
@@ -221,7 +221,7 @@ static int64_t stride(ce_engine *e)
     e->seen_packets = e->st.rx_packets;
     if (packets > MOST_A_WAKE && n > 1)
         n /= 2;
-    else if (packets < MOST_A_WAKE / 4 && n < LONGEST_STRIDE)
+    else if (packets < MOST_A_WAKE / 2 && n < LONGEST_STRIDE)
         n *= 2;
     if (e->n_devices && n > 2)
         n = 2; /* a card's blocks wait for us at both ends */

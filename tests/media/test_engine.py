@@ -59,6 +59,18 @@ async def test_streams_are_limited_and_the_limit_is_named():
     await engine.stop()
 
 
+async def test_it_stops_with_more_streams_than_commands_can_wait():
+    engine = Engine(max_streams=1500)
+    await engine.start()
+    streams = []
+    for n in range(1500):
+        streams.append(engine.open(NullSpec()))
+        if n % 500 == 0:
+            await asyncio.sleep(0.05)
+    await engine.stop()
+    assert all(stream.closed for stream in streams)
+
+
 async def test_ports_are_even_in_range_and_can_run_out():
     base = random.randrange(20000, 30000, 2)
     engine = Engine(ports=(base, base + 9))
