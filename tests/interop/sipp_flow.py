@@ -46,6 +46,8 @@ class Flow:
         self._box = to
         self.port = free_port(socket.SOCK_DGRAM)
         self.call_id = "[call_id]"
+        self.contact = True
+        """Whether requests outside a dialog carry our Contact."""
         self.steps: list[str] = []
         self._cseq = 0
         self._variables = 0
@@ -84,8 +86,8 @@ class Flow:
                 f"{method} {uri} SIP/2.0", _VIA,
                 f'From: "{self.user}" <sip:{self.user}@[remote_ip]>;tag={TAG}',
                 f"To: <{to}>", f"Call-ID: {self.call_id}", f"CSeq: {self._cseq} {method}",
-                f"Contact: <sip:{self.user}@[local_ip]:[local_port]>", "Max-Forwards: 70",
-                *headers,
+                *([f"Contact: <sip:{self.user}@[local_ip]:[local_port]>"] if self.contact else []),
+                "Max-Forwards: 70", *headers,
             ],
             body, kind,
         )  # fmt: skip
@@ -166,10 +168,12 @@ class Flow:
         )  # fmt: skip
 
     def cancel(self, number: str) -> Flow:
-        """CANCEL of the INVITE that was just sent."""
+        """CANCEL of the INVITE that was sent last."""
+        # SIPp names a branch by how many steps ago its message was.
+        ago = next(n for n, step in enumerate(reversed(self.steps), 1) if "INVITE sip:" in step)
         return self._message(
             [f"CANCEL sip:{number}@[remote_ip]:[remote_port] SIP/2.0",
-             "Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch-1]",
+             f"Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch-{ago}]",
              f'From: "{self.user}" <sip:{self.user}@[remote_ip]>;tag={TAG}',
              f"To: <sip:{number}@[remote_ip]:[remote_port]>", f"Call-ID: {self.call_id}",
              f"CSeq: {self._cseq} CANCEL", "Max-Forwards: 70"],
