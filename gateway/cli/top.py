@@ -70,8 +70,9 @@ def look(client: Client) -> Snapshot:
 def top(settings: Settings, every: float) -> None:
     """The box on one screen: health, alarms, calls, levels, who holds the floor.
 
-    Choose a call with the arrow keys; l shows its levels, d what is wrong with it, t its
-    trace, Enter all about it, h hangs it up after a question, q leaves. In a pipe, or with --json: once, and the end.
+    Choose a call with the arrow keys; l shows its levels, d what is wrong with it, Enter all about
+    it, t its trace, h hangs it up after a question, q leaves. In a pipe, or with --json: once, and
+    the end.
     """
     client = settings.client()
     found = look(client)

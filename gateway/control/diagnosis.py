@@ -77,7 +77,9 @@ def _of_leg(leg: LegView, call: CallView) -> list[tuple[str, str]]:
             found.append(("has no audio stream", remedy))
     elif settled:
         listens = call.bridge == "page" and leg.direction == "out"
-        heard = Heard(leg.id, leg.audio, speaks=not listens, now=True)
+        heard = Heard(
+            leg.id, leg.audio, speaks=not listens, seconds=leg.answered_s or 0.0, now=True
+        )
         found += [(fault.what, fault.remedy) for fault in faults(heard)]
     return found
 

@@ -16,6 +16,8 @@ from gateway.diagnosis.streams import faults as of_stream
 
 EARLY_S: Final = 3.0
 """A conversation that the far end ends sooner was none."""
+EARLY_TONE_S: Final = 7.0
+"""The same where a tone says so, which takes its time to be recognised."""
 SETTLE_S: Final = 2.0
 """A leg that was connected for less is not judged by its packets: the first are on their way."""
 CARRIER_S: Final = 5.0
@@ -250,7 +252,8 @@ def _early(call: CallEvidence) -> Iterator[Fault]:
     if len(partners) < 2 or any(leg.one_way for leg in partners):
         return
     talk_s = min(leg.seconds(call.now) for leg in partners)
-    if talk_s >= EARLY_S or end.cause not in (Cause.NORMAL, Cause.REJECTED, Cause.UNSPECIFIED):
+    enough_s = EARLY_TONE_S if "tone" in end.rule else EARLY_S
+    if talk_s >= enough_s or end.cause not in (Cause.NORMAL, Cause.REJECTED, Cause.UNSPECIFIED):
         return
     yield Fault(
         code=Code.EARLY_END,
@@ -331,5 +334,11 @@ def _audio(call: CallEvidence, leg: LegEvidence) -> Iterator[Fault]:
             )  # fmt: skip
         return
     # A stream that was replaced in mid-call was so for a reason: the last one tells how it is.
-    heard = Heard(leg.id, leg.streams[-1], speaks=not leg.one_way, talks=not leg.half_duplex)
+    heard = Heard(
+        leg.id,
+        leg.streams[-1],
+        speaks=not leg.one_way,
+        talks=not leg.half_duplex,
+        seconds=leg.seconds(call.now) if len(leg.streams) == 1 else 0.0,
+    )
     yield from of_stream(heard)

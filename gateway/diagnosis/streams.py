@@ -26,6 +26,8 @@ LOW_DBM0: Final = -38.0
 """Speech lies between -30 and -10 dBm0; what never gets louder than this cannot be understood."""
 JUDGED_S: Final = 2.0
 """Audio that is needed to judge its level."""
+WHOLE: Final = 0.9
+"""Share of the time in which audio was heard, from which on nothing is missing."""
 FEW: Final = 10
 """Packets that may go wrong at any change of a call."""
 DRIFT_PPM: Final = 250.0
@@ -43,6 +45,8 @@ class Heard(NamedTuple):
     """It is expected to send to us."""
     talks: bool = True
     """And that there is speech in it: not of who waits for his turn."""
+    seconds: float = 0.0
+    """How long it has been connected; 0: not known."""
     now: bool = False
     """Somebody listens now and asks why it is silent; else the call is judged as a whole."""
 
@@ -117,9 +121,17 @@ def unreachable(stats: StreamStats) -> str:
     return ""
 
 
+def _matters(heard: Heard, n_refused: int) -> bool:
+    """Whether packets that were refused are missing: strangers' do no harm while ours come."""
+    stats = heard.stats
+    if n_refused <= max(FEW, stats.packets_received // 10):
+        return False
+    return not heard.seconds or stats.heard_s < WHOLE * heard.seconds
+
+
 def _elsewhere(heard: Heard) -> Fault | None:
     stats = heard.stats
-    if stats.packets_elsewhere <= max(FEW, stats.packets_received // 10):
+    if not _matters(heard, stats.packets_elsewhere):
         return None
     named = stats.signalled or "no address yet"
     code, layer = Code.ELSEWHERE, Layer.NETWORK
@@ -146,7 +158,7 @@ def _elsewhere(heard: Heard) -> Fault | None:
 
 def _payload_type(heard: Heard) -> Fault | None:
     stats = heard.stats
-    if stats.packets_wrong_type <= max(FEW, stats.packets_received // 10):
+    if not _matters(heard, stats.packets_wrong_type):
         return None
     return Fault(
         code=Code.PAYLOAD_TYPE,
@@ -165,7 +177,7 @@ def _refused(heard: Heard) -> Fault | None:
     """Refused for other reasons: no RTP, or of a version or length that cannot be."""
     stats = heard.stats
     others = stats.packets_refused - stats.packets_elsewhere - stats.packets_wrong_type
-    if others <= max(FEW, stats.packets_received // 10):
+    if not _matters(heard, others):
         return None
     return Fault(
         code=Code.ELSEWHERE,
