@@ -130,6 +130,9 @@ def _unreachable(call: CallEvidence) -> Iterator[Fault]:
         (found[1], found[2] or "") for text in said if (found := _DOWN.match(text))
     ):
         yield down(place, why)
+    for place, why in call.alarmed.items():
+        if why:
+            yield down(place, why)
 
 
 def down(place: str, why: str, leg: str = "") -> Fault:

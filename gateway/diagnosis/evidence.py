@@ -90,6 +90,8 @@ class CallEvidence(msgspec.Struct, kw_only=True):
     lost_adapters: dict[str, str] = {}
     conditions: dict[str, tuple[str, str]] = {}
     """Of endpoints: condition and reason, as last known within the call's time."""
+    alarmed: dict[str, str] = {}
+    """Places that raised an alarm, and why they were lost while it was open."""
     requested: str = ""
     """An operator's wish that began it."""
 
@@ -103,6 +105,7 @@ class Collector:
         self._holders: dict[str, str | None] = {}
         self._members: dict[str, str] = {}
         """Bridge of each leg."""
+        self._alarm_over = False
 
     def take(self, item: Item) -> None:
         """Take in one item; those of the wires tell nothing that the events do not."""
@@ -236,10 +239,16 @@ class Collector:
         self.found.route = str(facts.get("route", "")) or self.found.route
 
     def _endpoint(self, item: Item, facts: Mapping[str, Any]) -> None:
-        self.found.conditions[item.lane] = (
-            str(facts.get("condition", "unknown")),
-            str(facts.get("reason", "")),
-        )
+        condition, reason = str(facts.get("condition", "unknown")), str(facts.get("reason", ""))
+        self.found.conditions[item.lane] = condition, reason
+        if condition == "down" and item.lane in self.found.alarmed and not self._alarm_over:
+            self.found.alarmed[item.lane] = reason or "no reason"
+
+    def _alarm_raised(self, item: Item, facts: Mapping[str, Any]) -> None:
+        self.found.alarmed.setdefault(str(facts["endpoint"]), "")
+
+    def _alarm_closed(self, item: Item, facts: Mapping[str, Any]) -> None:
+        self._alarm_over = True
 
     def _adapter_lost(self, item: Item, facts: Mapping[str, Any]) -> None:
         self.found.lost_adapters[str(facts["adapter"])] = str(facts.get("reason", ""))
@@ -270,6 +279,8 @@ _HANDLERS: Final = {
     "FloorReleased": Collector._floor_released,
     "Note": Collector._noted,
     "EndpointChanged": Collector._endpoint,
+    "AlarmRaised": Collector._alarm_raised,
+    "CloseAlarm": Collector._alarm_closed,
     "AdapterLost": Collector._adapter_lost,
     "CallRequested": Collector._requested,
 }

@@ -18,6 +18,7 @@ MUTED_S: Final = 10.0
 LOSS_PERCENT: Final = 2.0
 """Concealment hides single packets; from about here gaps are heard."""
 LATE_PERCENT: Final = 1.0
+THROWN_PERCENT: Final = 5.0
 JITTER_MS: Final = 40.0
 OVERLOAD_DBM0: Final = 0.5
 """Speech that is this loud in the mean is beyond the scale in its peaks."""
@@ -284,19 +285,19 @@ def _remote_loss(heard: Heard) -> Fault | None:
 
 def _starved(heard: Heard) -> Fault | None:
     stats = heard.stats
-    arrived = stats.packets_received
-    if (
-        arrived
-        and stats.packets_late > FEW
-        and 100.0 * stats.packets_late / arrived >= LATE_PERCENT
-    ):
+    arrived = max(1, stats.packets_received)
+    late = stats.packets_late > FEW and 100.0 * stats.packets_late / arrived >= LATE_PERCENT
+    # After a stall everything comes at once: what is older than the deepest buffer is given up.
+    thrown = stats.slips if stats.local else 0
+    bursts = thrown > FEW and 100.0 * thrown / arrived >= THROWN_PERCENT
+    if late or bursts:
         return Fault(
             code=Code.STARVED,
             layer=Layer.NETWORK,
             leg=heard.leg,
             what=(
-                f"{stats.packets_late} packets came too late to be played: the jitter buffer ran "
-                f"empty (jitter {stats.jitter_ms:.0f} ms)"
+                f"{stats.packets_late + thrown} packets came too late to be played: the jitter "
+                f"buffer ran empty (jitter {stats.jitter_ms:.0f} ms)"
             ),
             remedy="the network; or allow a deeper jitter buffer on this adapter",
             next=f"gateway capture {heard.leg} --follow",
