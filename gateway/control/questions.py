@@ -85,7 +85,7 @@ class TraceQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class DiagnosisQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Which call."""
 
-    id: _Text
+    id: _Text = "last"
     """As of a trace, without ``next``."""
 
 

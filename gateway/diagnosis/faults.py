@@ -48,6 +48,7 @@ class Code(StrEnum):
     SILENCE = "silence"
     DTMF_NOT_UNDERSTOOD = "dtmf-not-understood"
     DTMF_DOUBLED = "dtmf-doubled"
+    DTMF_DROPPED = "dtmf-dropped"
     LOSS = "loss"
     STARVED = "starved"
     CLIPPED = "clipped"

@@ -381,6 +381,19 @@ def _digits(heard: Heard) -> Fault | None:
     )
 
 
+def _dropped(heard: Heard) -> Fault | None:
+    if not heard.stats.digits_dropped:
+        return None
+    return Fault(
+        code=Code.DTMF_DROPPED,
+        layer=Layer.DIGITS,
+        leg=heard.leg,
+        what=f"{heard.stats.digits_dropped} digits were not sent: 64 were waiting already",
+        remedy="they come quicker than they can be sent: a digit and its pause take 200 ms",
+        next=f"gateway trace {heard.leg}",
+    )
+
+
 def _drift(heard: Heard) -> Fault | None:
     ppm = heard.stats.drift_ppm
     if ppm is None or abs(ppm) < DRIFT_PPM:
@@ -412,6 +425,6 @@ def _place(leg: str) -> str:
 
 RULES: Final[tuple[_Rule, ...]] = (
     _packets, _elsewhere, _payload_type, _refused, _sent, _silence, _loss, _remote_loss,
-    _starved, _clipped, _low, _digits, _drift,
+    _starved, _clipped, _low, _digits, _dropped, _drift,
 )  # fmt: skip
 """One for each thing that can be wrong with a stream; another transport adds its own here."""

@@ -73,10 +73,11 @@ void ce_health_arrival(ce_stream *s, uint32_t ts)
     }
 }
 
-static void count_digits(ce_stream *s, const int16_t *pcm, int loud)
+/* A key sounds steadily; most of speech does not, and costs nothing. */
+static void count_digits(ce_stream *s, const int16_t *pcm, int steady)
 {
     ce_health *h = &s->c.health;
-    if (loud)
+    if (steady)
         h->trail = TRAIL_FRAMES;
     else if (!h->trail)
         return;
@@ -120,5 +121,6 @@ void ce_health_frame(ce_stream *s, const int16_t *pcm, int n, double squares, in
     /* Nobody listens for digits in the audio where events were negotiated; that some come all the
      * same explains why a digit was not understood. */
     if (weight == 1 && s->kind == CE_RTP && s->te_pt != CE_NO_PT && !s->opt.detect_dtmf)
-        count_digits(s, pcm, loud);
+        count_digits(s, pcm, loud && mean < h->last_mean * 1.5 && mean > h->last_mean / 1.5);
+    h->last_mean = mean;
 }

@@ -132,7 +132,7 @@ typedef struct {
     uint64_t elsewhere, wrong_type, send_errors;
     uint64_t frames, active_frames, clipped_frames, flat_frames;
     uint64_t event_digits, inband_digits;
-    double active_squares, loudest; /* of samples: means of frames */
+    double active_squares, loudest, last_mean; /* means of frames' squares */
     ce_addr last_from;
     int32_t send_errno;
     uint8_t last_type, trail;
