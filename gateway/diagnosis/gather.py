@@ -39,6 +39,7 @@ def recorded(url: str, call: CallEvidence) -> str:
         database = Database(url, read_only=True)
         try:
             rows = list(database.streams(trace=call.trace))
+            ends = list(database.legs(trace=call.trace))
         finally:
             database.close()
     except (sa.exc.SQLAlchemyError, GatewayError) as error:
@@ -52,6 +53,17 @@ def recorded(url: str, call: CallEvidence) -> str:
         except msgspec.MsgspecError:
             continue
         leg.streams = [*leg.streams, stats]
+    for end in ends:
+        leg = call.legs.get(end.leg)
+        if leg is not None and leg.ended is None:
+            # Cut off by the gateway's death: only the next start wrote down that it is over.
+            leg.ended = leg.began + (end.ended_at - end.offered_at)
+            leg.cause, leg.detail = end.cause, end.detail
+            call.now = max(call.now, leg.ended)
+    if any(leg.ended is None for leg in call.legs.values()):
+        return (
+            "It is not known how this ended: it is up, or the gateway died and has not run since."
+        )
     answered = [leg for leg in call.legs.values() if leg.answered is not None]
     if answered and not rows:
         return (

@@ -92,7 +92,7 @@ def _clean(call: CallEvidence, end: Ending | None) -> str:
     if call.live:
         return "no fault: the call is up and its audio is as it should be"
     if end is None:
-        return "no fault: nobody was called"
+        return "no fault: nobody was called, or nothing says how it ended"
     by = f"{end.leg} ended it" if end.side == "far" else "the gateway ended it"
     if len(answered) > 1 or (answered and len(call.legs) == 1):
         return f"no fault: {by} after {end.after_s or 0.0:.0f} s: {end.rule}"

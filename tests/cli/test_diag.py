@@ -57,6 +57,18 @@ def test_a_fault_is_exit_code_1(box: Box) -> None:
     assert json.loads(done.stdout)["code"] == "muted"
 
 
+def test_the_gateway_died_in_the_call(box: Box) -> None:
+    _talked(box, "loopback/alice", "loopback/bob")
+    box.kill()
+    assert "the gateway died and has not run since" in box.run("diag", "last").stdout
+    box.start()
+    deadline = time.monotonic() + 10.0
+    while (done := box.run("diag", "last")).returncode == 0:
+        assert time.monotonic() < deadline, done.stdout
+        time.sleep(0.2)
+    assert "! gateway: loopback/alice#1 the gateway died in the call" in done.stdout
+
+
 def test_nothing_to_judge(box: Box) -> None:
     done = box.run("diag", "0000dead")
     assert done.returncode == 1

@@ -34,7 +34,7 @@ from gateway.lab.linecard import BUSY_TONE, Exchange, LineCard
 from gateway.lab.softphone import free_port
 from gateway.testing.audio import tone
 from tests.adapters.mqtt_broker import Broker
-from tests.interop.matrix_parties import OnTheAir
+from tests.interop.matrix_parties import TransceiverUser
 from tests.interop.peers import (
     HERE,
     Box,
@@ -125,7 +125,7 @@ class Site:
     proxy: Kamailio
     card: LineCard
     broker: Broker
-    radios: dict[str, OnTheAir]
+    radios: dict[str, TransceiverUser]
     found: dict[str, Verdicts] = field(default_factory=dict)
 
     def send(self, **wish: Any) -> None:
@@ -208,9 +208,9 @@ async def site(home: Path) -> AsyncIterator[Site]:
         broker.start()
         stack.callback(broker.kill)
         radios = {
-            "quiet": OnTheAir("radio/quiet", "", 500),
-            "first": OnTheAir("radio/first", "", 600),
-            "second": OnTheAir("radio/second", "", 700),
+            "quiet": TransceiverUser("radio/quiet", "", 500),
+            "first": TransceiverUser("radio/first", "", 600),
+            "second": TransceiverUser("radio/second", "", 700),
         }
         for radio in radios.values():
             stack.callback(radio.close)
@@ -256,7 +256,7 @@ def _analog(card: LineCard) -> str:
     return text
 
 
-def _radios(radios: dict[str, OnTheAir]) -> str:
+def _radios(radios: dict[str, TransceiverUser]) -> str:
     text = ""
     for name, radio in radios.items():
         fields = {
@@ -352,6 +352,7 @@ async def _loopback_calls(site: Site, name: str, n: int, number: str) -> LegOffe
 async def registrar_calls(site: Site) -> None:
     """A telephone that is not there, an account that is refused, a server that has gone."""
     box, proxy = site.box, site.proxy
+    await site.ended("no route", await _loopback_calls(site, "no route", 20, "0999"))
     await site.ended("unregistered", await _loopback_calls(site, "unregistered", 20, "299"))
     await box.up("sip/refused", condition=Condition.DOWN)
     await box.up("sip/gone")
