@@ -24,7 +24,7 @@ from gateway.client import Client, CommandError
 
 _BAR: Final = 10
 _FLOOR_DBM0: Final = -60.0
-_KEYS: Final = "up/down: choose  l: levels  d: why  t: trace  h: hang up  a: alarms  q: quit"
+_KEYS: Final = "up/down: choose  l: levels  d: diagnosis  t: trace  h: hang up  a: alarms  q: quit"
 
 
 class Line(NamedTuple):
@@ -70,8 +70,9 @@ def look(client: Client) -> Snapshot:
 def top(settings: Settings, every: float) -> None:
     """The box on one screen: health, alarms, calls, levels, who holds the floor.
 
-    Choose a call with the arrow keys; l shows its levels, d why it has no audio, t its trace, h
-    hangs it up after a question, q leaves. In a pipe, or with --json: once, and the end.
+    Choose a call with the arrow keys; l shows its levels, d what is wrong with it, Enter all about
+    it, t its trace, h hangs it up after a question, q leaves. In a pipe, or with --json: once, and
+    the end.
     """
     client = settings.client()
     found = look(client)
@@ -284,7 +285,9 @@ class _Top:
         elif self._call():
             if key == ord("l"):
                 self._page = "levels"
-            elif key in (ord("d"), 10, curses.KEY_ENTER):
+            elif key == ord("d"):
+                self._show(["diag", self._chosen])
+            elif key in (10, curses.KEY_ENTER):
                 self._show(["call", self._chosen])
             elif key == ord("t"):
                 self._show(["trace", self._chosen])

@@ -14,7 +14,7 @@ import msgspec
 import sqlalchemy as sa
 
 from gateway.config import load
-from gateway.control import capturing, history, tracing, views
+from gateway.control import capturing, diagnosis, history, tracing, views
 from gateway.control.explain import explain, probe
 from gateway.control.metrics import exposition
 from gateway.control.openapi import Operation
@@ -22,6 +22,7 @@ from gateway.control.questions import (
     AlarmsQuery,
     CallsQuery,
     CaptureQuery,
+    DiagnosisQuery,
     EndpointsQuery,
     EventsQuery,
     ExplainQuery,
@@ -57,6 +58,7 @@ from gateway.core.actions import Note
 from gateway.core.calls import Call
 from gateway.core.endpoints import Target
 from gateway.core.events import CallRequested, HangupRequested, LegEnded, Priority
+from gateway.diagnosis import Diagnosis
 from gateway.errors import ConfigError, GatewayError, UsageError
 from gateway.hosting import Feed
 from gateway.kept import KeptConfiguration
@@ -106,6 +108,10 @@ OPERATIONS: Final = (
         "GET", "/v1/trace", "trace", TraceHead | Item, TraceQuery, lines=True,
         summary="The timeline of one trace: a head, then its items, one in a line. Empty lines "
         "only show that the connection lives.",
+    ),
+    Operation(
+        "GET", "/v1/diagnosis", "diagnosis", Diagnosis, DiagnosisQuery,
+        summary="What was wrong with a call, live or over: one verdict, then the evidence.",
     ),
     Operation(
         "GET", "/v1/capture", "capture", bytes, CaptureQuery, octets="application/x-pcapng",
@@ -287,6 +293,10 @@ class Desk:
         # Found first: what does not exist is an answer of its own, not a broken stream.
         await self._written()
         return self._timeline(await tracing.find(self.gateway, query), query.follow)
+
+    async def diagnosis(self, query: DiagnosisQuery) -> Diagnosis:
+        await self._written()
+        return await diagnosis.of_call(self.gateway, query.id)
 
     async def capture(self, query: CaptureQuery) -> AsyncGenerator[bytes, None]:
         await self._written()

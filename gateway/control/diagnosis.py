@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from gateway.control.shapes import CallView, Finding, LegView
 from gateway.core.calls import LegState
-from gateway.media.streams import StreamStats
+from gateway.diagnosis import Diagnosis, diagnose, gather
+from gateway.diagnosis.streams import Heard, faults
+from gateway.runtime import Gateway
 
 SETTLE_S: Final = 2.0
 """A leg that was answered this recently is not judged: its first packets are on their way."""
-SILENT_S: Final = 5.0
-LOSS_PERCENT: Final = 2.0
-"""Concealment hides single packets; from about here gaps are heard."""
-JITTER_MS: Final = 40.0
-LATE_PERCENT: Final = 1.0
-OVERLOAD_DBM0: Final = -1.0
+WRITTEN_S: Final = 2.0
+"""How long the records of a call that has just ended are waited for."""
+
+
+async def of_call(gateway: Gateway, which: str) -> Diagnosis:
+    """The verdict on a call or alarm, as `gateway.timeline.search.find` takes it.
+
+    Raises `UsageError` when there is none.
+    """
+    configuration = gateway.configuration
+    call, _ = await asyncio.to_thread(gather.past, configuration.journal_dir, which)
+    live = [leg for leg in gateway.switchboard.legs.values() if leg.call.trace == call.trace]
+    call.live = bool(live)
+    if call.live:
+        call.now = gateway.now()
+        for leg in live:
+            stats = gateway.patchbay.stats(leg.id)
+            known = call.legs.get(leg.id)
+            if stats is not None and known is not None:
+                known.streams = [stats]
+        missing = ""
+    else:
+        await asyncio.to_thread(gateway.store.drain, WRITTEN_S)
+        missing = await asyncio.to_thread(gather.recorded, configuration.records_url, call)
+    return diagnose(call, [missing] if missing else [])
 
 
 def findings(call: CallView) -> list[Finding]:
@@ -54,7 +76,11 @@ def _of_leg(leg: LegView, call: CallView) -> list[tuple[str, str]]:
             remedy = "see its adapter: gateway endpoints --counters, and the log"
             found.append(("has no audio stream", remedy))
     elif settled:
-        found += _counters(leg.audio, listens=call.bridge == "page" and leg.direction == "out")
+        listens = call.bridge == "page" and leg.direction == "out"
+        heard = Heard(
+            leg.id, leg.audio, speaks=not listens, seconds=leg.answered_s or 0.0, now=True
+        )
+        found += [(fault.what, fault.remedy) for fault in faults(heard)]
     return found
 
 
@@ -70,76 +96,3 @@ def _floor(leg: LegView, call: CallView) -> list[tuple[str, str]]:
     if holder == leg.id:
         return []
     return [(f"half duplex: only {holder} is heard now", "wait until it releases the floor")]
-
-
-def _counters(audio: StreamStats, *, listens: bool) -> list[tuple[str, str]]:
-    """What the counters of an answered leg's stream say."""
-    found: list[tuple[str, str]] = []
-    arrived = audio.packets_received
-    whence = f" from {audio.remote}" if audio.remote else ""
-    if not arrived and not audio.packets_refused and not listens and audio.codec:
-        port = audio.local.rpartition(":")[2]
-        remedy = (
-            f"the far end does not send to {audio.local}, or a firewall or NAT drops it: "
-            f"tcpdump -n udp port {port}"
-            if port
-            else "nothing was read from the device: look at its wiring and driver"
-        )
-        found.append((f"nothing has arrived{whence}", remedy))
-    if audio.packets_refused > max(5, arrived // 10):
-        found.append(
-            (
-                f"{audio.packets_refused} packets refused: not from{whence[5:] or ' the agreed'} "
-                "address, or not of the agreed payload type",
-                "the far end must send from the address in its SDP and with the codec agreed",
-            )
-        )
-    if audio.digits_dropped:
-        found.append(
-            (
-                f"{audio.digits_dropped} digits were not sent: 64 were waiting already",
-                "they come quicker than they can be sent: a digit and its pause take 200 ms",
-            )
-        )
-    if not audio.packets_sent and audio.codec:
-        found.append(
-            (
-                "we send nothing: the far end's address is unknown, or it asked us not to",
-                "look for hold (a=sendonly, a=inactive) or a missing answer in the far end's SDP",
-            )
-        )
-    if arrived and audio.silent_s >= SILENT_S and not listens:
-        found.append(
-            (
-                f"packets arrive, but nothing louder than -60 dBm0 for {audio.silent_s:.0f} s",
-                "muted, wrong microphone, or open pair at the far end: let somebody speak there",
-            )
-        )
-    expected = arrived + audio.packets_lost
-    loss = 100.0 * audio.packets_lost / expected if expected else 0.0
-    if loss >= LOSS_PERCENT:
-        found.append(
-            (f"{loss:.1f} % of the packets are lost on the way to us", f"the network{whence}")
-        )
-    if audio.remote_loss_percent >= LOSS_PERCENT:
-        found.append(
-            (
-                f"the far end loses {audio.remote_loss_percent:.1f} % of what we send",
-                f"the network towards {audio.remote or 'it'}",
-            )
-        )
-    if arrived and 100.0 * audio.packets_late / arrived >= LATE_PERCENT:
-        found.append(
-            (
-                f"{audio.packets_late} packets came too late to be played "
-                f"(jitter {audio.jitter_ms:.0f} ms)",
-                "the network; or allow a deeper jitter buffer on this adapter",
-            )
-        )
-    elif audio.jitter_ms >= JITTER_MS:
-        found.append((f"jitter is {audio.jitter_ms:.0f} ms: speech is delayed", "the network"))
-    if audio.level_in_dbm0 >= OVERLOAD_DBM0:
-        found.append(
-            (f"overloaded: {audio.level_in_dbm0:+.0f} dBm0 arrive", "lower the gain there or here")
-        )
-    return found

@@ -82,6 +82,13 @@ class TraceQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Go on with what happens from now on."""
 
 
+class DiagnosisQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which call."""
+
+    id: _Text = "last"
+    """As of a trace, without ``next``."""
+
+
 class CaptureQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Which capture."""
 

@@ -95,6 +95,17 @@ cdef extern from "engine_impl.h" nogil:
         uint32_t capacity
         uint64_t dropped
         int done
+    ctypedef struct ce_health:
+        uint64_t elsewhere, wrong_type, send_errors
+        uint64_t frames, active_frames, clipped_frames, flat_frames
+        uint64_t event_digits, inband_digits
+        double active_squares, loudest
+        ce_addr last_from
+        int32_t send_errno
+        uint8_t last_type
+        uint32_t n_windows
+        int64_t best_us[16]
+        int64_t window_us[16]
     ctypedef struct ce_counters:
         uint64_t rx_packets, rx_octets, tx_packets, tx_octets
         uint64_t refused, late, duplicate, concealed, dropped_blocks, slips, dropped_digits
@@ -106,6 +117,7 @@ cdef extern from "engine_impl.h" nogil:
         uint8_t remote_fraction_lost, have_remote, have_rtt
         uint32_t rtt_us
         ce_addr source
+        ce_health health
     ctypedef struct ce_stream:
         int fd, fd_rtcp
         uint8_t paced, readable, writable

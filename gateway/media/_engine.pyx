@@ -94,6 +94,7 @@ cdef class Handle:
             "remote_loss": c.remote_fraction_lost * 100.0 / 256.0,
             "round_trip_ms": c.rtt_us / 1000.0 if c.have_rtt else None,
             "remote": _addr_text(&self.s.remote) if self.s.remote_set else "",
+            **_health(&c.health),
         }
 
     def is_dead(self):
@@ -105,6 +106,20 @@ cdef class Handle:
         if self.s != NULL:
             ce_stream_free(self.s)
             self.s = NULL
+
+
+cdef dict _health(ce_health *h):
+    cdef int i, n = h.n_windows
+    return {
+        "elsewhere": h.elsewhere, "from": _addr_text(&h.last_from) if h.elsewhere else "",
+        "wrong_type": h.wrong_type, "last_type": h.last_type if h.wrong_type else None,
+        "send_errors": h.send_errors, "send_errno": h.send_errno,
+        "frames": h.frames, "active": h.active_frames, "clipped": h.clipped_frames,
+        "flat": h.flat_frames, "active_squares": h.active_squares, "loudest": h.loudest,
+        "event_digits": h.event_digits, "inband_digits": h.inband_digits,
+        # The last window is not over.
+        "transits": [(h.window_us[i], h.best_us[i]) for i in range(n - 1)],
+    }
 
 
 cdef class BridgeHandle:

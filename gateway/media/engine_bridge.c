@@ -174,6 +174,7 @@ void ce_relay_level(ce_stream *s, const uint8_t *payload, int n)
         s->c.silent_frames += RELAY_LEVEL_EVERY;
     else
         s->c.silent_frames = 0;
+    ce_health_frame(s, pcm, n, s->c.level_in.sum_squares - before, RELAY_LEVEL_EVERY);
 }
 
 /* ---- in ---- */
@@ -287,6 +288,8 @@ static void frame_in(ce_stream *s)
         s->c.silent_frames++;
     else
         s->c.silent_frames = 0;
+    if (s->in_state == 1)
+        ce_health_frame(s, s->pcm_in, n, s->c.level_in.sum_squares - before, 1);
     if (s->opt.detect_dtmf | s->opt.n_tones | s->opt.detect_fsk)
         detect(s);
     if (s->speech.config.on)

@@ -50,6 +50,7 @@ enum {
     CE_SPEECH_FRAMES = 50, /* of 20 ms: the longest echo that is told from speech */
     CE_LATE_BINS = 16,
     CE_LANE_WORDS = 160, /* the most a G.722 coder keeps for one channel, in 16-bit words */
+    CE_WINDOWS = 16,       /* of a stream's clock measurement */
     CE_TE_SILENT_MS = 120, /* RFC 4733 2.5.1.4: an end was lost after a few missing updates */
 };
 
@@ -137,6 +138,20 @@ typedef struct {
 } ce_jitter;
 
 typedef struct {
+    uint64_t elsewhere, wrong_type, send_errors;
+    uint64_t frames, active_frames, clipped_frames, flat_frames;
+    uint64_t event_digits, inband_digits;
+    double active_squares, loudest, last_mean; /* means of frames' squares */
+    ce_addr last_from;
+    int32_t send_errno;
+    uint8_t last_type, trail;
+    /* the sender's clock against ours */
+    uint32_t last_ts, n_windows, window_ms;
+    int64_t begun_us, media_us, last_transit, window_begun_us;
+    int64_t best_us[CE_WINDOWS], window_us[CE_WINDOWS];
+} ce_health;
+
+typedef struct {
     uint64_t rx_packets, rx_octets, tx_packets, tx_octets;
     uint64_t refused, late, duplicate, concealed, dropped_blocks, slips, dropped_digits;
     int64_t expected, lost;
@@ -147,6 +162,7 @@ typedef struct {
     uint8_t remote_fraction_lost, have_remote, have_rtt;
     uint32_t rtt_us;
     ce_addr source;
+    ce_health health;
 } ce_counters;
 
 typedef struct {
@@ -437,6 +453,12 @@ void ce_rtp_send_event(ce_stream *s, int event, int end, uint32_t duration, uint
 void ce_rtp_timers(ce_stream *s);
 void ce_rtp_bye(ce_stream *s);
 uint32_t ce_rtp_now_ts(const ce_stream *s);
+
+/* engine_health.c */
+void ce_health_refused(ce_stream *s, const ce_addr *from, int payload_type); /* -1: its source */
+void ce_health_send_failed(ce_stream *s); /* with errno */
+void ce_health_arrival(ce_stream *s, uint32_t ts);
+void ce_health_frame(ce_stream *s, const int16_t *pcm, int n, double squares, int weight);
 
 /* engine_device.c */
 void ce_device_start(ce_stream *s);

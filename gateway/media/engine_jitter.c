@@ -92,7 +92,7 @@ void ce_jitter_put(ce_stream *s, uint32_t ts, const uint8_t *p, int n)
         uint32_t drop = (j->end - j->play - s->target) / s->frame_ticks * s->frame_ticks;
         bits(j->have, j->play % CE_JB_TICKS, drop, 0);
         j->play += drop;
-        s->c.slips++;
+        s->c.slips += drop / s->frame_ticks;
     }
 }
 

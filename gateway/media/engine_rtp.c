@@ -109,6 +109,7 @@ static void te_finish(ce_stream *s)
 {
     static const char names[] = "0123456789*#ABCD!";
     s->te_active = 0;
+    s->c.health.event_digits++;
     ce_digit_heard(s, names[s->te_event], (int)(s->te_duration / s->clock_ms), 0);
 }
 
@@ -149,6 +150,7 @@ static void send_packet(ce_stream *s, uint8_t *packet, int n)
         sendto(s->fd, packet, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL, &s->remote.sa,
                s->addr_len) < 0) {
         s->e->st.send_errors++;
+        ce_health_send_failed(s);
         return;
     }
     if (s->tap)
@@ -249,9 +251,10 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
         }
     }
     int is_te = h.payload_type == s->te_pt;
-    if ((h.payload_type != s->pt && !is_te && h.payload_type != PT_COMFORT_NOISE) ||
-        h.payload_len < 1 || !accept_source(s, from)) {
+    int wrong_type = h.payload_type != s->pt && !is_te && h.payload_type != PT_COMFORT_NOISE;
+    if (wrong_type || h.payload_len < 1 || !accept_source(s, from)) {
         s->c.refused++;
+        ce_health_refused(s, from, wrong_type ? h.payload_type : -1);
         return;
     }
     if (!s->rx_seen || h.ssrc != s->source.ssrc) {
@@ -287,6 +290,8 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
     s->c.rx_octets += (uint64_t)h.payload_len;
     if (h.payload_type == PT_COMFORT_NOISE && s->pt != PT_COMFORT_NOISE && !is_te)
         return;
+    if (!is_te)
+        ce_health_arrival(s, h.timestamp);
     if (is_te) {
         te_receive(s, h.timestamp, p + h.payload_offset, h.payload_len);
         if (!s->bridge || !s->bridge->relay || !s->bridge->pass_digits)

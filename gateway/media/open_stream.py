@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,10 @@ _DIGITS = "0123456789*#ABCD"
 _FULL_SCALE_DBM0 = 3.14
 _FULL_SCALE_MEAN_SQUARE = 32768.0**2 / 2
 _RECORD_RING_S = 4.0
+_FRAME_S = 0.02
+_DRIFT_SPANS = 8
+_DRIFT_NOISE_US = 3000
+"""How far the quickest packet of a second may lie from where a steady clock would have it."""
 
 
 def ratio(db: float) -> float:
@@ -366,12 +371,61 @@ class OpenStream:
             remote_loss_percent=c["remote_loss"],
             round_trip_ms=c["round_trip_ms"],
             silent_s=c["silent_s"],
+            signalled=_signalled(spec),
+            direction=spec.direction.value if isinstance(spec, RtpSpec) else "",
+            payload_type=spec.payload_type if isinstance(spec, RtpSpec) else None,
+            telephone_event=isinstance(spec, RtpSpec) and spec.telephone_event is not None,
+            packets_elsewhere=c["elsewhere"],
+            elsewhere=c["from"],
+            packets_wrong_type=c["wrong_type"],
+            wrong_type=c["last_type"],
+            send_errors=c["send_errors"],
+            send_error=os.strerror(c["send_errno"]) if c["send_errno"] else "",
+            heard_s=c["frames"] * _FRAME_S,
+            active_s=c["active"] * _FRAME_S,
+            active_dbm0=_level(c["active_squares"], c["active"]),
+            loudest_dbm0=_level(c["loudest"], 1),
+            clipped_s=c["clipped"] * _FRAME_S,
+            flat_s=c["flat"] * _FRAME_S,
+            event_digits=c["event_digits"],
+            inband_digits=c["inband_digits"],
+            slips=c["slips"],
+            drift_ppm=drift(c["transits"]),
         )
         return self._last
 
     def close(self) -> None:
         """Free port or descriptor and leave any bridge. Later calls do nothing."""
         self._engine._close(self)
+
+
+def _signalled(spec: StreamSpec) -> str:
+    if not isinstance(spec, RtpSpec) or spec.remote_ip is None:
+        return ""
+    host = f"[{spec.remote_ip}]" if ":" in spec.remote_ip else spec.remote_ip
+    return f"{host}:{spec.remote_port}"
+
+
+def drift(transits: Sequence[tuple[int, int]]) -> float | None:
+    """How much slower a sender's clock is, in millionths, from the quickest packets of some spans.
+
+    transits: when each came and how long it took more than the first, in microseconds. None while
+    there are too few, or when they do not lie on a line: a path that became longer is no clock.
+    """
+    if len(transits) < _DRIFT_SPANS:
+        return None
+    n = len(transits)
+    mean_at = sum(at for at, _ in transits) / n
+    mean = sum(transit for _, transit in transits) / n
+    squares = sum((at - mean_at) ** 2 for at, _ in transits)
+    if not squares:
+        return None
+    slope = sum((at - mean_at) * (transit - mean) for at, transit in transits) / squares
+    worst = max(abs(transit - mean - slope * (at - mean_at)) for at, transit in transits)
+    shift = abs(slope) * (transits[-1][0] - transits[0][0])
+    if worst > max(_DRIFT_NOISE_US, shift / 5):
+        return None
+    return slope * 1e6
 
 
 def _level(sum_squares: float, n: int) -> float:

@@ -137,6 +137,46 @@ class StreamStats(msgspec.Struct, kw_only=True):
     round_trip_ms: float | None = None
     silent_s: float = 0.0
     """How long what we receive has been under -60 dBm0."""
+    signalled: str = ""
+    """Where signalling said that the far end is; `remote` may have been learned since."""
+    direction: str = ""
+    """A `Direction`; empty where audio always goes both ways."""
+    payload_type: int | None = None
+    """The one agreed; None: not RTP."""
+    telephone_event: bool = False
+    """RFC 4733 was agreed."""
+    packets_elsewhere: int = 0
+    """Of the refused: from another address than agreed."""
+    elsewhere: str = ""
+    """The last of these addresses."""
+    packets_wrong_type: int = 0
+    """Of the refused: of a payload type that was not agreed."""
+    wrong_type: int | None = None
+    """The last of these types."""
+    send_errors: int = 0
+    send_error: str = ""
+    """What the system said to the last of them."""
+    heard_s: float = 0.0
+    """Audio received and looked at; what was lost is not in it."""
+    active_s: float = 0.0
+    """Of it above -60 dBm0."""
+    active_dbm0: float = -99.0
+    """Mean level of that."""
+    loudest_dbm0: float = -99.0
+    """Level of the loudest 20 ms."""
+    clipped_s: float = 0.0
+    """Frames whose tops lie flat at full scale."""
+    flat_s: float = 0.0
+    """Frames of one value only: no microphone and no line is so quiet."""
+    event_digits: int = 0
+    """Digits received by RFC 4733."""
+    inband_digits: int = 0
+    """Digits in the audio although RFC 4733 was agreed."""
+    slips: int = 0
+    """Frames dropped because they came faster than they are played."""
+    drift_ppm: float | None = None
+    """How much slower the sender's clock is than ours, in millionths; None: not measured yet, or
+    its packets' times do not lie on a line."""
 
 
 class DigitDetected(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -5,7 +5,7 @@ from gateway.records.measures import Measures, Options, Variant, measure
 from gateway.records.ops import Unfinished
 from gateway.records.recorder import Recorder, RecorderCounters
 from gateway.records.store import Store, StoreCounters
-from gateway.records.tables import CallRecord, Kind, LegRecord, Outcome
+from gateway.records.tables import CallRecord, Kind, LegRecord, Outcome, StreamRecord
 
 __all__ = [
     "CallRecord",
@@ -19,6 +19,7 @@ __all__ = [
     "RecorderCounters",
     "Store",
     "StoreCounters",
+    "StreamRecord",
     "Unfinished",
     "Variant",
     "measure",

@@ -14,18 +14,29 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import NullPool
 
 from gateway.errors import ConfigError, DeviceError
-from gateway.records.ops import Beat, Forget, PutCall, PutLeg, PutOpen, StoreOp, Unfinished
+from gateway.records.ops import (
+    Beat,
+    Forget,
+    PutCall,
+    PutLeg,
+    PutOpen,
+    PutStream,
+    StoreOp,
+    Unfinished,
+)
 from gateway.records.tables import (
     MIGRATIONS,
     SCHEMA_VERSION,
     CallRecord,
     LegRecord,
+    StreamRecord,
     boxes,
     calls,
     legs,
     metadata,
     open_calls,
     schema_version,
+    streams,
 )
 
 BUSY_S: Final = 2.5
@@ -75,7 +86,7 @@ class Database:
         self._connection: sa.Connection | None = None
         insert = sqlite.insert if self.is_sqlite else postgresql.insert
         self._statements: dict[tuple[str, bool], Any] = {}
-        for table in (legs, calls, open_calls, boxes):
+        for table in (legs, calls, streams, open_calls, boxes):
             key = next(iter(table.primary_key.columns)).name
             statement = insert(table)
             others = {
@@ -220,6 +231,9 @@ class Database:
                 case PutLeg():
                     row = msgspec.structs.asdict(op.record)
                     rows.setdefault(("legs", op.replace), []).append(row)
+                case PutStream():
+                    row = msgspec.structs.asdict(op.record)
+                    rows.setdefault(("streams", True), []).append(row)
                 case PutCall():
                     row = msgspec.structs.asdict(op.record)
                     rows.setdefault(("calls", op.replace), []).append(row)
@@ -281,6 +295,15 @@ class Database:
         for row in self._rows(query.limit(limit)):
             yield msgspec.convert(row, LegRecord)
 
+    def streams(self, *, trace: str) -> Iterator[StreamRecord]:
+        """Records of a trace's audio streams, in the order they were opened; none in a database
+        that an earlier version wrote."""
+        if not sa.inspect(self.connect()).has_table(streams.name):
+            return
+        query = sa.select(streams).where(streams.c.trace == trace).order_by(streams.c.id)
+        for row in self._rows(query):
+            yield msgspec.convert(row, StreamRecord)
+
     def calls(
         self,
         *,
@@ -308,7 +331,7 @@ class Database:
         connection = self.connect()
         n = 0
         try:
-            for table in (legs, calls):
+            for table in (legs, calls, streams):
                 quota = most
                 oldest = sa.select(table.c.id).order_by(table.c.ended_at).limit(quota)
                 if maximum is not None:

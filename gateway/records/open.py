@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.core.causes import Cause, to_q850
 from gateway.media.streams import StreamStats
-from gateway.records.tables import CallRecord, Kind, LegRecord, Outcome
+from gateway.records.tables import CallRecord, Kind, LegRecord, Outcome, StreamRecord
 
 
 class Demand(msgspec.Struct, kw_only=True):
@@ -143,6 +143,19 @@ class OpenLeg(msgspec.Struct, kw_only=True, omit_defaults=True):
             missing=self.missing,
             clock_step_s=round(self.step, 3) if abs(self.step) >= 0.1 else 0.0,
         )
+
+    def stream_records(self, call: OpenCall) -> list[StreamRecord]:
+        """The records of its streams, in the order they were opened."""
+        return [
+            StreamRecord(
+                id=f"{self.id}/{number}",
+                leg=self.leg,
+                trace=self.trace,
+                ended_at=call.wall(self.ended),
+                stats=msgspec.json.encode(stats).decode(),
+            )
+            for number, stats in sorted(self.streams.items())
+        ]
 
 
 class OpenCall(msgspec.Struct, kw_only=True, omit_defaults=True):

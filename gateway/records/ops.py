@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway.records.tables import CallRecord, LegRecord
+from gateway.records.tables import CallRecord, LegRecord, StreamRecord
 
 
 class PutLeg(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -18,6 +18,17 @@ class PutLeg(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     def key(self) -> tuple[str, str]:
         """A later operation of the same key makes an earlier one needless."""
         return "leg", self.record.id
+
+
+class PutStream(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Store the last counters of a leg's stream."""
+
+    record: StreamRecord
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """See `PutLeg.key`."""
+        return "stream", self.record.id
 
 
 class PutCall(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -72,7 +83,7 @@ class Beat(msgspec.Struct, frozen=True, tag=True, kw_only=True):
         return "beat", self.box
 
 
-StoreOp = PutLeg | PutCall | PutOpen | Forget | Beat
+StoreOp = PutLeg | PutStream | PutCall | PutOpen | Forget | Beat
 
 
 class Unfinished(msgspec.Struct, kw_only=True):

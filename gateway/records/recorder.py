@@ -30,7 +30,7 @@ from gateway.core.events import (
 )
 from gateway.media.streams import StreamStats
 from gateway.records.open import Demand, OpenCall, OpenLeg
-from gateway.records.ops import Beat, Forget, PutCall, PutLeg, PutOpen, StoreOp
+from gateway.records.ops import Beat, Forget, PutCall, PutLeg, PutOpen, PutStream, StoreOp
 from gateway.records.tables import Kind
 
 _MEMBERS: Final = 4096
@@ -116,7 +116,7 @@ class Recorder:
             return
         call, record = ended
         record.take(stats, stream)
-        self._sink((PutLeg(record=record.record(call)),))
+        self._sink((PutLeg(record=record.record(call)), *_streams(call, record)))
 
     def tick(self, now: float, at: float) -> None:
         """Checkpoint when due; call about once a second. now: monotonic, at: wall clock."""
@@ -408,6 +408,7 @@ class Recorder:
             self._ended.popitem(last=False)
         self.counters.legs += 1
         self._out.append(PutLeg(record=record.record(call), replace=not self._replaying))
+        self._out += _streams(call, record)
         if call.legs:
             self._soon[call.id] = None
         else:
@@ -491,6 +492,10 @@ _OTHERS: Final[dict[type, Callable[..., None]]] = {
     InputChanged: Recorder._input_changed,
     OpenAlarm: Recorder._alarm_opened,
 }
+
+
+def _streams(call: OpenCall, record: OpenLeg) -> tuple[StoreOp, ...]:
+    return tuple(PutStream(record=each) for each in record.stream_records(call))
 
 
 def _text(value: str, limit: int = 256) -> str:

@@ -93,6 +93,20 @@ class LegRecord(msgspec.Struct, kw_only=True):
     """Who should have given one, and did not: names, separated by commas."""
 
 
+class StreamRecord(msgspec.Struct, kw_only=True):
+    """Last counters of one audio stream of a leg: what `gateway diag` judges later."""
+
+    id: str
+    """`LegRecord.id` and the stream's number."""
+    leg: str
+    """`LegRecord.leg`."""
+    trace: str
+    ended_at: float
+    """The leg's end."""
+    stats: str
+    """A `gateway.media.streams.StreamStats` as JSON: it gets new fields, the table does not."""
+
+
 class CallRecord(msgspec.Struct, kw_only=True):
     """One demand and what became of it: the legs that belong together."""
 
@@ -158,6 +172,7 @@ def _table(name: str, record: type[msgspec.Struct], *indexes: tuple[str, ...]) -
 
 legs = _table("legs", LegRecord, ("ended_at",), ("call",), ("trace",))
 calls = _table("calls", CallRecord, ("demanded_at",), ("ended_at",), ("trace",))
+streams = _table("streams", StreamRecord, ("ended_at",), ("trace",))
 
 MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
     1: tuple(

@@ -82,7 +82,7 @@ def test_look_dig_and_hang_up(busy: tuple[Box, Terminal]) -> None:
     terminal.press("q")
     terminal.wait("calls 1 (2 legs)")
     terminal.press("d")
-    terminal.wait("gateway call", "joined as")
+    terminal.wait("gateway diag", "loopback/carol", "next: gateway")
     terminal.press("q")
     terminal.wait("q: quit")
     terminal.press("t")

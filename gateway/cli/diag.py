@@ -1,0 +1,91 @@
+"""``gateway diag``: what was wrong with a call, in one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from gateway.cli import Settings, show
+from gateway.cli.options import complete_call_or_leg, json_option
+from gateway.client import (
+    EXIT_CONFIG,
+    EXIT_FAILED,
+    EXIT_UNREACHABLE,
+    CommandError,
+    find_config,
+)
+
+
+@click.command()
+@json_option
+@click.argument("which", metavar="CALL|last", shell_complete=complete_call_or_leg)
+@click.pass_context
+def diag(ctx: click.Context, which: str) -> None:
+    """What was wrong with a call: the faulty layer and the remedy, in one sentence.
+
+    Then the evidence, leg by leg, and the command to type next. CALL is the end of a call's or
+    trace's id, a leg (fxs/1#18), an endpoint (its newest call), or 'last'. The call may be up or
+    over; one that is over is judged by journal and records, which works without a daemon too.
+
+    Exit code 0: no fault found; 1: there is one.
+    """
+    settings: Settings = ctx.obj
+    try:
+        found = settings.client().get("/v1/diagnosis", id=which)
+    except CommandError as error:
+        if error.code != EXIT_UNREACHABLE:
+            raise
+        click.echo(f"({error.what}; judged by its journal and records)", err=True)
+        found = _offline(settings, which)
+    if settings.as_json:
+        show.emit_json(found)
+    else:
+        _tell(found)
+    if found["fault"]:
+        ctx.exit(EXIT_FAILED)
+
+
+def _offline(settings: Settings, which: str) -> dict[str, Any]:
+    import msgspec
+
+    from gateway.config import load
+    from gateway.diagnosis import diagnose, gather
+    from gateway.errors import ConfigError, UsageError
+
+    file = find_config(settings.config)
+    try:
+        configuration = load(file)
+    except ConfigError as error:
+        raise CommandError(str(error), remedy=f"gateway check {file}", code=EXIT_CONFIG) from None
+    try:
+        call, _ = gather.past(configuration.journal_dir, which)
+    except UsageError as error:
+        raise CommandError(str(error), remedy="gateway records") from None
+    except OSError as error:
+        raise CommandError(
+            f"the journal cannot be read: {error}", remedy="try again with sudo"
+        ) from None
+    missing = gather.recorded(configuration.records_url, call)
+    found: dict[str, Any] = msgspec.to_builtins(diagnose(call, [missing] if missing else []))
+    return found
+
+
+def _tell(found: dict[str, Any]) -> None:
+    began = show.clock(found["at"], date=True)
+    state = "up now" if found["live"] else "over"
+    click.echo(f"call {found['trace']}, begun {began}, {state}")
+    click.echo()
+    click.echo(f"{'! ' if found['fault'] else ''}{show.clean(found['sentence'])}")
+    for leg in found["legs"]:
+        click.echo()
+        click.echo(show.clean(leg["leg"]))
+        for fact in leg["facts"]:
+            click.echo(f"    {show.clean(fact)}")
+        for fault in leg["faults"]:
+            click.echo(f"  ! {show.clean(fault['what'])}")
+            click.echo(f"    -> {show.clean(fault['remedy'])}")
+    click.echo()
+    for note in found["notes"]:
+        click.echo(f"({show.clean(note)})")
+    click.echo(f"next: {show.clean(found['next'])}")

@@ -1,0 +1,531 @@
+"""Calls with one fault each, injected by foreign programs, all at the same time on one gateway.
+
+`run` gives for each of them the verdict while it was up, and the verdict that journal and records
+give when the gateway does not run any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gateway.adapters.loopback import Loopback
+from gateway.control import diagnosis
+from gateway.core.endpoints import Condition
+from gateway.core.events import (
+    AcknowledgeRequested,
+    AlarmRaised,
+    HangupRequested,
+    LegAnswered,
+    LegEnded,
+    LegHeld,
+    LegOffered,
+)
+from gateway.diagnosis import Diagnosis, diagnose, gather
+from gateway.lab.linecard import BUSY_TONE, Exchange, LineCard
+from gateway.lab.softphone import free_port
+from gateway.testing.audio import tone
+from tests.adapters.mqtt_broker import Broker
+from tests.interop.matrix_parties import TransceiverUser
+from tests.interop.peers import (
+    HERE,
+    Box,
+    Kamailio,
+    Program,
+    box,
+    need,
+    phone,
+    sipp,
+    until,
+)
+
+CARRIER = "127.0.2.30"
+OTHER = "127.0.2.31"
+PRIVATE = "10.99.99.99"
+N_PORTS = 40
+
+SIP = f"""
+digest = ["MD5"]
+codecs = ["PCMU"]
+[adapters.sip.phones.anna]
+password = "a1"
+number = "201"
+[adapters.sip.phones.bert]
+password = "b1"
+number = "202"
+[adapters.sip.phones.nobody]
+password = "n1"
+number = "299"
+[adapters.sip.trunks.carrier]
+peer = "sip:{CARRIER}:5060"
+keepalive_s = 0
+calls = 60
+"""
+LOOPBACK = "[adapters.loopback]\n" + "".join(
+    f"[adapters.loopback.ports.t{n}]\nnumber = \"9{n:02}\"\ntone_hz = 425.0\n"
+    for n in range(N_PORTS)
+)  # fmt: skip
+ROUTES = "".join(
+    f'[[routes]]\nname = "{n}"\ncalled = "9{n:02}"\ntargets = ["loopback/t{n}"]\n'
+    for n in range(N_PORTS)
+)  # fmt: skip
+ROUTES += "".join(
+    f'[[routes]]\nname = "{number}"\ncalled = "{number}"\ntargets = ["{target}"]\n'
+    for number, target in {
+        "299": "sip/nobody", "0811": "sip/refused:100", "0812": "sip/gone:100", "0827": "fxo/7:100",
+        "0831": "radio/quiet", "0832": "radio/second",
+        "073": "loopback/t33", "074": "loopback/t34", "075": "loopback/t35", "076": "loopback/t36",
+    }.items()
+)  # fmt: skip
+ROUTES += (
+    '[[routes]]\nname = "alarm"\non = "alarm"\ntargets = ["loopback/t22"]\nacknowledge = "1"\n'
+    'acknowledge_s = 30.0\nstrategy = "until_acknowledged"\nannounce = { tone = "busy" }\n'
+)
+MQTT = """
+[adapters.mqtt]
+host = "127.0.0.1"
+port = {port}
+[adapters.mqtt.devices.plant]
+[[adapters.mqtt.devices.plant.topics]]
+topic = "plant/{{place}}/fire"
+[[adapters.mqtt.devices.plant.topics.alarms]]
+alarm = "{{place}}"
+path = "/state"
+raised = ["ALARM"]
+cleared = ["NORMAL"]
+severity = "critical"
+"""
+
+
+@dataclass
+class Verdicts:
+    """Of one call."""
+
+    up: Diagnosis | None = None
+    over: Diagnosis | None = None
+    trace: str = ""
+
+
+@dataclass(eq=False)
+class Site:
+    """The gateway, and what is needed to call it."""
+
+    box: Box
+    home: Path
+    sounds: dict[str, Path]
+    sender: Program
+    proxy: Kamailio
+    card: LineCard
+    broker: Broker
+    radios: dict[str, TransceiverUser]
+    found: dict[str, Verdicts] = field(default_factory=dict)
+
+    def send(self, **wish: Any) -> None:
+        """Let a stream be sent."""
+        wish = {
+            "octets": str(self.sounds["speech"]), "type": 0, "seconds": 4.0, "interval_s": 0.02,
+            "lose": 0, "stall_s": 0.0, "digits": "",
+        } | wish  # fmt: skip
+        process = self.sender.process
+        assert process is not None
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(wish).encode() + b"\n")
+
+    async def judge(self, name: str, leg: str) -> None:
+        """Note the verdict on a call that is up."""
+        self.found[name] = known = self.found.get(name) or Verdicts()
+        known.up = await diagnosis.of_call(self.box.gateway, leg)
+        known.trace = known.up.trace
+
+    async def ended(self, name: str, offered: LegOffered) -> None:
+        """Note a call, and wait for its end."""
+        await self.box.wait(LegEnded, lambda e: e.leg == offered.leg, within_s=40)
+        known = self.found.setdefault(name, Verdicts())
+        known.trace = offered.trace
+
+
+def octets(home: Path) -> dict[str, Path]:
+    """Sounds as mu-law octets, made by a foreign encoder."""
+    need("sox")
+    home.mkdir(parents=True, exist_ok=True)
+    wishes = {
+        # Bursts of a tone with pauses, on a floor of noise: as lively as speech.
+        "speech": "synth 0.6 sine 500 vol 0.25 : synth 0.4 whitenoise vol 0.004",
+        "digital silence": "trim 0 1",
+        "noise": "synth 1 whitenoise vol 0.0003",
+        "clipped": "synth 1 sine 500 gain 12",
+        "low": "synth 0.6 sine 500 vol 0.003 : synth 0.4 sine 500 vol 0.0015",
+    }  # fmt: skip
+    found = {}
+    for name, effects in wishes.items():
+        found[name] = home / f"{name}.ul"
+        parts = []
+        for n, effect in enumerate(effects.split(" : ")):
+            part = home / f"{name}-{n}.wav"
+            source = ["-n", "-r", "8000", "-b", "16", "-c", "1"]
+            subprocess.run(
+                ["sox", "-D", *source, str(part), *effect.split()], check=True, timeout=20
+            )
+            parts.append(str(part))
+        subprocess.run(["sox", "-D", *parts, "-t", "ul", str(found[name])], check=True, timeout=20)
+    found["digital silence"].write_bytes(b"\xff" * 8000)
+    found["keys"] = home / "keys.ul"
+    pairs = [(697, 1209), (770, 1336), (852, 1477), (941, 1336)]
+    parts = []
+    for n, (low, high) in enumerate(pairs):
+        part = home / f"key-{n}.wav"
+        subprocess.run(
+            ["sox", "-D", "-n", "-r", "8000", "-b", "16", "-c", "1", str(part), "synth", "0.15",
+             "sine", str(low), "synth", "sine", "mix", str(high), "vol", "0.3", "pad", "0", "0.35"],
+            check=True, timeout=20, capture_output=True,
+        )  # fmt: skip
+        parts.append(str(part))
+    parts += [str(home / f"speech-{n}.wav") for n in range(2)]
+    subprocess.run(["sox", "-D", *parts, "-t", "ul", str(found["keys"])], check=True, timeout=20)
+    return found
+
+
+@contextlib.asynccontextmanager
+async def site(home: Path) -> AsyncIterator[Site]:
+    """A gateway, and everything that its calls need."""
+    sounds = await asyncio.to_thread(octets, home / "sounds")
+    async with contextlib.AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        sender = await enter(
+            Program([sys.executable, str(HERE / "rtp_sender.py")], home / "sender")
+        )
+        proxy = await enter(Kamailio(home / "kam", {"gw": "gwpw"}))
+        card = await enter(LineCard.start(fxs=2, fxo=5))
+        broker = Broker(home)
+        broker.start()
+        stack.callback(broker.kill)
+        radios = {
+            "quiet": TransceiverUser("radio/quiet", "", 500),
+            "first": TransceiverUser("radio/first", "", 600),
+            "second": TransceiverUser("radio/second", "", 700),
+        }
+        for radio in radios.values():
+            stack.callback(radio.close)
+            air = asyncio.create_task(radio.air())
+            stack.callback(air.cancel)
+        sip = (
+            SIP
+            + f"""
+[adapters.sip.trunks.gone]
+peer = "sip:{proxy.address}:{proxy.port}"
+keepalive_s = 0.5
+no_response_s = 0.5
+[adapters.sip.trunks.refused]
+peer = "sip:{proxy.address}:{proxy.port}"
+register = true
+user = "gw"
+password = "wrong"
+"""
+        )
+        more = LOOPBACK + _analog(card) + _radios(radios) + MQTT.format(port=broker.port) + ROUTES
+        gateway = await enter(box(sip, more, home=home))
+        await broker.publish("plant/start/fire", '{"state": "NORMAL"}')
+        await gateway.up(
+            "loopback/t0", "sip/carrier", "fxs/1", "mqtt/plant",
+            *(f"fxo/{n}" for n in range(3, 8)), *(f"radio/{name}" for name in radios),
+        )  # fmt: skip
+        yield Site(gateway, home, sounds, sender, proxy, card, broker, radios)
+
+
+def _analog(card: LineCard) -> str:
+    text = (
+        f'[adapters.analog]\ndevice_dir = "{card.directory}"\n'
+        '[adapters.analog.ports.1]\nkind = "fxs"\nnumber = "211"\nflash_ms = 0\n'
+        'caller_id = "off"\n'
+    )
+    rules = {5: "silence_s = 3.0", 6: "max_call_s = 4.0"}
+    for port in range(3, 8):
+        text += (
+            f'[adapters.analog.ports.{port}]\nkind = "fxo"\ncaller_id = "off"\n'
+            f'dial_tone_s = 0.0\nguard_s = 0.3\nfault_s = 0.5\nhotline = "07{port}"\n'
+            f"{rules.get(port, '')}\n"
+        )
+    return text
+
+
+def _radios(radios: dict[str, TransceiverUser]) -> str:
+    text = ""
+    for name, radio in radios.items():
+        fields = {
+            "transmit": True, "idle_s": 1.5, "calls": "0832" if name == "first" else "",
+            "full_duplex": name == "second", **radio.config,
+        }  # fmt: skip
+        text += f"[adapters.radio.radios.{name}]\n"
+        text += "".join(f"{key} = {_toml(value)}\n" for key, value in fields.items())
+    return text
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
+    return json.dumps(value)
+
+
+# One call each
+
+
+async def carrier_calls(
+    site: Site,
+    name: str,
+    n: int,
+    *,
+    caddr: str = CARRIER,
+    source: str | None = CARRIER,
+    way: str = "sendrecv",
+    seconds: float = 4.5,
+    judge: bool = True,
+    **wish: Any,
+) -> None:
+    """SIPp calls port `n`; the audio that it promised comes from `source`, or not at all."""
+    media = free_port(socket.SOCK_DGRAM)
+    number = f"9{n:02}"
+    async with sipp(
+        site.home / f"sipp-{n}", "diag.xml", f"127.0.0.1:{site.box.port}", address=CARRIER,
+        arguments=("-s", number, "-key", "caddr", caddr, "-key", "mport", str(media),
+                   "-key", "way", way, "-d", str(round(seconds * 1000))),
+    ) as caller:  # fmt: skip
+        offered = await site.box.wait(LegOffered, lambda e: e.called == number)
+        await site.box.wait(LegAnswered, lambda e: e.leg == offered.leg)
+        stream = site.box.gateway.patchbay.stream(offered.leg)
+        assert stream is not None
+        if source:
+            ends = {"from": [source, media], "to": list(stream.local)}
+            site.send(**ends | {"seconds": seconds - 0.3} | wish)
+        if judge:
+            await asyncio.sleep(seconds - 1.0)
+            await site.judge(name, offered.leg)
+        await site.ended(name, offered)
+        assert await caller.done(40) == 0, caller.said()
+
+
+async def sip_calls(site: Site) -> None:
+    """What can be wrong with the audio of a SIP call."""
+    sounds = {name: str(path) for name, path in site.sounds.items()}
+    call = carrier_calls
+    await asyncio.gather(
+        call(site, "good", 0),
+        call(site, "private address", 1, caddr=PRIVATE, source=None),
+        call(site, "private address behind NAT", 2, caddr=PRIVATE),
+        call(site, "no packets", 3, source=None),
+        call(site, "from elsewhere", 4, source=OTHER),
+        call(site, "wrong payload type", 5, type=8),
+        call(site, "muted", 6, octets=sounds["digital silence"]),
+        call(site, "silence", 7, octets=sounds["noise"]),
+        call(site, "clipped", 8, octets=sounds["clipped"]),
+        call(site, "low", 9, octets=sounds["low"]),
+        call(site, "lossy", 10, lose=8),
+        call(site, "starved", 11, stall_s=0.45),
+        call(site, "slow clock", 12, interval_s=0.02002, seconds=16.0),
+        call(site, "keys in the audio", 13, octets=sounds["keys"]),
+        call(site, "keys twice", 14, octets=sounds["keys"], digits="123"),
+        call(site, "hung up at once", 15, seconds=1.0, judge=False),
+        call(site, "put on hold from the start", 16, way="sendonly"),
+    )
+
+
+# Other networks
+
+
+async def _loopback_calls(site: Site, name: str, n: int, number: str) -> LegOffered:
+    """Somebody inside calls a number."""
+    adapter = site.box.gateway.hosts["loopback"].adapter
+    assert isinstance(adapter, Loopback)
+    leg = adapter.call(f"t{n}", number)
+    offered = await site.box.wait(LegOffered, lambda e: e.leg == leg)
+    site.found[name] = Verdicts(trace=offered.trace)
+    return offered
+
+
+async def registrar_calls(site: Site) -> None:
+    """A telephone that is not there, an account that is refused, a server that has gone."""
+    box, proxy = site.box, site.proxy
+    await site.ended("no route", await _loopback_calls(site, "no route", 20, "0999"))
+    await site.ended("unregistered", await _loopback_calls(site, "unregistered", 20, "299"))
+    await box.up("sip/refused", condition=Condition.DOWN)
+    await box.up("sip/gone")
+    await site.ended("refused account", await _loopback_calls(site, "refused account", 21, "0811"))
+    # A number that this server does not know: it says so.
+    await site.ended("refused call", await _loopback_calls(site, "refused call", 20, "0812"))
+    process = proxy.process
+    assert process is not None
+    process.terminate()
+    await process.wait()
+    # The first call finds out by itself, the next one is told.
+    await box.up("sip/gone", condition=Condition.DOWN)
+    await site.ended("stopped server", await _loopback_calls(site, "stopped server", 21, "0812"))
+
+
+async def broker_alarm(site: Site) -> None:
+    """The broker of an alarm's source dies while people are told of it."""
+    box, broker = site.box, site.broker
+    await broker.publish("plant/hall/fire", '{"state": "ALARM"}')
+    raised = await box.wait(AlarmRaised)
+    site.found["stopped broker"] = Verdicts(trace=raised.trace)
+    leg = await box.wait(LegAnswered, lambda e: e.leg.startswith("loopback/t22#"))
+    await asyncio.to_thread(broker.kill)
+    await box.up("mqtt/plant", condition=Condition.DOWN)
+    await site.judge("stopped broker", leg.leg)
+    box.gateway.emit(AcknowledgeRequested(endpoint="mqtt/plant", alarm=raised.alarm))
+
+
+async def softphone_calls(site: Site) -> None:
+    """baresip on hold, and muted."""
+    box = site.box
+    await asyncio.gather(_hold(site, box), _mute(site, box))
+
+
+async def _hold(site: Site, box: Box) -> None:
+    async with phone(site.home, "anna", "a1", box, hz=440) as anna:
+        await box.up("sip/anna")
+        await anna.dial(box.uri("917"))
+        offered = await box.wait(LegOffered, lambda e: e.called == "917")
+        await anna.wait("CALL_ESTABLISHED")
+        await asyncio.sleep(1.0)
+        await anna.command("hold")
+        await box.wait(LegHeld, lambda e: e.leg == offered.leg)
+        await asyncio.sleep(1.5)
+        await site.judge("hold", offered.leg)
+        await anna.hang_up()
+        await site.ended("hold", offered)
+
+
+async def _mute(site: Site, box: Box) -> None:
+    async with phone(site.home, "bert", "b1", box, hz=440) as bert:
+        await box.up("sip/bert")
+        await bert.dial(box.uri("918"))
+        offered = await box.wait(LegOffered, lambda e: e.called == "918")
+        await bert.wait("CALL_ESTABLISHED")
+        await asyncio.sleep(1.0)
+        await bert.command("mute")
+        await asyncio.sleep(13.0)
+        await site.judge("softphone muted", offered.leg)
+        await bert.hang_up()
+        await site.ended("softphone muted", offered)
+
+
+async def analog_calls(site: Site) -> None:
+    """How analog lines end calls, and one that has no current."""
+    await asyncio.gather(
+        _handset(site),
+        _exchange_calls(site, "dropped current", 3, _drop),
+        _exchange_calls(site, "busy tone", 4, _busy),
+        _exchange_calls(site, "silence rule", 5, _nothing),
+        _exchange_calls(site, "timer", 6, _talk_on),
+        _no_current(site),
+    )
+
+
+async def _handset(site: Site) -> None:
+    gate = site.card.telephone(1)
+    for name, number, seconds in (("handset", "919", 4.0), ("on hook at once", "937", 1.0)):
+        skip = len(site.box.seen)
+        await gate.lift()
+        await asyncio.sleep(0.4)
+        await gate.dial_dtmf(number)
+        offered = await site.box.wait(LegOffered, lambda e: e.endpoint == "fxs/1", skip=skip)
+        await site.box.wait(LegAnswered, lambda e, o=offered: e.leg == o.leg)  # type: ignore[misc]
+        await gate.say(tone(440.0, 6.0).tobytes())
+        await asyncio.sleep(seconds)
+        if seconds > 3:
+            await site.judge(name, offered.leg)
+        await gate.hang_up()
+        await site.ended(name, offered)
+        await gate.stop()
+        await asyncio.sleep(1.5)
+
+
+async def _exchange_calls(
+    site: Site, name: str, port: int, act: Callable[[Exchange], Awaitable[None]]
+) -> None:
+    exchange = site.card.exchange(port)
+    await exchange.ring((800, 1200))
+    offered = await site.box.wait(LegOffered, lambda e: e.endpoint == f"fxo/{port}")
+    await site.box.wait(LegAnswered, lambda e: e.leg == offered.leg)
+    await exchange.stop_ring()
+    await act(exchange)
+    await site.ended(name, offered)
+    await exchange.stop()
+
+
+async def _drop(exchange: Exchange) -> None:
+    await exchange.say(tone(440.0, 3.0).tobytes())
+    await asyncio.sleep(1.0)
+    await exchange.drop(600)
+
+
+async def _busy(exchange: Exchange) -> None:
+    await exchange.tone(BUSY_TONE)
+
+
+async def _nothing(exchange: Exchange) -> None:
+    await exchange.say(tone(440.0, 1.0).tobytes())
+
+
+async def _talk_on(exchange: Exchange) -> None:
+    await exchange.say(tone(440.0, 10.0).tobytes())
+
+
+async def _no_current(site: Site) -> None:
+    await site.card.exchange(7).battery("off")
+    await site.box.up("fxo/7", condition=Condition.DOWN)
+    await site.ended("no current", await _loopback_calls(site, "no current", 23, "0827"))
+
+
+async def radio_calls(site: Site) -> None:
+    """Nobody on the air, and two who speak at once."""
+    await asyncio.gather(_quiet(site), _doubling(site))
+
+
+async def _quiet(site: Site) -> None:
+    offered = await _loopback_calls(site, "no carrier", 24, "0831")
+    leg = await site.box.wait(LegAnswered, lambda e: e.leg.startswith("radio/quiet#"))
+    await asyncio.sleep(6.0)
+    await site.judge("no carrier", leg.leg)
+    site.box.gateway.emit(HangupRequested(leg=leg.leg))
+    await site.ended("no carrier", offered)
+
+
+async def _doubling(site: Site) -> None:
+    first, second = site.radios["first"], site.radios["second"]
+    await first.speak()
+    offered = await site.box.wait(LegOffered, lambda e: e.endpoint == "radio/first")
+    leg = await site.box.wait(LegAnswered, lambda e: e.leg.startswith("radio/second#"))
+    await asyncio.sleep(0.5)
+    await second.speak()
+    await asyncio.sleep(1.5)
+    await second.be_quiet()
+    await asyncio.sleep(0.3)
+    await site.judge("floor held", leg.leg)
+    await first.be_quiet()
+    await site.ended("floor held", offered)
+
+
+CALLS: tuple[Callable[[Site], Awaitable[None]], ...] = (
+    sip_calls, registrar_calls, broker_alarm, softphone_calls, analog_calls, radio_calls,
+)  # fmt: skip
+
+
+async def run(home: Path) -> dict[str, Verdicts]:
+    """All calls."""
+    async with site(home) as found:
+        await asyncio.gather(*(calls(found) for calls in CALLS))
+        await until(lambda: not found.box.gateway.switchboard.calls, "no call any more", 20)
+        configuration = found.box.gateway.configuration
+    for verdicts in found.found.values():
+        call, _ = gather.past(configuration.journal_dir, verdicts.trace)
+        gather.recorded(configuration.records_url, call)
+        verdicts.over = diagnose(call)
+    return found.found

@@ -1,0 +1,103 @@
+"""Sends RTP as it should not be: a program of its own, so that its clock is nobody else's.
+
+Each line of standard input is one stream in JSON, begun at once:
+
+    from, to        addresses and ports
+    octets          file of mu-law octets, sent over and over
+    type            payload type
+    seconds         how long
+    interval_s      from one packet to the next; the timestamp advances by 160 all the same
+    lose            of so many packets one is not sent; 0: none
+    stall_s         every second, nothing is sent for so long; what waited comes at once
+    digits          keys sent as RFC 4733 (payload type 96) from the second second on
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import os
+import select
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+FRAME = 160
+
+
+class Sender:
+    """One stream."""
+
+    def __init__(self, wish: dict[str, Any]) -> None:
+        self._wish = wish
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(tuple(wish["from"]))
+        self._octets = Path(wish["octets"]).read_bytes()
+        self._ssrc = int.from_bytes(os.urandom(4), "big")
+        self._begun = time.monotonic()
+        self._seq = 1000
+        self._n = 0
+
+    def due(self) -> float:
+        """When the next packet is to be sent; negative: no more."""
+        at = self._n * self._wish["interval_s"]
+        if at >= self._wish["seconds"]:
+            return -1.0
+        into = at % 1.0
+        if into < self._wish["stall_s"]:
+            at += self._wish["stall_s"] - into
+        return self._begun + float(at)
+
+    def send(self) -> None:
+        """Send it."""
+        at = self._n * FRAME % len(self._octets)
+        timestamp = self._n * FRAME
+        lose = self._wish["lose"]
+        self._seq += 1
+        if not lose or self._n % lose:
+            self._packet(self._wish["type"], timestamp, self._octets[at : at + FRAME])
+        self._event(timestamp)
+        self._n += 1
+
+    def _packet(self, kind: int, timestamp: int, payload: bytes) -> None:
+        head = struct.pack("!BBHII", 0x80, kind, self._seq & 0xFFFF, timestamp, self._ssrc)
+        self._socket.sendto(head + payload, tuple(self._wish["to"]))
+
+    def _event(self, timestamp: int) -> None:
+        """Five updates of a digit and its end, beside the audio."""
+        digits = self._wish["digits"]
+        number, step = divmod(self._n - 50, 25)
+        if not (0 <= number < len(digits) and step < 6):
+            return
+        end = 0x80 if step == 5 else 0
+        self._seq += 1
+        event = struct.pack("!BBH", int(digits[number]), end | 10, FRAME * (step + 1))
+        self._packet(96, timestamp - step * FRAME, event)
+
+
+def main() -> None:
+    """Until standard input ends."""
+    numbers = itertools.count()
+    queue: list[tuple[float, int, Sender]] = []
+    while True:
+        wait = max(0.0, queue[0][0] - time.monotonic()) if queue else 1.0
+        if select.select([sys.stdin], [], [], wait)[0]:
+            line = sys.stdin.readline()
+            if not line:
+                return
+            sender = Sender(json.loads(line))
+            heapq.heappush(queue, (sender.due(), next(numbers), sender))
+        while queue and queue[0][0] <= time.monotonic():
+            _, number, sender = heapq.heappop(queue)
+            sender.send()
+            due = sender.due()
+            if due >= 0:
+                heapq.heappush(queue, (due, number, sender))
+
+
+if __name__ == "__main__":
+    main()

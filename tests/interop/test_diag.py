@@ -1,0 +1,177 @@
+"""One call for each fault, injected by a foreign program, and what `gateway diag` says of it."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.control import diagnosis
+from gateway.core.events import HangupRequested, LegAnswered, LegEnded, LegOffered
+from gateway.diagnosis import Diagnosis
+from gateway.diagnosis.faults import Code, Layer
+from gateway.lab import linecard
+from tests.adapters.page_stand import own_network
+from tests.interop import diag_site
+from tests.interop.diag_site import Verdicts
+from tests.interop.matrix_parties import OnTheAir
+from tests.interop.matrix_site import NUMBERS, PAGE_NUMBER
+from tests.interop.matrix_site import Site as Everything
+from tests.interop.matrix_site import site as everything
+from tests.interop.peers import need, until
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(bool(linecard.why_not()), reason=str(linecard.why_not())),
+]
+
+CLEAN = "clean"
+EXPECTED = {
+    # call: the verdict, its layer, the endpoint it names, words of the sentence
+    "good": (CLEAN, Layer.NONE, "", "BYE"),
+    "handset": (CLEAN, Layer.NONE, "", "on hook"),
+    "private address": (Code.SDP_ADDRESS, Layer.SIGNALLING, "sip/carrier", "10.99.99.99"),
+    "private address behind NAT": (
+        Code.SDP_ADDRESS, Layer.SIGNALLING, "sip/carrier", "they come from 127.0.2.30",
+    ),
+    "no packets": (Code.NO_PACKETS, Layer.NETWORK, "sip/carrier", "tcpdump -n udp port"),
+    "from elsewhere": (Code.ELSEWHERE, Layer.NETWORK, "sip/carrier", "come from 127.0.2.31"),
+    "wrong payload type": (
+        Code.PAYLOAD_TYPE, Layer.SIGNALLING, "sip/carrier", "type 8, but 0 (PCMU)",
+    ),
+    "muted": (Code.MUTED, Layer.FAR_END, "sip/carrier", "digital silence"),
+    "softphone muted": (Code.MUTED, Layer.FAR_END, "sip/bert", "digital silence"),
+    "silence": (Code.SILENCE, Layer.FAR_END, "sip/carrier", "open pair"),
+    "hold": (Code.HOLD, Layer.FAR_END, "sip/anna", "the far end"),
+    "put on hold from the start": (Code.HOLD, Layer.FAR_END, "sip/carrier", "on hold"),
+    "clipped": (Code.CLIPPED, Layer.FAR_END, "sip/carrier", "tops cut off"),
+    "low": (Code.LOW_LEVEL, Layer.FAR_END, "sip/carrier", "too low"),
+    "lossy": (Code.LOSS, Layer.NETWORK, "sip/carrier", "% of the packets are lost"),
+    "starved": (Code.STARVED, Layer.NETWORK, "sip/carrier", "jitter buffer ran empty"),
+    "slow clock": (Code.CLOCK_DRIFT, Layer.FAR_END, "sip/carrier", "ppm too slow"),
+    "keys in the audio": (
+        Code.DTMF_NOT_UNDERSTOOD, Layer.DIGITS, "sip/carrier", "digits as tones in the audio",
+    ),
+    "keys twice": (Code.DTMF_DOUBLED, Layer.DIGITS, "sip/carrier", "sends digits twice"),
+    "hung up at once": (Code.EARLY_END, Layer.FAR_END, "sip/carrier", "after the answer: BYE"),
+    "on hook at once": (Code.EARLY_END, Layer.FAR_END, "fxs/1", "the loop was opened"),
+    "dropped current": (Code.EARLY_END, Layer.LINE, "fxo/3", "(CPC)"),
+    "busy tone": (Code.EARLY_END, Layer.LINE, "fxo/4", "the line played busy tone"),
+    "silence rule": (Code.CUT_OFF, Layer.MEDIA, "fxo/5", "the silence rule"),
+    "timer": (Code.CUT_OFF, Layer.SIGNALLING, "fxo/6", "max_call_s"),
+    "no current": (Code.NO_LINE_CURRENT, Layer.LINE, "", "fxo/7 is down: no battery"),
+    "no carrier": (Code.NO_CARRIER, Layer.RADIO, "radio/quiet", "never reported a carrier"),
+    "floor held": (Code.FLOOR_HELD, Layer.RADIO, "radio/second", "while radio/first#1 held"),
+    "no route": (Code.NO_ROUTE, Layer.GATEWAY, "loopback/t20", "no route matched 0999"),
+    "unregistered": (Code.REGISTRATION, Layer.SIGNALLING, "", "sip/nobody is down"),
+    "refused account": (Code.REGISTRATION, Layer.SIGNALLING, "", "refused: 40"),
+    "refused call": (Code.REFUSED, Layer.FAR_END, "sip/gone", "refused the call: 40"),
+    "stopped server": (Code.TRUNK_DOWN, Layer.NETWORK, "", "sip/gone is down: no answer"),
+    "stopped broker": (Code.TRUNK_DOWN, Layer.NETWORK, "", "mqtt/plant is down"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def played() -> Iterator[dict[str, Verdicts]]:
+    """All calls with a fault, played at the same time."""
+    need("baresip", "sipp", "kamailio", "mosquitto", "sox")
+    with tempfile.TemporaryDirectory(prefix="diag-") as home, own_network():
+        yield asyncio.run(diag_site.run(Path(home)))
+
+
+def test_every_call_that_is_played_is_judged(played: dict[str, Verdicts]) -> None:
+    assert set(played) == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_verdict(played: dict[str, Verdicts], name: str) -> None:
+    verdicts = played[name]
+    assert verdicts.over is not None
+    _is(verdicts.over, name)
+    if verdicts.up is not None:
+        assert verdicts.up.live
+        assert verdicts.up.code == EXPECTED[name][0], verdicts.up
+
+
+def _is(found: Diagnosis, name: str) -> None:
+    code, layer, endpoint, words = EXPECTED[name]
+    assert (found.code, found.layer) == (code, layer), found
+    assert found.leg.partition("#")[0] == endpoint
+    assert words in found.sentence
+    assert found.fault is (code != CLEAN)
+    assert found.next
+    assert found.legs
+
+
+# Calls without fault
+
+
+SECONDS = 4.0
+
+
+async def _talk(site: Everything, caller: str, callee: str, number: str = "") -> tuple[str, str]:
+    """Two networks talk; the caller's leg, and what is said of the call while it is up."""
+    box = site.box
+    number = number or NUMBERS[callee]
+    a, b = site.caller(caller, number), site.callee(callee, caller)
+    for each in (a, b):
+        each.prepare()
+    skip = len(box.seen)
+    await a.call(number)
+    offered = await box.wait(LegOffered, lambda e: e.endpoint == a.endpoint, skip=skip)
+    await b.answer()
+    await box.wait(LegAnswered, lambda e: e.leg == offered.leg, skip=skip)
+    await a.speak()
+    await asyncio.sleep(0.5)
+    if isinstance(b, OnTheAir):
+        await asyncio.sleep(1.0)
+    await b.speak()
+    await asyncio.sleep(SECONDS)
+    if isinstance(b, OnTheAir):
+        await b.be_quiet()
+    up = await diagnosis.of_call(box.gateway, offered.leg)
+    assert up.live
+    box.gateway.emit(HangupRequested(leg=offered.leg))
+    await box.wait(LegEnded, lambda e: e.leg == offered.leg)
+    for each in (a, b):
+        await each.hang_up()
+    return offered.leg, up.sentence
+
+
+async def _page(site: Everything) -> tuple[str, str]:
+    """A telephone pages every zone."""
+    box, caller = site.box, site.caller("fxo", PAGE_NUMBER)
+    caller.prepare()
+    await caller.call(PAGE_NUMBER)
+    offered = await box.wait(LegOffered, lambda e: e.called == PAGE_NUMBER)
+    await box.wait(LegAnswered, lambda e: e.leg.startswith("page/hall#"))
+    await caller.speak()
+    await asyncio.sleep(SECONDS)
+    up = await diagnosis.of_call(box.gateway, offered.leg)
+    box.gateway.emit(HangupRequested(leg=offered.leg))
+    await box.wait(LegEnded, lambda e: e.leg == offered.leg)
+    await caller.hang_up()
+    return offered.leg, up.sentence
+
+
+async def test_a_good_call_of_every_network_has_a_clean_bill() -> None:
+    need("baresip", "kamailio", "mosquitto", "sox")
+    pytest.importorskip("pyVoIP")
+    with tempfile.TemporaryDirectory(prefix="good-") as home, own_network():
+        async with everything(Path(home)) as site:
+            calls = await asyncio.gather(
+                _talk(site, "sip", "intercom"),
+                _talk(site, "fxs", "fxo"),
+                _talk(site, "fxo", "pyvoip"),
+                _page(site),
+            )
+            # The radio after them: who calls it is free again.
+            await until(lambda: not site.box.gateway.switchboard.calls, "no call any more")
+            calls.append(await _talk(site, "sip", "radio"))
+            await until(lambda: not site.box.gateway.switchboard.calls, "no call any more")
+            over = [await diagnosis.of_call(site.box.gateway, leg) for leg, _ in calls]
+    assert [said for _, said in calls if not said.startswith("no fault")] == []
+    assert [found for found in over if found.fault or found.live] == []
