@@ -107,6 +107,7 @@ class Alarms:
             self.board.note(f"alarm {alarm.alarm} waits for the restart", trace=alarm.trace)
             return
         alarm.plan = Alert(self.board, alarm, match)
+        self.board.testing.alarmed(alarm)
         alarm.plan.begin()
 
     def _keep(self, key: tuple[str, str], alarm: Alarm) -> None:

@@ -124,6 +124,8 @@ class Call:
     legs: list[Leg] = field(default_factory=list)
     answered_at: float | None = None
     record: bool = False
+    yields: bool = False
+    """It makes room for anybody, also for calls of its own priority."""
     push_to_talk: str = ""
     """Digits that take and give back the floor, from the route."""
     after: tuple[OutputSetting, ...] = ()

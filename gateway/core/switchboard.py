@@ -66,6 +66,8 @@ from gateway.core.events import (
     MediaLost,
     MessageReceived,
     PanelChanged,
+    PathTested,
+    PathTestRequested,
     Priority,
     StopRequested,
     ToneHeard,
@@ -74,6 +76,7 @@ from gateway.core.events import (
 from gateway.core.features import Features
 from gateway.core.hunting import Callback
 from gateway.core.lines import Lines
+from gateway.core.pathtest import PathTests
 from gateway.core.plans import LastWords, Plan
 from gateway.core.routes import OutputSetting, RouteTable
 from gateway.core.routing import Routing
@@ -127,6 +130,7 @@ class Switchboard:
         self.features = Features(self)
         self.transfers = Transfers(self)
         self.alarming = Alarms(self)
+        self.testing = PathTests(self)
         self._handlers: dict[type, Callable[[Any], None]] = {
             LegOffered: self._leg_offered,
             LegRinging: self._leg_moved,
@@ -156,6 +160,8 @@ class Switchboard:
             MessageReceived: lambda event: None,
             CallRequested: self._call_requested,
             HangupRequested: self._hangup_requested,
+            PathTestRequested: self.testing.requested,
+            PathTested: lambda event: None,
             AdapterReady: lambda event: None,
             AdapterLost: lambda event: None,
             StopRequested: self._stop_requested,
@@ -441,6 +447,7 @@ class Switchboard:
         if self.stopping:
             self.hangup(leg, Cause.CONGESTION, "the gateway is stopping")
             return
+        self.testing.offered(leg)
         self.routing.route(leg, event)
 
     def _leg_moved(
@@ -557,6 +564,7 @@ class Switchboard:
 
     def _stop_requested(self, event: StopRequested) -> None:
         self.stopping = True
+        self.testing.stop("the gateway stops")
 
         def end_all() -> None:
             self.closed = True
