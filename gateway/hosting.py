@@ -44,6 +44,8 @@ from gateway.core.events import (
     MediaLost,
     MessageReceived,
     PanelChanged,
+    PathTested,
+    PathTestRequested,
     StopRequested,
     ToneHeard,
     TransferRequested,
@@ -431,5 +433,6 @@ class AdapterHost:
 _ALL: Final = (
     _OF_LEG | _OF_PLACE | _OF_ANYONE
     | {LegOffered, EndpointChanged, EndpointRemoved, AdapterReady, AdapterLost, StopRequested}
+    | {PathTestRequested, PathTested}
 )  # fmt: skip
 assert set(_ALL) == set(Event.__args__), "an event that no host knows how to check"

@@ -111,12 +111,13 @@ def path(sent: bytes, received: bytes, *, window_ms: float = 10.0) -> Path:
     )
 
 
-def quiet(received: bytes, tone_hz: float) -> Quiet:
-    """What a line gives while a tone is played into it.
+def quiet(sent: bytes, received: bytes, tone_hz: float) -> Quiet:
+    """What a line gives while a tone is played into it: both directions, recorded together.
 
-    Raises `UsageError` when it is too short.
+    Raises `UsageError` when nothing was sent, or too little was heard.
     """
-    heard = _array(received)[round(_SETTLE_S * RATE) :]
+    first, last = _extent(sent)
+    heard = _array(received)[first + round(_SETTLE_S * RATE) : last]
     n = len(heard)
     if n < RATE // 2:
         raise UsageError(f"{n / RATE:.1f} s were heard: too short to tell hum from noise")

@@ -57,20 +57,20 @@ def judge(question: Question, sent: Path, heard: Path | None) -> Verdict:
         # Both files begin in the same millisecond.
         received, _ = wav.directions(str(heard), signals.RATE)
     if question.kind is PathTestKind.TONE:
-        return _tone(question, received)
+        return _tone(question, played, received)
     window_ms = HALL_MS if question.kind is PathTestKind.ACOUSTIC else 10.0
     found = analysis.path(played, received, window_ms=window_ms)
     verdict = _loop if question.kind is PathTestKind.LOOP else _acoustic
     return _settle(question, verdict(question, found), found)
 
 
-def _tone(question: Question, received: bytes) -> Verdict:
+def _tone(question: Question, played: bytes, received: bytes) -> Verdict:
     limits = question.limits
     if question.one_way:
         return Verdict(ok=True, verdict="played", detail="nothing can come back from there")
     if not any(received):
         return Verdict(ok=False, verdict="silent", detail="nothing but digital silence comes back")
-    found = analysis.quiet(received, signals.frequency(question.signal))
+    found = analysis.quiet(played, received, signals.frequency(question.signal))
     figures = {
         "level_dbm0": found.level_dbm0,
         "tone_dbm0": found.tone_dbm0,
