@@ -27,7 +27,11 @@ BANDS_HZ: Final = (300, 500, 1000, 2000, 3000)
 """Middles of the bands of a frequency response, each a third of an octave wide."""
 MAINS_HZ: Final = (50.0, 60.0)
 
-_BEFORE: Final = 24
+_EARLY: Final = 400
+"""Samples that are looked at before the signal was sent: what a filter makes of a band begins before
+its peak, and two recordings may begin a frame apart."""
+_BEFORE: Final = 64
+_SHORTEST: Final = 800
 _PER_BAND: Final = 12
 _SETTLE_S: Final = 0.5
 
@@ -71,19 +75,25 @@ def path(sent: bytes, received: bytes, *, window_ms: float = 10.0) -> Path:
 
     window_ms: how long the path rings after the first of the signal has arrived: some
     milliseconds on a line, a tenth of a second in a hall. Raises `UsageError` when nothing was
-    sent.
+    sent, or too little.
     """
     first, last = _extent(sent)
-    sent, received = sent[2 * first : 2 * last], received[2 * first :]
+    early = min(first, _EARLY)
+    received = bytes(2 * (_EARLY - early)) + received[2 * (first - early) :]
+    sent = sent[2 * first : 2 * last]
     n = len(sent) // 2
+    if n < _SHORTEST or len(received) // 2 < _EARLY + n // 2:
+        raise UsageError(f"{n} samples were sent, {len(received) // 2} heard: too few to tell")
     power_sent = _power(_array(sent))
-    heard = _array(received)[: n + round(LONGEST_S * RATE)]
+    heard = _array(received)[: _EARLY + n + round(LONGEST_S * RATE)]
     nothing = Path(
-        found=False, sent_dbm0=level_of(power_sent), received_dbm0=level_of(_power(heard[:n]))
+        found=False,
+        sent_dbm0=level_of(power_sent),
+        received_dbm0=level_of(_power(heard[_EARLY : _EARLY + n])),
     )
     if not any(heard):
         return nothing
-    longest = min(round(LONGEST_S * RATE), max(1, len(heard) - n // 2))
+    longest = min(_EARLY + round(LONGEST_S * RATE), max(1, len(heard) - n // 2))
     window = max(1, round(window_ms * RATE / 1000))
     taps = impulse_response(sent, heard.tobytes(), longest + window)
     peak = max(range(longest), key=lambda k: abs(taps[k]))
@@ -104,7 +114,7 @@ def path(sent: bytes, received: bytes, *, window_ms: float = 10.0) -> Path:
     return msgspec.structs.replace(
         nothing,
         found=True,
-        delay_ms=1000.0 * peak / RATE,
+        delay_ms=max(0.0, 1000.0 * (peak - _EARLY) / RATE),
         attenuation_db=10.0 * math.log10(power_sent / power),
         snr_db=min(99.0, 10.0 * math.log10(power / max(other, 1e-9))),
         bands_db={middle: _band(kept, middle, scale) for middle in BANDS_HZ},
