@@ -28,8 +28,8 @@ BANDS_HZ: Final = (300, 500, 1000, 2000, 3000)
 MAINS_HZ: Final = (50.0, 60.0)
 
 _EARLY: Final = 400
-"""Samples that are looked at before the signal was sent: what a filter makes of a band begins before
-its peak, and two recordings may begin a frame apart."""
+"""Samples that are looked at before the signal was sent: what a filter makes of a band begins
+before its peak, and two recordings may begin a frame apart."""
 _BEFORE: Final = 64
 _SHORTEST: Final = 800
 _PER_BAND: Final = 12
@@ -97,7 +97,8 @@ def path(sent: bytes, received: bytes, *, window_ms: float = 10.0) -> Path:
     window = max(1, round(window_ms * RATE / 1000))
     taps = impulse_response(sent, heard.tobytes(), longest + window)
     peak = max(range(longest), key=lambda k: abs(taps[k]))
-    begin, end = max(0, peak - _BEFORE), min(len(taps), peak + window)
+    # A frame that was lost on the way brings all after it too early.
+    begin, end = max(0, peak - max(_BEFORE, window // 3)), min(len(taps), peak + window)
     rest = taps[:begin] + taps[end:]
     if not rest or abs(taps[peak]) < CERTAIN * math.sqrt(_power(rest)):
         return nothing
