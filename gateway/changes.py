@@ -19,7 +19,7 @@ _LONGEST: Final = 60
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that differs."""
 
-    what: Literal["section", "adapter", "route"]
+    what: Literal["section", "adapter", "route", "test"]
     name: str
     how: Literal["added", "removed", "changed", "moved"]
     details: list[str] = []
@@ -29,8 +29,13 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(before: Configuration, after: Configuration) -> list[Change]:
-    """Sections, then adapters, then routes; empty when both do the same."""
-    return [*_sections(before, after), *_adapters(before, after), *_routes(before, after)]
+    """Sections, adapters, routes, tests; empty when both do the same."""
+    return [
+        *_sections(before, after),
+        *_adapters(before, after),
+        *_routes(before, after),
+        *_tests(before, after),
+    ]
 
 
 def _sections(before: Configuration, after: Configuration) -> Iterator[Change]:
@@ -91,6 +96,20 @@ def _routes(before: Configuration, after: Configuration) -> Iterator[Change]:
                 how="moved",
                 details=[f"now after {after_what[-1]}" if after_what else "now the first"],
             )
+
+
+def _tests(before: Configuration, after: Configuration) -> Iterator[Change]:
+    old = {test.name: test for test in before.tests}
+    new = {test.name: test for test in after.tests}
+    for name in old:
+        if name not in new:
+            yield Change(what="test", name=name, how="removed")
+    for name, test in new.items():
+        if name not in old:
+            yield Change(what="test", name=name, how="added")
+        elif old[name] != test:
+            details = [text for _, text in _differences(old[name], test, "")]
+            yield Change(what="test", name=name, how="changed", details=details)
 
 
 def _differences(before: Any, after: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -19,10 +19,12 @@ import msgspec
 from gateway import toml
 from gateway.adapters.base import Adapter, Host
 from gateway.adapters.secrets import Secret
-from gateway.core.endpoints import Endpoint
+from gateway.core.endpoints import Duplex, Endpoint
+from gateway.core.events import PathTestKind
 from gateway.core.hours import Hours
 from gateway.core.routes import CompiledRoute, Route, RouteTable, Trigger
 from gateway.errors import ConfigError, GatewayError, UsageError
+from gateway.pathtests.section import ScheduledTest
 from gateway.registry import Registry
 from gateway.typed import (
     ConfigErrors,
@@ -42,7 +44,7 @@ MAXIMUM_BYTES: Final = 1 << 20
 
 _BOX = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 _ADAPTER = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
-_OWN_PLACES: Final = ("gateway/journal", "gateway/records")
+_OWN_PLACES: Final = ("gateway/journal", "gateway/records", "gateway/tests")
 """Places that speak for the gateway itself; a route may take their alarms."""
 _FIELD_IN_TEXT = re.compile(r"\{[^}]*\}")
 
@@ -226,6 +228,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     records: RecordsSection = RecordsSection()
     adapters: dict[str, AdapterSection] = {}
     routes: tuple[Route, ...] = ()
+    tests: tuple[ScheduledTest, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
     """Those that the adapters know from the configuration alone."""
     warnings: tuple[str, ...] = ()
@@ -270,7 +273,8 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "capture": CaptureSection,
     "records": RecordsSection,
 }
-"""Sections that every configuration may have; adapters and routes are checked apart."""
+"""Sections that every configuration may have; the others are checked apart."""
+_LISTS: Final = ("adapters", "routes", "tests")
 
 
 def load(path: str | Path, *, registry: Registry | None = None) -> Configuration:
@@ -348,8 +352,8 @@ class _Loader:
     def load(self) -> Configuration:
         document = self._document
         for name in document:
-            if name not in SECTIONS and name not in ("adapters", "routes"):
-                legal = [*SECTIONS, "adapters", "routes"]
+            if name not in SECTIONS and name not in _LISTS:
+                legal = [*SECTIONS, *_LISTS]
                 self._wrong((name,), "unknown section", nearest(name, legal))
         sections = {
             name: check(kind, document.get(name, {}), (name,), self._problems)
@@ -357,6 +361,7 @@ class _Loader:
         }
         adapters = self._adapters(document.get("adapters", {}))
         routes = self._routes(document.get("routes", []), sections["gateway"])
+        tests = self._tests(document.get("tests", []))
         if self._problems:
             raise ConfigErrors(self._error(problem) for problem in self._problems)
         return Configuration(
@@ -364,6 +369,7 @@ class _Loader:
             **sections,
             adapters=adapters,
             routes=tuple(routes),
+            tests=tuple(tests),
             endpoints=tuple(endpoint for endpoint, _ in self._endpoints.values()),
             warnings=tuple(str(self._error(each)) for each in self._warnings),
         )
@@ -558,6 +564,52 @@ class _Loader:
                 self._wrong((*where, "file"), f"leads out of {base}")
             elif not path.is_file():
                 self._wrong((*where, "file"), f"there is no file {path}")
+
+    # Tests
+
+    def _tests(self, sections: Any) -> list[ScheduledTest]:
+        if not isinstance(sections, list):
+            self._wrong(("tests",), "is not a list of tables", "write [[tests]]")
+            return []
+        found: dict[str, ScheduledTest] = {}
+        for index, section in enumerate(sections):
+            key: Key = ("tests", index)
+            test = check(ScheduledTest, section, key, self._problems)
+            if test is None:
+                continue
+            if test.name in found:
+                self._wrong(key, f"{test.name} is tested twice", "write all times in one section")
+            found[test.name] = test
+            if test.listen:
+                self._check_place(test.listen, (*key, "listen"))
+            name = test.endpoint.partition(":")[0]
+            if not test.pattern:
+                self._check_place(name, (*key, "endpoint"))
+                self._check_tested(test, self._endpoints.get(name), (*key, "endpoint"))
+            elif not (
+                any(fnmatch.fnmatchcase(each, test.endpoint) for each in self._endpoints)
+                or self._may_come(test.endpoint)
+            ):
+                remedy = nearest(test.endpoint, self._endpoints)
+                self._wrong((*key, "endpoint"), "no configured endpoint matches it", remedy)
+        return list(found.values())
+
+    def _check_tested(
+        self, test: ScheduledTest, known: tuple[Endpoint, str] | None, key: Key
+    ) -> None:
+        if known is None:
+            return
+        place = known[0]
+        if not place.can_ring or not place.has_audio:
+            self._wrong(key, f"{place.id} cannot be called", "test a place with speech")
+        elif place.takes_number and ":" not in test.endpoint:
+            self._wrong(key, f"{place.id} needs a number", f"write {place.id}:5551234")
+        elif place.duplex is Duplex.HALF and not test.transmit:
+            self._wrong(key, f"testing {place.id} would transmit", "transmit = true, if it may")
+        elif (
+            place.duplex is Duplex.LISTEN and test.kind is not PathTestKind.TONE and not test.listen
+        ):
+            self._wrong(key, f"{place.id} has no microphone", "name one that listens: listen")
 
 
 class _CheckingHost:

@@ -16,6 +16,7 @@ from gateway.core.actions import (
     CloseBridge,
     Command,
     Dial,
+    FinishPathTest,
     GiveFloor,
     Hangup,
     Hold,
@@ -51,6 +52,8 @@ RENEW_S: Final = 0.5
 class _Switch(Exchange, Protocol):
     counters: Counter[str]
     log: Log
+
+    def finish_test(self, action: FinishPathTest) -> None: ...
 
 
 class Dispatch:
@@ -91,6 +94,7 @@ class Dispatch:
             StopRecord,
         )  # fmt: skip
         found |= dict.fromkeys(media, self._exchange.patchbay.execute)
+        found[FinishPathTest] = self._exchange.finish_test
         # For the record alone, where they are already.
         found |= dict.fromkeys((Note, OpenAlarm, CloseAlarm), lambda action: None)
         return found

@@ -48,6 +48,8 @@ from gateway.core.events import (
     MessageReceived,
     PageDelivered,
     PanelChanged,
+    PathTested,
+    PathTestRequested,
     StopRequested,
     ToneHeard,
     TransferRequested,
@@ -582,5 +584,6 @@ class AdapterHost:
 _ALL: Final = (
     _OF_LEG | _OF_PLACE | _OF_ANYONE
     | {LegOffered, EndpointChanged, EndpointRemoved, AdapterReady, AdapterLost, StopRequested}
+    | {PathTestRequested, PathTested}
 )  # fmt: skip
 assert set(_ALL) == set(Event.__args__), "an event that no host knows how to check"

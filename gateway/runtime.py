@@ -21,7 +21,7 @@ import msgspec
 from gateway import logs
 from gateway.adapters.base import Log
 from gateway.config import AdapterSection, Configuration
-from gateway.core.actions import Action, CloseAlarm, Command, Hangup
+from gateway.core.actions import Action, CloseAlarm, Command, FinishPathTest, Hangup
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Condition, Duplex, Endpoint
 from gateway.core.envelope import Envelope
@@ -52,6 +52,7 @@ from gateway.media.speech import Synthesiser
 from gateway.media.streams import StreamStats
 from gateway.metrics.tally import Tally
 from gateway.notify import notify, watchdog_s
+from gateway.pathtests import Tester
 from gateway.records import Recorder, Store
 from gateway.records.ops import StoreOp
 from gateway.timeline.export import HepExport
@@ -112,6 +113,11 @@ class Gateway:
             maximum_bytes=configuration.capture.rtp_mb << 20,
         )
         """Copies of RTP."""
+        self.tester = Tester(
+            self,
+            data_dir=configuration.data_dir,
+            recordings_dir=configuration.recordings_dir,
+        )
         self.patchbay = Patchbay(
             self.engine,
             log=self.log,
@@ -120,6 +126,7 @@ class Gateway:
             synthesiser=self._synthesiser,
             on_opened=self.taps.opened,
             on_closed=self._stream_closed,
+            on_recorded=self.tester.recorded,
         )
         self.journal = Journal(
             configuration.journal_dir,
@@ -187,6 +194,14 @@ class Gateway:
     def now(self) -> float:
         """Monotonic seconds: the event loop's."""
         return self._loop.time() if self._loop else 0.0
+
+    def known(self) -> dict[str, tuple[Endpoint, str]]:
+        """The adapters' endpoints by id, each with the kind of its adapter."""
+        return {name: (place, host.adapter.kind) for name, (place, host) in self.places.items()}
+
+    def finish_test(self, action: FinishPathTest) -> None:
+        """Judge what a test of a path has recorded."""
+        self.tester.finish(action)
 
     def mint_leg(self, endpoint: str) -> str:
         """The id of a new leg of an endpoint."""
@@ -478,12 +493,15 @@ class Gateway:
             self.store.open(self.box, self.journal.earlier)
             for name in _OWN:
                 self.accept(EndpointChanged(endpoint=_own(name)), None)
+            self.tester.use(self.configuration.tests, self.configuration.gateway.zone)
+            await self.tester.open()
             for host in self.hosts.values():
                 for endpoint in host.adapter.endpoints():
                     host.set_endpoint(endpoint)
             for host in self.hosts.values():
                 self._supervise_from_now(host)
             tasks.append(self._watched(loop.create_task(self._beat(), name="beat")))
+            tasks.append(self._watched(loop.create_task(self.tester.run(), name="tests")))
             if carried:
                 self.inbox.carry(carried)
                 tasks.append(loop.create_task(self._carry_on(), name="carry on alarms"))
@@ -568,6 +586,7 @@ class Gateway:
             name: self.hosts[name] for name in configuration.adapters if name in self.hosts
         } | self.hosts
         self.switchboard.replace_routes(configuration.table())
+        self.tester.use(configuration.tests, configuration.gateway.zone)
         self._pins = any(route.pins for route in configuration.routes)
         self.redactor = _redactor(configuration)
         self._journal_plan()
@@ -694,6 +713,7 @@ class Gateway:
         self.taps.close()
         if self.export is not None:
             self.export.close()
+        self.tester.close()
         stop = getattr(self.engine, "stop", None)
         if stop is not None:
             await stop()

@@ -82,6 +82,11 @@ def troubles(found: dict[str, Any]) -> list[str]:
         wrong.append(f"endpoints down: {names}: gateway endpoints --down")
     if found["alarms_active"]:
         wrong.append(f"{found['alarms_active']} alarms are active: gateway alarms")
+    for test in found["tests_failed"]:
+        wrong.append(
+            f"{test['kind']} test of {test['endpoint']}: {test['verdict']}, "
+            f"{show.duration(test['age_s'])} ago: gateway endpoints {test['endpoint']} --detail"
+        )
     for store in found["stores"]:
         if store["degraded"]:
             wrong.append(f"{store['name']} does not reach the disk: {store['reason']}")
@@ -261,9 +266,38 @@ def _endpoint(item: dict[str, Any]) -> None:
                 for name, each in values.items()
             ),
             *sorted(item["detail"].items()),
+            *(
+                (f"test {test['kind']}", _tested(test))
+                for test in sorted(item["tests"], key=lambda test: str(test["kind"]))
+            ),
         )
     )
     click.echo()
+
+
+def _tested(test: dict[str, Any]) -> str:
+    words = [f"{'ok' if test['ok'] else 'FAILED'}: {test['verdict']}"]
+    if test["detail"]:
+        words.append(test["detail"])
+    if test["listen"]:
+        words.append(f"heard by {test['listen']}")
+    words += [f"{what} {value}" for what, value in figures_in_words(test["figures"])]
+    words.append(f"{show.duration(test['age_s'])} ago")
+    if test["waiting"]:
+        words.append(f"put off since: {test['waiting']}")
+    return ", ".join(words)
+
+
+def figures_in_words(figures: dict[str, float]) -> list[tuple[str, str]]:
+    """What a test measured, and with its unit how much."""
+    found = []
+    for name, value in figures.items():
+        what, _, unit = name.rpartition("_")
+        shown = {"db": "dB", "dbm0": "dBm0", "hz": "Hz", "percent": "%"}.get(unit, unit)
+        # A band is named by its frequency: "band_300_db".
+        what = f"gain at {what[5:]} Hz" if what.startswith("band_") else what.replace("_", " ")
+        found.append((what, f"{value:.1f} {shown}"))
+    return found
 
 
 @click.command()

@@ -44,6 +44,8 @@ from gateway.control.shapes import (
     Explanation,
     HangupAnswer,
     HangupRequest,
+    PathTestAnswer,
+    PathTestRequest,
     ReloadAnswer,
     ReloadRequest,
     SafeStateAnswer,
@@ -57,11 +59,18 @@ from gateway.core import events
 from gateway.core.actions import Note
 from gateway.core.calls import Call
 from gateway.core.endpoints import Target
-from gateway.core.events import CallRequested, HangupRequested, LegEnded, Priority
+from gateway.core.events import (
+    CallRequested,
+    HangupRequested,
+    LegEnded,
+    PathTestRequested,
+    Priority,
+)
 from gateway.diagnosis import Diagnosis
 from gateway.errors import ConfigError, GatewayError, UsageError
 from gateway.hosting import Feed
 from gateway.kept import KeptConfiguration
+from gateway.pathtests import SECONDS, Limits, signal_of
 from gateway.records import CallRecord, Database, LegRecord, Measures, Options, measure
 from gateway.records.measures import DAY, HOUR, QUARTER_HOUR
 from gateway.reload import Reloader
@@ -136,6 +145,10 @@ OPERATIONS: Final = (
     Operation(
         "POST", "/v1/dial", "dial", DialAnswer, Nothing, DialRequest,
         summary="Call one place, then another, and connect both.",
+    ),
+    Operation(
+        "POST", "/v1/test", "test", PathTestAnswer, Nothing, PathTestRequest,
+        summary="Test the path to an endpoint; answered when the test is over.",
     ),
     Operation(
         "POST", "/v1/hangup", "hangup", HangupAnswer, Nothing, HangupRequest,
@@ -448,6 +461,46 @@ class Desk:
             503,
             "; ".join(why) or "the call ended at once",
             f"gateway events --trace {trace[-8:]} --since 1m",
+        )
+
+    async def test(self, body: PathTestRequest, query: Nothing, by: str) -> PathTestAnswer:
+        gateway = self.gateway
+        self._refuse_while_stopping()
+        target = Target.parse(body.endpoint)
+        for place in (target.endpoint, body.listen):
+            if place and place not in gateway.switchboard.endpoints:
+                self._no_endpoint(place)
+        request = PathTestRequested(
+            test=gateway.mint_id(),
+            endpoint=target.endpoint,
+            number=target.number,
+            kind=body.kind,
+            signal=signal_of(body.kind, body.tone_hz),
+            level_dbm0=body.level_dbm0,
+            seconds=body.seconds or SECONDS[body.kind],
+            listen=body.listen,
+            transmit=body.transmit,
+            ring_s=body.ring_s,
+            by=by,
+            trace=gateway.mint_id(),
+        )
+        configured = gateway.tester.configured(request)
+        limits = body.limits or (configured.limits if configured else Limits())
+        expect = body.expect or (configured.expect if configured else "")
+        result = await gateway.tester.test(
+            request, limits=limits, expect=expect, baseline=body.baseline
+        )
+        return PathTestAnswer(
+            test=result.test,
+            trace=result.trace,
+            endpoint=result.endpoint,
+            kind=result.kind,
+            ok=result.ok,
+            judged=result.judged,
+            verdict=result.verdict,
+            detail=result.detail,
+            figures=result.figures,
+            baseline=body.baseline and result.ok and "attenuation_db" in result.figures,
         )
 
     def hangup(self, body: HangupRequest, query: Nothing, by: str) -> HangupAnswer:

@@ -52,6 +52,7 @@ class _Registry:
         yield from _calls(gateway)
         yield from _finished(gateway)
         yield from _places(gateway)
+        yield from _tests(gateway)
         yield from _stores(gateway)
         yield from _engine(gateway)
         yield from _capture(gateway)
@@ -201,6 +202,34 @@ def _places(gateway: Gateway) -> Iterator[Metric]:
             conditions[place.network, condition] += place.condition == condition
     yield _labelled(GaugeMetricFamily, "endpoints", "Endpoints.", ("network", "condition"),
                     sorted(conditions.items()))  # fmt: skip
+
+
+def _tests(gateway: Gateway) -> Iterator[Metric]:
+    found = [
+        ((each.tested.endpoint, each.tested.kind.value, each.tested.listen), each)
+        for each in gateway.tester.book.results.values()
+    ]
+    labels = ("endpoint", "kind", "listen")
+    yield _labelled(
+        GaugeMetricFamily, "path_test_ok", "1 when the last test of the path was good.", labels,
+        ((key, float(each.tested.ok)) for key, each in found),
+    )  # fmt: skip
+    yield _labelled(
+        GaugeMetricFamily, "path_test_age_seconds", "Since the last test of the path.", labels,
+        ((key, max(0.0, time.time() - each.at)) for key, each in found),
+    )  # fmt: skip
+    yield _labelled(
+        GaugeMetricFamily, "path_test_figure",
+        "What the last test of the path measured; the name ends in the unit.",
+        (*labels, "figure"),
+        (
+            ((*key, name), value)
+            for key, each in found
+            for name, value in sorted(each.tested.figures.items())
+        ),
+    )  # fmt: skip
+    yield _gauge("path_tests_waiting", "Scheduled tests that were put off.",
+                 len(gateway.tester.put_off))  # fmt: skip
 
 
 def _stores(gateway: Gateway) -> Iterator[Metric]:

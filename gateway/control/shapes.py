@@ -7,15 +7,16 @@ ending in `_at` are wall clock, seconds since 1970 (UTC); durations end in `_s` 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
 from gateway.core.calls import LegState
 from gateway.core.endpoints import Condition, Duplex
-from gateway.core.events import InputChanged, PageMember
+from gateway.core.events import InputChanged, PageMember, PathTestKind
 from gateway.journal import StorageState
 from gateway.media.streams import StreamStats
+from gateway.pathtests import Limits
 from gateway.reload import Outcome
 
 
@@ -62,6 +63,28 @@ class LegAt(msgspec.Struct, kw_only=True):
     state: LegState
 
 
+class PathTestView(msgspec.Struct, kw_only=True):
+    """The last test of a path."""
+
+    endpoint: str
+    kind: PathTestKind
+    listen: str
+    """Who listened, when it was not the endpoint itself."""
+    ok: bool
+    verdict: str
+    detail: str
+    figures: dict[str, float]
+    """What was measured; each name ends in its unit."""
+    at: float
+    age_s: float
+    scheduled: bool
+    """The timetable asked for it: a failure is something that is wrong."""
+    waiting: str
+    """Why it could not be carried out when it was due since; empty: it could."""
+    baseline: dict[str, float] | None
+    """What was measured when the path was declared to be good."""
+
+
 class EndpointView(msgspec.Struct, kw_only=True):
     """One endpoint."""
 
@@ -87,6 +110,8 @@ class EndpointView(msgspec.Struct, kw_only=True):
     panel: str
     """State of the alarm panel, when it is one."""
     detail: dict[str, str]
+    tests: list[PathTestView]
+    """The last test of each kind."""
     counters: dict[str, int]
     """Counters of the adapter it belongs to, which counts for all its endpoints."""
 
@@ -217,6 +242,8 @@ class Status(msgspec.Struct, kw_only=True):
     alarms_active: int
     stores: list[StorageState]
     """Journal and records: whether they reach the disk."""
+    tests_failed: list[PathTestView]
+    """Scheduled tests that failed when they were carried out last."""
     ignored: dict[str, int]
     """Events that meant nothing in the state they met, by type."""
     counters: dict[str, int]
@@ -265,6 +292,43 @@ class DialAnswer(msgspec.Struct, kw_only=True):
 
     call: str
     trace: str
+
+
+class PathTestRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Test the path to an endpoint; answered when the test is over."""
+
+    endpoint: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    """``network/local`` or ``network/local:number``."""
+    kind: PathTestKind
+    seconds: Annotated[float, msgspec.Meta(ge=0.5, le=30)] | None = None
+    tone_hz: Annotated[float, msgspec.Meta(ge=100, le=3800)] = 1004.0
+    level_dbm0: Annotated[float, msgspec.Meta(ge=-60, le=0)] = -10.0
+    listen: Annotated[str, msgspec.Meta(max_length=256)] = ""
+    transmit: bool = False
+    """A transmitter may be keyed for it."""
+    ring_s: Annotated[float, msgspec.Meta(ge=1, le=300)] = 30.0
+    expect: Literal["", "closed", "open", "hybrid"] = ""
+    baseline: bool = False
+    """What is found is good; later tests are held to it."""
+    limits: Limits | None = None
+    """What is still good; null: as configured for this path, or as usual."""
+
+
+class PathTestAnswer(msgspec.Struct, kw_only=True):
+    """What was found."""
+
+    test: str
+    trace: str
+    endpoint: str
+    kind: PathTestKind
+    ok: bool
+    judged: bool
+    """False: it could not be carried out now; nothing is known of the path."""
+    verdict: str
+    detail: str
+    figures: dict[str, float]
+    baseline: bool
+    """It was kept as what is good."""
 
 
 class HangupRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -17,6 +17,7 @@ from gateway.control.shapes import (
     EndpointView,
     LegAt,
     LegView,
+    PathTestView,
     Refusal,
     Status,
 )
@@ -27,6 +28,7 @@ from gateway.core.endpoints import Condition
 from gateway.core.events import LegOffered
 from gateway.core.routes import Match
 from gateway.hosting import AdapterHost
+from gateway.pathtests.book import Result, key_of
 from gateway.runtime import Gateway
 
 _FURTHEST: Final = (
@@ -64,6 +66,7 @@ def status(gateway: Gateway, version: str) -> Status:
         legs=len(board.legs),
         alarms_active=sum(alarm.state == "active" for alarm in board.alarms.values()),
         stores=[gateway.journal.state, gateway.store.state],
+        tests_failed=[path_test(gateway, result) for result in gateway.tester.failed()],
         ignored=dict(board.ignored),
         counters=dict(gateway.counters),
     )
@@ -108,6 +111,9 @@ def endpoints(gateway: Gateway) -> list[EndpointView]:
     for place in board.endpoints.values():
         # Those of the gateway itself, whose alarms are about journal and records.
         places.setdefault(place.id, (place, ""))
+    tests: dict[str, list[PathTestView]] = {}
+    for result in gateway.tester.book.results.values():
+        tests.setdefault(result.tested.endpoint, []).append(path_test(gateway, result))
     return [
         EndpointView(
             id=place.id,
@@ -131,10 +137,31 @@ def endpoints(gateway: Gateway) -> list[EndpointView]:
             alarm=place.alarm,
             panel=board.panels.get(place.id, ""),
             detail=place.detail,
+            tests=tests.get(place.id, []),
             counters=dict(sorted(gateway.hosts[adapter].counters.items())) if adapter else {},
         )
         for _, (place, adapter) in sorted(places.items())
     ]
+
+
+def path_test(gateway: Gateway, result: Result) -> PathTestView:
+    """The last test of a path."""
+    tested = result.tested
+    key = key_of(tested.endpoint, tested.kind, tested.listen)
+    return PathTestView(
+        endpoint=tested.endpoint,
+        kind=tested.kind,
+        listen=tested.listen,
+        ok=tested.ok,
+        verdict=tested.verdict,
+        detail=tested.detail,
+        figures=tested.figures,
+        at=result.at,
+        age_s=max(0.0, time.time() - result.at),
+        scheduled=tested.scheduled,
+        waiting=gateway.tester.put_off.get(key, ""),
+        baseline=gateway.tester.book.baseline(key),
+    )
 
 
 def calls(gateway: Gateway) -> list[CallView]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 
 from gateway.core.causes import Cause
-from gateway.core.events import Priority
+from gateway.core.events import PathTestKind, Priority
 
 
 class BridgeKind(StrEnum):
@@ -205,6 +205,10 @@ class Play(_Action, frozen=True, kw_only=True):
     repeat: int = 1
     """How often; 0 is until stopped."""
     gap_s: float = 0.0
+    signal: str = ""
+    """A test signal for `seconds` at `level_dbm0`; see `gateway.media.signals`."""
+    seconds: float = 0.0
+    level_dbm0: float = 0.0
 
 
 class StopPlay(_Action, frozen=True, kw_only=True):
@@ -274,6 +278,39 @@ class SendMessage(_Action, frozen=True, kw_only=True):
     trace: str = ""
 
 
+# Tests: carried out by the gateway's tester
+
+
+class Outcome(StrEnum):
+    """How far a test of a path got."""
+
+    HEARD = "heard"
+    """Signal and answer are recorded, to be measured."""
+    REFUSED = "refused"
+    """It must not, or cannot, be carried out at all."""
+    PUT_OFF = "put off"
+    """Somebody else needs the line: later."""
+    UNANSWERED = "unanswered"
+    """It rang, and nobody answered."""
+    FAILED = "failed"
+    """It began, and ended too early."""
+
+
+class FinishPathTest(_Action, frozen=True, kw_only=True):
+    """Measure what was recorded, or say why there is nothing; `PathTested` follows."""
+
+    test: str
+    endpoint: str
+    kind: PathTestKind
+    outcome: Outcome
+    detail: str = ""
+    sent: str = ""
+    """File of the recordings directory: received left, sent right."""
+    heard: str = ""
+    """Another one, when another endpoint listened."""
+    trace: str = ""
+
+
 # For the record
 
 
@@ -335,5 +372,6 @@ MediaAction = (
     | StopRecord
 )
 PlaceAction = SetOutput | AcknowledgeAlarm | Command | SendMessage
+TestAction = FinishPathTest
 RecordAction = Note | OpenAlarm | CloseAlarm
-Action = LegAction | MediaAction | PlaceAction | RecordAction
+Action = LegAction | MediaAction | PlaceAction | TestAction | RecordAction

@@ -176,6 +176,7 @@ class Alarms:
 
     def _begin(self, alarm: Alarm, match: Match) -> None:
         alarm.plan = Alert(self.board, alarm, match)
+        self.board.testing.alarmed(alarm)
         alarm.plan.begin()
 
     def _wait(self, alarm: Alarm, match: Match) -> None:

@@ -138,6 +138,8 @@ class Call:
     record: bool = False
     talk: Talk = field(default_factory=Talk)
     """How its telephones come to the floor, from the route."""
+    yields: bool = False
+    """It makes room for anybody, also for calls of its own priority."""
     after: tuple[OutputSetting, ...] = ()
     """Outputs to set when the call is over."""
 

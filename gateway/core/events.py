@@ -42,6 +42,17 @@ class Quality(StrEnum):
     BAD = "bad"
 
 
+class PathTestKind(StrEnum):
+    """What is found out about the path to an endpoint."""
+
+    TONE = "tone"
+    """A tone plays for whoever listens; what comes back is measured: hum, noise, DC."""
+    LOOP = "loop"
+    """Noise is sent; what comes back of it: delay, loss, echo of a hybrid."""
+    ACOUSTIC = "acoustic"
+    """A sweep sounds from a loudspeaker; a microphone hears it."""
+
+
 class _Event(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
     pass
 
@@ -315,6 +326,50 @@ class AcknowledgeRequested(_Event, frozen=True, kw_only=True):
     by: str = ""
 
 
+class PathTestRequested(_Event, frozen=True, kw_only=True):
+    """A person or the timetable asked for a test of the path to an endpoint."""
+
+    test: str
+    """Id of this test."""
+    endpoint: str
+    number: str = ""
+    """What is dialled there, for a trunk."""
+    kind: PathTestKind
+    signal: str
+    """What is played; see `gateway.media.signals`."""
+    level_dbm0: float = -10.0
+    seconds: float = 3.0
+    listen: str = ""
+    """Another endpoint whose microphone hears it; empty: its own."""
+    transmit: bool = False
+    """A transmitter may be keyed for it."""
+    ring_s: float = 30.0
+    scheduled: bool = False
+    """Nobody waits for it: it makes way for an emergency before it begins."""
+    by: str = ""
+    trace: str
+
+
+class PathTested(_Event, frozen=True, kw_only=True):
+    """The outcome of a test of a path."""
+
+    test: str
+    endpoint: str
+    kind: PathTestKind
+    ok: bool
+    judged: bool = True
+    """False: it could not be carried out now; nothing is known of the path."""
+    verdict: str
+    """In a word or two: ``closed``, ``open``, ``hybrid echo``, ``loudspeaker silent``..."""
+    detail: str = ""
+    """In a sentence."""
+    figures: dict[str, float] = {}
+    """What was measured; each name ends in its unit."""
+    listen: str = ""
+    scheduled: bool = False
+    trace: str = ""
+
+
 # The gateway itself
 
 
@@ -367,6 +422,8 @@ Event = (
     | CallRequested
     | HangupRequested
     | AcknowledgeRequested
+    | PathTestRequested
+    | PathTested
     | AdapterReady
     | AdapterLost
     | StopRequested

@@ -100,8 +100,12 @@ class Lines:
         endpoint = target.endpoint
         if self.seize(endpoint, priority):
             return None
-        closing = sum(not leg.live for leg in self._legs.get(endpoint, ()))
-        if priority > Priority.ROUTINE and closing > self._ahead(endpoint, priority):
+        # A routine call waits for no line, but a test must never have cost it one.
+        closing = sum(
+            not leg.live and (priority > Priority.ROUTINE or leg.call.yields)
+            for leg in self._legs.get(endpoint, ())
+        )
+        if closing > self._ahead(endpoint, priority):
             return self._wait(endpoint, priority, act, FREED_S)
         victim = self._victim(endpoint, priority)
         if victim:
@@ -168,8 +172,8 @@ class Lines:
     def _victim(self, endpoint: str, priority: Priority) -> Leg | None:
         """The lowest call below this priority; among equals the youngest has least to lose."""
         legs = [leg for leg in self._legs.get(endpoint, ()) if leg.live]
-        lowest = min(reversed(legs), key=lambda leg: leg.call.priority, default=None)
-        return lowest if lowest and lowest.call.priority < priority else None
+        lowest = min(reversed(legs), key=_rank, default=None)
+        return lowest if lowest and _rank(lowest) < priority else None
 
     def _displace(self, victim: Leg, priority: Priority) -> None:
         board, call = self.board, victim.call
@@ -185,3 +189,8 @@ class Lines:
                 board.confirm_and_hang_up(partner, WARNING_TONE, Cause.PREEMPTED, reason)
             else:
                 board.hangup(partner, Cause.PREEMPTED, reason)
+
+
+def _rank(leg: Leg) -> int:
+    """What a call must be above to take the leg's line."""
+    return -1 if leg.call.yields else int(leg.call.priority)

@@ -68,6 +68,8 @@ from gateway.core.events import (
     MessageReceived,
     PageDelivered,
     PanelChanged,
+    PathTested,
+    PathTestRequested,
     Priority,
     StopRequested,
     ToneHeard,
@@ -76,6 +78,7 @@ from gateway.core.events import (
 from gateway.core.features import Features
 from gateway.core.hunting import Callback
 from gateway.core.lines import Lines
+from gateway.core.pathtest import PathTests
 from gateway.core.pins import Pins
 from gateway.core.plans import LastWords, Plan
 from gateway.core.routes import OutputSetting, RouteTable
@@ -131,6 +134,7 @@ class Switchboard:
         self.pins = Pins(self)
         self.transfers = Transfers(self)
         self.alarming = Alarms(self)
+        self.testing = PathTests(self)
         self._handlers: dict[type, Callable[[Any], None]] = {
             LegOffered: self._leg_offered,
             LegRinging: self._leg_moved,
@@ -161,6 +165,8 @@ class Switchboard:
             MessageReceived: self._message_received,
             CallRequested: self._call_requested,
             HangupRequested: self._hangup_requested,
+            PathTestRequested: self.testing.requested,
+            PathTested: lambda event: None,
             AdapterReady: lambda event: None,
             AdapterLost: lambda event: None,
             StopRequested: self._stop_requested,
@@ -453,7 +459,9 @@ class Switchboard:
         self._add(leg)
         if self.stopping:
             self.hangup(leg, Cause.CONGESTION, "the gateway is stopping")
-        elif event.replaces:
+            return
+        self.testing.offered(leg)
+        if event.replaces:
             self.transfers.replace(leg, event.replaces)
         else:
             self.routing.route(leg, event)
@@ -596,6 +604,7 @@ class Switchboard:
 
     def _stop_requested(self, event: StopRequested) -> None:
         self.stopping = True
+        self.testing.stop("the gateway stops")
 
         def end_all() -> None:
             self.closed = True

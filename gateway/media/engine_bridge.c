@@ -289,7 +289,7 @@ static void frame_in(ce_stream *s)
     else
         s->c.silent_frames = 0;
     if (s->in_state == 1)
-        ce_health_frame(s, s->pcm_in, n, s->c.level_in.sum_squares - before, 1);
+        ce_health_frame(s, s->f->pcm_in, n, s->c.level_in.sum_squares - before, 1);
     if (s->opt.detect_dtmf | s->opt.n_tones | s->opt.detect_fsk)
         detect(s);
     if (s->speech.config.on)

@@ -33,6 +33,7 @@ from gateway.core.events import (
     ToneHeard,
 )
 from gateway.errors import DeviceError, GatewayError
+from gateway.media import signals
 from gateway.media.speech import Synthesiser
 from gateway.media.streams import (
     DeviceFailed,
@@ -41,6 +42,7 @@ from gateway.media.streams import (
     MediaStarted,
     MediaTimeout,
     PlayEnded,
+    RecordEnded,
     SpeechChanged,
     Stream,
     StreamOptions,
@@ -116,9 +118,11 @@ class Patchbay:
         synthesiser: Synthesiser | None = None,
         on_opened: Callable[[str, Stream], None] | None = None,
         on_closed: Callable[[str, StreamStats, int], None] | None = None,
+        on_recorded: Callable[[RecordEnded], None] | None = None,
     ) -> None:
         """on_opened: told leg and stream of each new one. on_closed: told leg, last counters and
-        number of each before it is closed."""
+        number of each before it is closed. on_recorded: told of each recording that is complete
+        while its stream is open."""
         self.engine = engine
         self._log = log
         self._sounds_dir = sounds_dir
@@ -126,6 +130,7 @@ class Patchbay:
         self._synthesiser = synthesiser
         self._on_opened = on_opened
         self._on_closed = on_closed
+        self._on_recorded = on_recorded
         self._legs: dict[str, _Audio] = {}
         self._floors: dict[str, str | None] = {}
         """Who has the floor in each half-duplex bridge."""
@@ -322,6 +327,9 @@ class Patchbay:
                 self._play_file(stream, action, resolve(self._sounds_dir, action.file))
             elif action.text:
                 self._speak(action)
+            elif action.signal:
+                pcm = signals.samples(action.signal, action.level_dbm0, action.seconds)
+                stream.play_samples(pcm, rate=signals.RATE, play=action.play)
         except GatewayError as error:
             self._cannot_play(stream, action, error)
 
@@ -400,6 +408,8 @@ class Patchbay:
         on_event: Callable[[MediaEvent], bool] | None,
         emit: Callable[[Event], None],
     ) -> None:
+        if isinstance(event, RecordEnded) and self._on_recorded is not None:
+            self._on_recorded(event)
         audio = self._legs.get(leg)
         if audio is None or audio.stream is not stream:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+from array import array
 from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
@@ -40,6 +41,26 @@ def load(path: str, rate: int) -> bytes:
     if channels > 1:
         audio = _engine.to_mono(audio, channels)
     return audio if file_rate == rate else _engine.resample(audio, file_rate, rate)
+
+
+def directions(path: str, rate: int) -> tuple[bytes, bytes]:
+    """What a recording of both directions holds, at `rate` Hz: received, and sent.
+
+    Raises `DeviceError` when it cannot be read, or is no recording of two channels.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES)
+    except OSError as error:
+        raise DeviceError(f"{path}: {error.strerror}") from error
+    form, channels, file_rate, bits, audio = _parse(path, data)
+    if (form, channels, bits) != (_PCM, 2, 16) or file_rate not in _RATES:
+        raise DeviceError(f"{path}: not a recording of two channels of 16-bit PCM")
+    both = array("h", audio[: len(audio) // 4 * 4])
+    found = [both[side::2].tobytes() for side in (0, 1)]
+    if file_rate != rate:
+        found = [bytes(_engine.resample(each, file_rate, rate)) for each in found]
+    return found[0], found[1]
 
 
 def _parse(path: str, data: bytes) -> tuple[int, int, int, int, bytes]:

@@ -279,7 +279,7 @@ class OpenCall(msgspec.Struct, kw_only=True, omit_defaults=True):
             outcome = Outcome.ABANDONED if self.abandoned else Outcome.FAILED
         cause = self.cause if self.cause is not None else cause
         kind = self.kind
-        if self.n_dialled and self.n_listening == self.n_dialled:
+        if kind is not Kind.TEST and self.n_dialled and self.n_listening == self.n_dialled:
             kind = Kind.PAGE
         return CallRecord(
             id=self.id,

@@ -27,6 +27,7 @@ from gateway.core.events import (
     LegRetrieved,
     LegRinging,
     PageDelivered,
+    PathTestRequested,
 )
 from gateway.media.streams import StreamStats
 from gateway.records.open import Demand, OpenCall, OpenLeg
@@ -223,6 +224,10 @@ class Recorder:
             mono=envelope.mono,
             priority=int(body.priority),
         )
+        self._demand(body.trace, demand)
+
+    def _tested(self, envelope: Envelope, body: PathTestRequested) -> None:
+        demand = Demand(kind=Kind.TEST, endpoint=_text(body.endpoint), mono=envelope.mono)
         self._demand(body.trace, demand)
 
     def _input_changed(self, envelope: Envelope, body: InputChanged) -> None:
@@ -489,6 +494,7 @@ _OTHERS: Final[dict[type, Callable[..., None]]] = {
     Note: Recorder._noted,
     AlarmRaised: Recorder._alarm_raised,
     CallRequested: Recorder._requested,
+    PathTestRequested: Recorder._tested,
     InputChanged: Recorder._input_changed,
     OpenAlarm: Recorder._alarm_opened,
 }

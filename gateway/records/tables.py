@@ -34,6 +34,8 @@ class Kind(StrEnum):
     ALARM = "alarm"
     REQUESTED = "requested"
     """An operator or schedule asked for it."""
+    TEST = "test"
+    """A test of a path: nobody's call."""
     PAGE = "page"
     """Whatever began it: nobody was expected to answer, all called legs only listen."""
 

@@ -49,6 +49,8 @@ from gateway.core.events import (
     LegRetrieved,
     LegRinging,
     MediaLost,
+    PathTestKind,
+    PathTestRequested,
     Priority,
     Quality,
     Severity,
@@ -268,7 +270,7 @@ class World(RuleBasedStateMachine):
         """Nobody makes room for an equal."""
         taker = Priority[action.detail.rpartition(" ")[2].upper()]
         known = self.board.legs.get(action.leg)
-        assert known is None or known.call.priority < taker
+        assert known is None or known.call.yields or known.call.priority < taker
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 2.0, 5.0, 15.0, 31.0]))
     def wait(self, seconds: float) -> None:
@@ -321,6 +323,27 @@ class World(RuleBasedStateMachine):
     def operator(self, origin: str, to: str) -> None:
         self.linked = self.linked or not origin.startswith(("fxs/", "sip/"))
         self.feed(CallRequested(origin=origin, target=to, trace="t"))
+
+    @rule(
+        place=st.sampled_from(PLACES),
+        kind=st.sampled_from(list(PathTestKind)),
+        listen=st.sampled_from(["", "", "fxs/1", "radio/n"]),
+        bold=st.booleans(),
+    )
+    def path_test(self, place: str, kind: PathTestKind, listen: str, bold: bool) -> None:
+        self.feed(
+            PathTestRequested(
+                test=f"test-{next(self.names)}",
+                endpoint=place,
+                number="1" if place == "sip/telco" else "",
+                kind=kind,
+                signal="noise",
+                listen=listen,
+                transmit=bold,
+                scheduled=not bold,
+                trace="t",
+            )
+        )
 
     @precondition(lambda self: self.open)
     @rule(
@@ -469,6 +492,7 @@ class World(RuleBasedStateMachine):
         assert not board.calls
         assert not board.bridges
         assert not board.lines.waiting()
+        assert not board.testing._running
         assert board.next_timeout() is None
         leftovers = (board.features._kept, board._expected, board.rooms._bridges)
         leftovers += (board.rooms._invited, board.lines._legs, board.lines._queue)

@@ -15,6 +15,9 @@ from peers import Peer
 
 from gateway.media.engine import Engine, OpenStream
 from gateway.media.streams import Codec, MediaEvent, RtpSpec, StreamOptions
+from tests._codecs.conftest import program
+
+__all__ = ["program"]
 
 CODECS = {
     0: (Codec.PCMU, 8000),
