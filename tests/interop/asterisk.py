@@ -1,0 +1,148 @@
+"""Asterisk as another exchange, at an address of its own.
+
+Debian 12 does not have it. Any program `asterisk` in PATH will do, also a script that starts one
+in a root directory of its own, as long as it sees the same /tmp.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from gateway.lab.softphone import free_port
+from tests.interop.peers import Program, need, until
+
+ADDRESS = "127.0.2.50"
+_DIRECTORIES = """
+[directories]
+astetcdir => {home}
+astrundir => {home}/run
+astlogdir => {home}/log
+astspooldir => {home}/spool
+astdbdir => {home}/db
+astvarlibdir => {home}/lib
+astkeydir => {home}/lib
+astmoddir => /usr/lib/x86_64-linux-gnu/asterisk/modules
+astdatadir => /usr/share/asterisk
+[options]
+verbose = 3
+"""
+_MODULES = """
+require = chan_pjsip.so
+pbx_config app_dial app_echo app_transfer app_verbose app_playback app_stack func_callerid
+func_channel res_pjproject res_sorcery_config res_sorcery_memory res_sorcery_astdb res_pjsip
+res_pjsip_pubsub res_pjsip_session res_pjsip_sdp_rtp res_pjsip_caller_id res_pjsip_nat
+res_pjsip_endpoint_identifier_ip res_pjsip_endpoint_identifier_user res_pjsip_registrar
+res_pjsip_authenticator_digest res_pjsip_rfc3326 res_pjsip_dtmf_info res_pjsip_acl res_pjsip_refer
+res_pjsip_dlg_options res_pjsip_empty_info res_rtp_asterisk res_timing_timerfd bridge_simple
+bridge_native_rtp bridge_softmix bridge_builtin_features bridge_builtin_interval_features
+codec_ulaw codec_alaw codec_a_mu codec_g722 codec_resample features
+"""
+_PJSIP = """
+[global]
+type=global
+endpoint_identifier_order=username,ip
+[udp]
+type=transport
+protocol=udp
+bind={address}:{port}
+[gateway]
+type=endpoint
+context=all
+disallow=all
+allow=ulaw,alaw
+direct_media=no
+rtp_symmetric=no
+media_address={address}
+bind_rtp_to_media_address=yes
+moh_passthrough=yes
+aors=gateway
+[gateway]
+type=aor
+contact=sip:127.0.0.1:{peer}
+[gateway]
+type=identify
+endpoint=gateway
+match=127.0.0.1
+[dora]
+type=endpoint
+context=all
+disallow=all
+allow=ulaw
+direct_media=no
+media_address={address}
+bind_rtp_to_media_address=yes
+moh_passthrough=yes
+auth=dora
+aors=dora
+[dora]
+type=auth
+auth_type=userpass
+username=dora
+password=d1
+[dora]
+type=aor
+max_contacts=1
+"""
+_EXTENSIONS = """
+[all]
+exten => 9000,1,Answer()
+ same => n,Echo()
+exten => 9001,1,Answer()
+ same => n,Wait(1)
+ same => n,Transfer(PJSIP/sip:202@127.0.0.1:{peer})
+ same => n,Wait(1)
+ same => n,Hangup()
+exten => 9002,1,Dial(PJSIP/dora,20)
+exten => _2XX,1,Dial(PJSIP/${{EXTEN}}@gateway,20)
+"""
+
+
+class Asterisk(Program):
+    """Exchange with one telephone (`dora`), an echo at 9000 and one who transfers us at 9001."""
+
+    def __init__(self, directory: Path, peer: int, port: int = 0) -> None:
+        """`peer`: the gateway's port."""
+        need("asterisk")
+        self.port = port or free_port(socket.SOCK_DGRAM)
+        for name in ("run", "log", "spool", "db", "lib"):
+            (directory / name).mkdir(parents=True, exist_ok=True)
+        first, *rest = _MODULES.split("\n", 2)[1:]
+        loads = "\n".join(
+            f"load = {name}.so" for name in " ".join(rest).split() if name != "features"
+        )
+        files = {
+            "asterisk.conf": _DIRECTORIES.format(home=directory),
+            "modules.conf": f"[modules]\nautoload=no\n{first}\n{loads}\n",
+            "pjsip.conf": _PJSIP.format(address=ADDRESS, port=self.port, peer=peer),
+            "extensions.conf": _EXTENSIONS.format(peer=peer),
+            "rtp.conf": "[general]\nrtpstart=30000\nrtpend=30100\n",
+            "logger.conf": "[logfiles]\nconsole => notice,warning,error,verbose\n",
+            "features.conf": "[general]\n",
+        }
+        for name in ("pjproject", "cdr", "cel", "http", "manager", "acl", "ccss", "udptl"):
+            files[f"{name}.conf"] = ""
+        files["indications.conf"] = "[general]\ncountry=us\n[us]\nringcadence = 2000,4000\n"
+        for name, text in files.items():
+            (directory / name).write_text(text)
+        super().__init__(["asterisk", "-f", "-C", str(directory / "asterisk.conf")], directory)
+
+    async def ready(self) -> None:
+        """Wait until it answers."""
+        await until(self._answers, "asterisk is there", 30.0)
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            probe.settimeout(0.1)
+            own = "{}:{}".format(*probe.getsockname())
+            probe.sendto(
+                f"OPTIONS sip:{ADDRESS} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bK1;rport\r\n"
+                f"From: <sip:t@{own}>;tag=1\r\nTo: <sip:{ADDRESS}>\r\nCall-ID: {own}\r\n"
+                "CSeq: 1 OPTIONS\r\nMax-Forwards: 5\r\nContent-Length: 0\r\n\r\n".encode(),
+                (ADDRESS, self.port),
+            )
+            try:
+                return probe.recv(2000).startswith(b"SIP/2.0 ")
+            except OSError:
+                return False
