@@ -1,7 +1,59 @@
-"""For all tests."""
+"""Boxes for every test that drives the gateway from outside; the sanitizers' part in a run."""
 
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.box import Box
 
 # How long one example takes says something of the machine and who else uses it, not of the code.
 settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gateway")
+
+if os.environ.get("CROSSPOINT_SANITIZE"):
+    # Foreign programs are not to run under our sanitizers; one of our own asks for them again.
+    os.environ["CROSSPOINT_PRELOAD"] = os.environ.pop("LD_PRELOAD", "")
+
+
+def pytest_sessionfinish() -> None:
+    """What nothing points to any more, while all that Python holds is still there."""
+    if os.environ.get("CROSSPOINT_SANITIZE"):
+        ctypes.CDLL(None).__lsan_do_recoverable_leak_check()
+
+
+@pytest.fixture
+def box() -> Iterator[Box]:
+    """A running gateway of its own."""
+    made = Box()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def idle() -> Iterator[Box]:
+    """A configuration whose gateway does not run."""
+    made = Box()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def talking() -> Iterator[Box]:
+    """A gateway on which carol, by herself, has called 900 and talks to bob."""
+    made = Box(carol='calls = "900"\nevery_s = 3600.0')
+    try:
+        made.start()
+        made.wait_for_call()
+        yield made
+    finally:
+        made.close()
