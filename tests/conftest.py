@@ -15,15 +15,17 @@ from tests.box import Box
 settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gateway")
 
-if os.environ.get("CROSSPOINT_SANITIZE"):
-    # Foreign programs are not to run under our sanitizers; one of our own asks for them again.
+
+@pytest.fixture(scope="session", autouse=True)
+def sanitizers() -> Iterator[None]:
+    """Under `make sanitize`: keeps foreign programs free of them, and looks for leaks at the end,
+    while all that Python holds is still there."""
+    if not os.environ.get("CROSSPOINT_SANITIZE"):
+        yield
+        return
     os.environ["CROSSPOINT_PRELOAD"] = os.environ.pop("LD_PRELOAD", "")
-
-
-def pytest_sessionfinish() -> None:
-    """What nothing points to any more, while all that Python holds is still there."""
-    if os.environ.get("CROSSPOINT_SANITIZE"):
-        ctypes.CDLL(None).__lsan_do_recoverable_leak_check()
+    yield
+    ctypes.CDLL(None).__lsan_do_recoverable_leak_check()
 
 
 @pytest.fixture
