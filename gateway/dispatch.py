@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from gateway.adapters.base import Log
 from gateway.core.actions import (
     AcknowledgeAlarm,
     Action,
@@ -48,11 +46,6 @@ RENEW_S: Final = 0.5
 """How often the lease of a keyed transmitter is renewed."""
 
 
-class _Switch(Exchange, Protocol):
-    counters: Counter[str]
-    log: Log
-
-
 class Dispatch:
     """Carries out actions: by the adapter that owns the leg or endpoint, or by the patchbay.
 
@@ -60,7 +53,7 @@ class Dispatch:
     answered or hung up ends, everything else is logged and counted.
     """
 
-    def __init__(self, exchange: _Switch) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._keyed: dict[str, Key] = {}
         """Transmitters whose lease is renewed."""

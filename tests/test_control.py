@@ -230,7 +230,7 @@ async def test_a_reader_that_is_too_slow_is_told(
         assert values == sorted(values)
         assert len(values) + dropped == 1000
         await lines.aclose()
-        assert not desk.gateway._feeds
+        assert not desk.gateway.feeds
 
 
 async def test_500_calls_are_shown_within_50_ms(tmp_path: Path) -> None:
