@@ -1,15 +1,17 @@
-"""Boxes for every test that drives the gateway from outside; the sanitizers' part in a run."""
+"""What tests of several rooms share; the sanitizers' part in a run."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.box import Box
+from tests.small_disk import SmallDisk, mounted
 
 # How long one example takes says something of the machine and who else uses it, not of the code.
 settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,6 +28,13 @@ def sanitizers() -> Iterator[None]:
     os.environ["CROSSPOINT_PRELOAD"] = os.environ.pop("LD_PRELOAD", "")
     yield
     ctypes.CDLL(None).__lsan_do_recoverable_leak_check()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A file system of two mebibytes."""
+    with mounted(tmp_path / "disk") as disk:
+        yield disk
 
 
 @pytest.fixture
