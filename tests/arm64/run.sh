@@ -114,7 +114,7 @@ SCRIPT
 run() {
     "$home/python" -m pytest -q tests/_codecs tests/drivers/test_framer.py \
         tests/media/test_engine.py tests/media/test_bridges.py tests/media/test_devices.py \
-        tests/media/test_offer.py tests/media/test_patchbay.py tests/media/test_speech.py \
+        tests/media/test_offer.py tests/media/test_patchbay.py \
         --deselect tests/_codecs/test_stubs.py \
         --deselect tests/media/test_engine.py::test_ten_thousand_opens_leave_nothing_behind \
         --deselect tests/media/test_engine.py::test_pacing_holds_beside_a_busy_python_thread \
