@@ -37,10 +37,10 @@ bench: $(VENV)/test.stamp $(SIPPY) ## figures against peers in the same run
 soak: $(VENV)/test.stamp          ## an hour of calls: what does it hold on to
 	@$(BIN)/python -m tests.soak
 
-sanitize: $(VENV)/test.stamp      ## codecs and engine under the address and UB sanitizers
+sanitize: $(VENV)/test.stamp      ## the compiled parts under the address, UB and leak sanitizers
 	@tests/sanitize.sh
 
-arm64: $(VENV)/test.stamp         ## the compiled parts for arm64: built, run, compared
+arm64: $(VENV)/test.stamp         ## the compiled parts on an arm64 Debian, emulated
 	@hardware/lab/packages.sh arm64
 	@tests/arm64/run.sh
 

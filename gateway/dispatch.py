@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from gateway.adapters.base import Log
 from gateway.core.actions import (
     AcknowledgeAlarm,
     Action,
@@ -49,13 +47,6 @@ RENEW_S: Final = 0.5
 """How often the lease of a keyed transmitter is renewed."""
 
 
-class _Switch(Exchange, Protocol):
-    counters: Counter[str]
-    log: Log
-
-    def finish_test(self, action: FinishPathTest) -> None: ...
-
-
 class Dispatch:
     """Carries out actions: by the adapter that owns the leg or endpoint, or by the patchbay.
 
@@ -63,8 +54,11 @@ class Dispatch:
     answered or hung up ends, everything else is logged and counted.
     """
 
-    def __init__(self, exchange: _Switch) -> None:
+    def __init__(
+        self, exchange: Exchange, *, finish_test: Callable[[FinishPathTest], None]
+    ) -> None:
         self._exchange = exchange
+        self._finish_test = finish_test
         self._keyed: dict[str, Key] = {}
         """Transmitters whose lease is renewed."""
         self._do = self._handlers()
@@ -94,7 +88,7 @@ class Dispatch:
             StopRecord,
         )  # fmt: skip
         found |= dict.fromkeys(media, self._exchange.patchbay.execute)
-        found[FinishPathTest] = self._exchange.finish_test
+        found[FinishPathTest] = self._finish_test
         # For the record alone, where they are already.
         found |= dict.fromkeys((Note, OpenAlarm, CloseAlarm), lambda action: None)
         return found

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
+import time
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
@@ -54,11 +57,12 @@ from gateway.core.events import (
     ToneHeard,
     TransferRequested,
 )
+from gateway.core.ids import Ids
 from gateway.core.numbers import Completeness
 from gateway.errors import DeviceError, GatewayError, Unsupported, UsageError
 from gateway.media.patchbay import Patchbay
 from gateway.media.streams import DeviceFailed, MediaEvent, Stream, StreamOptions, StreamSpec
-from gateway.timeline.wire import Ends
+from gateway.timeline.wire import Ends, Ring, WireEntry
 
 CANCEL_S: Final = 5.0
 """How long an adapter may take to end its legs when it is cancelled."""
@@ -88,32 +92,62 @@ class Borrowed:
     stream: Stream
 
 
-class Exchange(Protocol):
+class Exchange(ABC):
     """What the hosts share: who owns which leg and endpoint, and the bus."""
 
-    legs: dict[str, AdapterHost]
-    """Open legs and who carries them out."""
-    places: dict[str, tuple[Endpoint, AdapterHost]]
-    """Endpoints as last announced, and whose they are."""
-    loans: dict[str, Borrowed]
-    """Legs whose audio is another adapter's."""
-    patchbay: Patchbay
+    def __init__(self, patchbay: Patchbay, *, wires: Ring, log: Log) -> None:
+        self.patchbay = patchbay
+        self.log = log
+        self.counters: Counter[str] = Counter()
+        self.legs: dict[str, AdapterHost] = {}
+        """Open legs and who carries them out."""
+        self.places: dict[str, tuple[Endpoint, AdapterHost]] = {}
+        """Endpoints as last announced, and whose they are."""
+        self.loans: dict[str, Borrowed] = {}
+        """Legs whose audio is another adapter's."""
+        self.feeds: set[Feed] = set()
+        """Who follows the bus."""
+        self.wires = wires
+        """What went over the wires in the last minutes."""
+        self._ids = Ids(random.Random(random.SystemRandom().getrandbits(128)).getrandbits)
+        self._leg_numbers: dict[str, int] = {}
 
-    def now(self) -> float: ...
+    @abstractmethod
+    def now(self) -> float:
+        """Monotonic seconds: the event loop's."""
 
+    @abstractmethod
     def accept(self, event: Event, host: AdapterHost | None) -> None:
         """Queue an event for the switchboard."""
 
-    def mint_leg(self, endpoint: str) -> str: ...
+    @abstractmethod
+    def completeness(self, endpoint: str, digits: str) -> Completeness:
+        """Whether digits dialled on an endpoint are a whole number."""
+
+    def mint_leg(self, endpoint: str) -> str:
+        """The id of a new leg of an endpoint."""
+        self._leg_numbers[endpoint] = number = self._leg_numbers.get(endpoint, 0) + 1
+        return f"{endpoint}#{number}"
 
     def minted(self, leg: str) -> bool:
         """Whether a leg of this id ever existed."""
+        endpoint, _, number = leg.rpartition("#")
+        return number.isdigit() and 0 < int(number) <= self._leg_numbers.get(endpoint, 0)
 
-    def mint_id(self) -> str: ...
+    def mint_id(self) -> str:
+        """A new global id."""
+        return self._ids.uuid7(time.time())
 
-    def completeness(self, endpoint: str, digits: str) -> Completeness: ...
+    def subscribe(self, maximum: int = 10_000) -> Feed:
+        """Follow the bus."""
+        feed = Feed(maximum, self.feeds.discard)
+        self.feeds.add(feed)
+        return feed
 
-    def subscribe(self, maximum: int) -> Feed: ...
+    def publish(self, envelope: Envelope) -> None:
+        """Put an envelope on the bus."""
+        for feed in tuple(self.feeds):
+            feed.put(envelope)
 
     def wire(
         self,
@@ -126,10 +160,25 @@ class Exchange(Protocol):
         words: str,
         ends: Ends | None,
     ) -> None:
-        """Keep what went over a wire."""
+        """Keep what went over a wire, for a while."""
+        self.wires.put(
+            WireEntry(
+                mono=self.now(),
+                at=time.time(),
+                adapter=adapter,
+                about=about,
+                outward=outward,
+                kind=kind,
+                data=data,
+                key=key,
+                words=words,
+                ends=ends,
+            )
+        )
 
     def tie(self, leg: str, key: str) -> None:
         """Keep which leg a dialogue is of."""
+        self.wires.tie(self.now(), leg, key)
 
 
 class Feed:

@@ -13,7 +13,6 @@ import contextlib
 import random
 import signal
 import time
-from collections import Counter
 from typing import Any, Final
 
 import msgspec
@@ -21,7 +20,7 @@ import msgspec
 from gateway import logs
 from gateway.adapters.base import Log
 from gateway.config import AdapterSection, Configuration
-from gateway.core.actions import Action, CloseAlarm, Command, FinishPathTest, Hangup
+from gateway.core.actions import Action, CloseAlarm, Command, Hangup
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Condition, Duplex, Endpoint
 from gateway.core.envelope import Envelope
@@ -38,12 +37,11 @@ from gateway.core.events import (
     Severity,
     StopRequested,
 )
-from gateway.core.ids import Ids
 from gateway.core.numbers import Completeness
 from gateway.core.switchboard import Switchboard
 from gateway.dispatch import Dispatch
 from gateway.errors import DeviceError
-from gateway.hosting import AdapterHost, Borrowed, Feed
+from gateway.hosting import AdapterHost, Exchange
 from gateway.inbox import Inbox
 from gateway.journal import Journal, StorageState
 from gateway.media.engine import Engine
@@ -58,7 +56,7 @@ from gateway.records.ops import StoreOp
 from gateway.timeline.export import HepExport
 from gateway.timeline.redact import Redactor, secrets_of
 from gateway.timeline.taps import Taps
-from gateway.timeline.wire import Ends, Ring, WireEntry
+from gateway.timeline.wire import Ring
 
 BATCH: Final = 100
 """Events processed before sockets get their turn again."""
@@ -73,7 +71,7 @@ GOODBYE_S: Final = 3.0
 """How long adapters get to say goodbye to their far ends after the drain limit."""
 
 
-class Gateway:
+class Gateway(Exchange):
     """The daemon. Driven by `run`; `stop` ends it, `gateway.reload` changes its configuration.
 
     `engine` and `log` replace the real ones in tests.
@@ -90,15 +88,12 @@ class Gateway:
         self.configuration = configuration
         self.generation = 1
         """Counts the configurations that were applied."""
-        self.counters: Counter[str] = Counter()
         self.started_at = 0.0
         self.stopping = False
-        self.log: Log = log or logs.get()
+        own_log: Log = log or logs.get()
         box = configuration.gateway
         media = configuration.media
         self.box = box.name
-        self._ids = Ids(random.Random(random.SystemRandom().getrandbits(128)).getrandbits)
-        self._leg_numbers: dict[str, int] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self.engine: Any = engine or Engine(
             max_streams=media.max_streams,
@@ -118,9 +113,9 @@ class Gateway:
             data_dir=configuration.data_dir,
             recordings_dir=configuration.recordings_dir,
         )
-        self.patchbay = Patchbay(
+        patchbay = Patchbay(
             self.engine,
-            log=self.log,
+            log=own_log,
             sounds_dir=configuration.sounds_dir,
             recordings_dir=configuration.recordings_dir,
             synthesiser=self._synthesiser,
@@ -128,6 +123,11 @@ class Gateway:
             on_closed=self._stream_closed,
             on_recorded=self.tester.recorded,
         )
+        wires = Ring(
+            keep_s=configuration.capture.keep_s,
+            maximum_bytes=configuration.capture.signalling_mb << 20,
+        )
+        super().__init__(patchbay, wires=wires, log=own_log)
         self.journal = Journal(
             configuration.journal_dir,
             total_bytes=configuration.journal.total_mb << 20,
@@ -147,9 +147,6 @@ class Gateway:
         self.switchboard = Switchboard(
             configuration.table(), new_leg=self.mint_leg, new_id=self.mint_id
         )
-        self.legs: dict[str, AdapterHost] = {}
-        self.places: dict[str, tuple[Endpoint, AdapterHost]] = {}
-        self.loans: dict[str, Borrowed] = {}
         self.hosts: dict[str, AdapterHost] = {}
         self._given_log = log
         self._supervisors: dict[AdapterHost, asyncio.Task[None]] = {}
@@ -165,11 +162,6 @@ class Gateway:
         self._timer_due: float | None = None
         self._pins = any(route.pins for route in configuration.routes)
         """Whether numbers that are dialled may hold a PIN."""
-        self.wires = Ring(
-            keep_s=configuration.capture.keep_s,
-            maximum_bytes=configuration.capture.signalling_mb << 20,
-        )
-        """What went over the wires in the last minutes."""
         self.export: HepExport | None = None
         if configuration.capture.hep:
             self.export = HepExport(
@@ -182,12 +174,11 @@ class Gateway:
             self.wires.copies.append(self.export.put)
         self.redactor = _redactor(configuration)
         """Through which everybody looks at it."""
-        self._feeds: set[Feed] = set()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._idle = asyncio.Event()
         self._all_up = asyncio.Event()
-        self._dispatch = Dispatch(self)
+        self._dispatch = Dispatch(self, finish_test=self.tester.finish)
 
     # The exchange: what adapters' hosts use
 
@@ -199,65 +190,10 @@ class Gateway:
         """The adapters' endpoints by id, each with the kind of its adapter."""
         return {name: (place, host.adapter.kind) for name, (place, host) in self.places.items()}
 
-    def finish_test(self, action: FinishPathTest) -> None:
-        """Judge what a test of a path has recorded."""
-        self.tester.finish(action)
-
-    def mint_leg(self, endpoint: str) -> str:
-        """The id of a new leg of an endpoint."""
-        self._leg_numbers[endpoint] = number = self._leg_numbers.get(endpoint, 0) + 1
-        return f"{endpoint}#{number}"
-
-    def minted(self, leg: str) -> bool:
-        """Whether a leg of this id ever existed."""
-        endpoint, _, number = leg.rpartition("#")
-        return number.isdigit() and 0 < int(number) <= self._leg_numbers.get(endpoint, 0)
-
-    def mint_id(self) -> str:
-        """A new global id."""
-        return self._ids.uuid7(time.time())
-
     def completeness(self, endpoint: str, digits: str) -> Completeness:
         """Whether digits dialled on an endpoint are a whole number."""
         board = self.switchboard
         return board.table.completeness(endpoint, digits, time.time(), board.endpoints)
-
-    def subscribe(self, maximum: int = 10_000) -> Feed:
-        """Follow the bus."""
-        feed = Feed(maximum, self._feeds.discard)
-        self._feeds.add(feed)
-        return feed
-
-    def wire(
-        self,
-        adapter: str,
-        about: str,
-        data: bytes | str,
-        kind: str,
-        outward: bool,
-        key: str,
-        words: str,
-        ends: Ends | None,
-    ) -> None:
-        """Keep what went over a wire, for a while."""
-        self.wires.put(
-            WireEntry(
-                mono=self.now(),
-                at=time.time(),
-                adapter=adapter,
-                about=about,
-                outward=outward,
-                kind=kind,
-                data=data,
-                key=key,
-                words=words,
-                ends=ends,
-            )
-        )
-
-    def tie(self, leg: str, key: str) -> None:
-        """Keep which leg a dialogue is of."""
-        self.wires.tie(self.now(), leg, key)
 
     def emit(self, event: Event) -> None:
         """Put a person's event on the bus: `CallRequested`, `HangupRequested`..."""
@@ -433,8 +369,7 @@ class Gateway:
         if journal:
             self.journal.append(envelope)
         self.recorder.receive(envelope)
-        for feed in tuple(self._feeds):
-            feed.put(envelope)
+        self.publish(envelope)
 
     def _carry_out(self, action: Action, now: float, wall: float) -> None:
         if self.stopping and type(action) is CloseAlarm and action.outcome == "exhausted":

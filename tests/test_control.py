@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -33,18 +33,6 @@ from gateway.testing import PaperEngine
 from tests.box import CONFIG, Box
 
 needs_curl = pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
-
-
-@pytest.fixture(scope="module")
-def talking() -> Iterator[Box]:
-    """A gateway on which carol has called 900 and talks to bob."""
-    made = Box(carol='calls = "900"\nevery_s = 3600.0')
-    try:
-        made.start()
-        made.wait_for_call()
-        yield made
-    finally:
-        made.close()
 
 
 def _curl(box: Box, path: str, *options: str) -> tuple[int, str]:
@@ -242,7 +230,7 @@ async def test_a_reader_that_is_too_slow_is_told(
         assert values == sorted(values)
         assert len(values) + dropped == 1000
         await lines.aclose()
-        assert not desk.gateway._feeds
+        assert not desk.gateway.feeds
 
 
 async def test_500_calls_are_shown_within_50_ms(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -48,6 +47,7 @@ from gateway.journal import (
     read_open_alarms,
     segments,
 )
+from tests.small_disk import SmallDisk
 
 AT = 1_700_000_000.0
 IDS = Ids()
@@ -71,33 +71,6 @@ def opened(directory: Path, **options: object) -> Journal:
     journal = Journal(directory, **options)  # type: ignore[arg-type]
     journal.open(now=1000.0, at=AT)
     return journal
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one mebibyte."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(where)],
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        pytest.skip(f"cannot mount a tmpfs: {done.stderr.decode().strip()}")
-    yield where
-    subprocess.run(["umount", "-l", str(where)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            pass
-    return ballast
 
 
 def test_everything_comes_back_in_order(tmp_path: Path) -> None:
@@ -350,8 +323,8 @@ def test_closing_a_broken_journal_fails_what_waits(tmp_path: Path) -> None:
         late.result(0)
 
 
-def test_full_disk_loses_nothing_and_says_so(small_disk: Path) -> None:
-    directory = small_disk / "journal"
+def test_full_disk_loses_nothing_and_says_so(small_disk: SmallDisk) -> None:
+    directory = small_disk.path / "journal"
     states: list[StorageState] = []
     changed = threading.Condition()
 
@@ -364,7 +337,7 @@ def test_full_disk_loses_nothing_and_says_so(small_disk: Path) -> None:
     sent = [wear(LegEnded(leg=f"s/1#{n}", cause=Cause.NORMAL), n) for n in range(400)]
     for envelope in sent[:50]:
         journal.append_durable(envelope).result(5)
-    ballast = fill(small_disk)
+    ballast = small_disk.fill()
     futures = [journal.append_durable(envelope) for envelope in sent[50:]]
     with changed:
         assert changed.wait_for(lambda: bool(states), 5)

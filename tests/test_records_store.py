@@ -22,6 +22,7 @@ from gateway.journal import StorageState
 from gateway.records import CallRecord, Database, LegRecord, Store, parse_url
 from gateway.records.ops import Beat, Forget, PutCall, PutLeg, PutOpen, StoreOp
 from gateway.records.spill import Spill
+from tests.small_disk import SmallDisk
 
 WALL = 1_700_000_000.0
 IDS = Ids()
@@ -78,22 +79,6 @@ def rows(path: Path, query: str = "SELECT leg FROM legs ORDER BY id") -> list[st
         found = [row[0] for row in connection.execute(query)]
     connection.close()
     return found
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of two mebibytes."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "crosspoint", str(where)],
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        pytest.skip(f"cannot mount a tmpfs: {done.stderr.decode().strip()}")
-    yield where
-    subprocess.run(["umount", "-l", str(where)], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -178,21 +163,15 @@ def test_reading_makes_no_database(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_loses_nothing(small_disk: Path) -> None:
-    path = small_disk / "r.db"
+def test_a_full_disk_loses_nothing(small_disk: SmallDisk) -> None:
+    path = small_disk.path / "r.db"
     states = States()
     store = Store(str(path), retry_s=0.05, on_state=states)
     store.open("b")
     for n in range(100):
         store.put((leg(n),))
     assert store.drain(5)
-    ballast = small_disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            pass
+    ballast = small_disk.fill()
     for n in range(100, 1000):
         store.put((leg(n, detail="x" * 100),))
     state = states.wait(lambda state: state.degraded)
@@ -206,21 +185,21 @@ def test_a_full_disk_loses_nothing(small_disk: Path) -> None:
     assert store.counters.dropped == 0
 
 
-def test_a_disk_that_is_read_only_for_a_while(small_disk: Path) -> None:
-    path = small_disk / "r.db"
+def test_a_disk_that_is_read_only_for_a_while(small_disk: SmallDisk) -> None:
+    path = small_disk.path / "r.db"
     first = Store(str(path))
     first.open("b")
     first.put((leg(0),))
     assert first.drain(5)
     first.close()
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk.path)], check=True)
     states = States()
     store = Store(str(path), retry_s=0.05, on_state=states)
     store.open("b")
     store.put((leg(1),))
     # SQLite says "unable to open" here: it cannot make its WAL beside the file.
     assert str(path) in states.wait(lambda state: state.degraded).reason
-    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk.path)], check=True)
     states.wait(lambda state: not state.degraded)
     assert store.drain(5)
     store.close()

@@ -62,7 +62,7 @@ from gateway.reload import Reloader
 from gateway.replay.player import Player
 from gateway.replay.tape import Tape
 from gateway.runtime import Gateway
-from gateway.testing import PaperEngine
+from gateway.testing import PaperEngine, until
 from gateway.testing.clock import run_turned
 
 
@@ -745,14 +745,18 @@ async def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         monkeypatch.setenv("WATCHDOG_USEC", "100000")
         monkeypatch.delenv("WATCHDOG_PID", raising=False)
-        async with Rig(tmp_path).running():
-            await asyncio.sleep(0.3)
         systemd.setblocking(False)
-        said = []
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                said.append(systemd.recv(100).decode())
-    assert said.count("WATCHDOG=1") >= 4
+        said: list[str] = []
+
+        def hear() -> int:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    said.append(systemd.recv(100).decode())
+            return said.count("WATCHDOG=1")
+
+        async with Rig(tmp_path).running():
+            await until(lambda: hear() >= 4, "it feeds the dog")
+        hear()
     assert "READY=1" in said
     assert said[-1] == "STOPPING=1" or said[-2:] == ["STOPPING=1", "WATCHDOG=1"]
 

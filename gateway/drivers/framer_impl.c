@@ -63,14 +63,16 @@ static void *run(void *arg)
 {
     cf_framer *f = arg;
     uint8_t frame[CF_FRAME_BYTES + 1];
-    struct pollfd p[2] = {{f->in, POLLIN, 0}, {f->wake, POLLIN, 0}};
+    struct pollfd p[2] = {{f->in, POLLIN | POLLRDHUP, 0}, {f->wake, POLLIN, 0}};
     for (;;) {
         if (poll(p, 2, -1) < 0 && errno != EINTR)
             return NULL;
         if (p[1].revents)
             return NULL;
         ssize_t n = recv(f->in, frame, sizeof frame, MSG_DONTWAIT);
-        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+        /* An empty datagram reads like an end, but nobody has hung up. */
+        int gone = n == 0 && p[0].revents & (POLLHUP | POLLRDHUP);
+        if (gone || (n < 0 && errno != EAGAIN && errno != EINTR)) {
             p[0].fd = -1; /* the writer has gone: wait for the end */
             continue;
         }

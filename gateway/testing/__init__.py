@@ -7,6 +7,7 @@ from gateway.testing.adapters import (
     Scenario,
     check_adapter,
 )
+from gateway.testing.clock import until
 from gateway.testing.host import PaperEngine, PaperStream, TestHost
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "Scenario",
     "TestHost",
     "check_adapter",
+    "until",
 ]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -62,6 +63,18 @@ class TurnedLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """The turned time."""
         return self.clock.now()
+
+
+async def until(condition: Callable[[], object], what: str = "it", within_s: float = 15.0) -> None:
+    """Wait for something that no event tells of: another program's doing, a thread's, a file's.
+
+    Real seconds, also on a `TurnedLoop`. Raises `TimeoutError` that names `what`.
+    """
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {within_s:g} s: {what}")
+        await asyncio.sleep(0.005)
 
 
 def run_turned(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,10 +22,9 @@ from gateway.core.actions import Dial, Vox
 from gateway.core.endpoints import Endpoint
 from gateway.core.envelope import Envelope
 from gateway.core.events import AdapterReady, Event, LegEnded
-from gateway.core.ids import Ids
 from gateway.core.numbers import Completeness
 from gateway.errors import DeviceError
-from gateway.hosting import AdapterHost, Borrowed, Feed
+from gateway.hosting import AdapterHost, Exchange
 from gateway.media.patchbay import MediaEngine, Patchbay
 from gateway.media.streams import (
     MediaEvent,
@@ -36,7 +34,7 @@ from gateway.media.streams import (
     StreamSpec,
     StreamStats,
 )
-from gateway.timeline.wire import Ends, WireEntry
+from gateway.timeline.wire import Ring
 
 _E = TypeVar("_E")
 WAIT_S = 5.0
@@ -160,20 +158,12 @@ class PaperEngine:
         self.floors[bridge] = stream
 
 
-class _Exchange:
+class _Exchange(Exchange):
     """The bus of a `TestHost`: keeps events instead of deciding on them."""
 
     def __init__(self, host: TestHost, patchbay: Patchbay) -> None:
-        self.legs: dict[str, AdapterHost] = {}
-        self.places: dict[str, tuple[Endpoint, AdapterHost]] = {}
-        self.loans: dict[str, Borrowed] = {}
-        self.patchbay = patchbay
-        self.ids = Ids()
-        self.feeds: set[Feed] = set()
-        self.wires: list[WireEntry] = []
-        self.ties: list[tuple[str, str]] = []
+        super().__init__(patchbay, wires=Ring(), log=host.logged)
         self._host = host
-        self._numbers: dict[str, int] = {}
 
     def now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -181,53 +171,8 @@ class _Exchange:
     def accept(self, event: Event, host: AdapterHost | None) -> None:
         (host if isinstance(host, TestHost) else self._host).take(event)
 
-    def mint_leg(self, endpoint: str) -> str:
-        self._numbers[endpoint] = number = self._numbers.get(endpoint, 0) + 1
-        return f"{endpoint}#{number}"
-
-    def minted(self, leg: str) -> bool:
-        endpoint, _, number = leg.rpartition("#")
-        return number.isdigit() and 0 < int(number) <= self._numbers.get(endpoint, 0)
-
-    def mint_id(self) -> str:
-        return self.ids.uuid7(time.time())
-
     def completeness(self, endpoint: str, digits: str) -> Completeness:
         return self._host.dial_plan(endpoint, digits)
-
-    def subscribe(self, maximum: int) -> Feed:
-        feed = Feed(maximum, self.feeds.discard)
-        self.feeds.add(feed)
-        return feed
-
-    def wire(
-        self,
-        adapter: str,
-        about: str,
-        data: bytes | str,
-        kind: str,
-        outward: bool,
-        key: str,
-        words: str,
-        ends: Ends | None,
-    ) -> None:
-        self.wires.append(
-            WireEntry(
-                mono=self.now(),
-                at=time.time(),
-                adapter=adapter,
-                about=about,
-                outward=outward,
-                kind=kind,
-                data=data,
-                key=key,
-                words=words,
-                ends=ends,
-            )
-        )
-
-    def tie(self, leg: str, key: str) -> None:
-        self.ties.append((leg, key))
 
 
 class _Log:
@@ -357,8 +302,7 @@ class TestHost(AdapterHost):
 
     def publish(self, envelope: Envelope) -> None:
         """Put an envelope on the bus for those who `subscribe`d."""
-        for feed in list(self.exchange.feeds):
-            feed.put(envelope)
+        self.exchange.publish(envelope)
 
     # Reading
 

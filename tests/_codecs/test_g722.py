@@ -1,6 +1,7 @@
 """G.722: the ITU's vectors, and libg722 (PyPI G722) as oracle on every lane and vector unit."""
 
 import ctypes
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,7 +180,8 @@ def test_plain_code_of_other_machines(program, tmp_path: Path) -> None:
     folder = Path(__file__).parents[2] / "gateway" / "_codecs"
     library = tmp_path / "plain.so"
     flags = ["-O2", "-fno-strict-aliasing", "-shared", "-fPIC", "-DCP_G722_PLAIN", "-o", library]
-    subprocess.run([program("gcc"), *flags, folder / "g722_impl.c"], check=True)
+    compiler = program(os.environ.get("CC", "gcc"))
+    subprocess.run([compiler, *flags, folder / "g722_impl.c"], check=True)
     codec = Codec.in_dll(ctypes.CDLL(str(library)), "cp_g722_64")
     pointer, mask, count = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int32
     start = ctypes.CFUNCTYPE(None, pointer, mask)(codec.init_encoder)

@@ -9,11 +9,13 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from gateway.testing import until
 
 SOURCE = Path(__file__).parents[1] / "interop" / "modbus_device.c"
 
@@ -28,14 +30,6 @@ needs_mbpoll = pytest.mark.skipif(
 needs_socat = pytest.mark.skipif(
     not shutil.which("socat"), reason="needs socat (apt-get install socat)"
 )
-
-
-async def until(condition: Callable[[], object], what: str, within_s: float = 5.0) -> None:
-    """Wait for something that no event tells of."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {within_s:g} s"
-        await asyncio.sleep(0.005)
 
 
 @cache

@@ -9,10 +9,12 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
+from gateway.testing import until
 
 needs_mosquitto = pytest.mark.skipif(
     not (shutil.which("mosquitto") and shutil.which("mosquitto_sub")),
@@ -26,14 +28,6 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
-
-
-async def until(condition: Callable[[], object], what: str, within_s: float = 10.0) -> None:
-    """Wait for something that no event tells of."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {within_s:g} s"
-        await asyncio.sleep(0.01)
 
 
 class Broker:

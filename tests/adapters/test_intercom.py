@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import statistics
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from gateway.core.events import (
 from gateway.errors import DeviceError, Unsupported
 from gateway.lab.intercom_bus import CallPoint, CallPointBus, sealed, tone
 from gateway.media.engine import Engine
-from gateway.testing import PROMISES, Scenario, TestHost, check_adapter
+from gateway.testing import PROMISES, Scenario, TestHost, check_adapter, until
 from gateway.testing.audio import level_at, read_wav, write_wav
 from gateway.testing.audio import tone as samples
 from gateway.typed import ConfigErrors
@@ -44,13 +44,6 @@ def steady(samples: Sequence[int], hz: float) -> float:
     """Level of a frequency, as the middle of all pieces of 100 ms: a slipped block is no tone."""
     pieces = [samples[at : at + 800] for at in range(0, len(samples) - 799, 800)]
     return statistics.median(level_at(piece, hz) for piece in pieces)
-
-
-async def until(condition: Callable[[], object], within_s: float = 5.0) -> None:
-    """Wait for something in the simulator, which tells nobody."""
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -293,7 +286,7 @@ async def test_a_flooding_station_is_cut_off_and_the_other_keeps_talking() -> No
         assert leg in host.legs
         assert _up(host, "km4")
         assert len(host.of(LegOffered)) == 1
-        await until(lambda: _up(host, "km3"), 10.0)
+        await until(lambda: _up(host, "km3"))
 
 
 @pytest.mark.parametrize(

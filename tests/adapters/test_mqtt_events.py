@@ -562,14 +562,16 @@ async def test_nothing_is_left_behind(tmp_path: Path, broker: Broker) -> None:
             await broker.publish("house/state", "triggered")
             await host.wait_for(AlarmRaised, count=before + 1)
 
+    def gone() -> bool:
+        return not any(thread.name.startswith("mqtt") for thread in threading.enumerate())
+
     await once()
-    await asyncio.sleep(0.05)
+    await until(gone, "no thread is left")
     descriptors = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         await once()
-    await asyncio.sleep(0.05)
-    assert len(os.listdir("/proc/self/fd")) <= descriptors
-    assert not any(thread.name.startswith("mqtt") for thread in threading.enumerate())
+    await until(gone, "no thread is left")
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors, "no descriptor is left")
 
 
 async def test_more_than_1024_descriptors(tmp_path: Path, broker: Broker) -> None:

@@ -31,7 +31,7 @@ from gateway.core.events import (
 from gateway.errors import Unsupported
 from gateway.media.engine import Engine
 from gateway.media.streams import RtpSpec
-from gateway.testing import PROMISES, Scenario, TestHost, check_adapter
+from gateway.testing import PROMISES, Scenario, TestHost, check_adapter, until
 from gateway.testing.audio import level_at, tone, write_wav
 from gateway.testing.clock import run_turned
 from tests.adapters.page_stand import Listener, Poly, Rtp, decode, own_network
@@ -313,8 +313,8 @@ async def test_receivers_that_report_are_on_the_receipt(engine: Engine) -> None:
         with Listener("239.0.1.1", 5004) as listener:
             leg = host.dial("page/hall")
             await host.wait_for(LegAnswered, leg=leg)
-            await asyncio.sleep(0.2)
-            ssrc = Rtp.read(listener.read()[0]).ssrc
+            await until(listener.read, "the first packet")
+            ssrc = Rtp.read(listener.seen[0][1]).ssrc
         for address, packet in (
             ("127.0.0.21", receiver_report(ssrc)),
             ("127.0.0.22", receiver_report(ssrc, lost=255)),  # it is there and hears nothing
@@ -356,7 +356,7 @@ async def test_inputs_of_other_adapters_are_on_the_receipt(engine: Engine) -> No
         host.publish(Envelope(id="1", box="b", at=0.0, mono=0.0, adapter="modbus", event=event))
 
     async with host.running():
-        await asyncio.sleep(0.05)
+        await until(lambda: host.exchange.feeds, "it follows the bus")
         say("early", 1)
         say("never", 0)
         leg = host.dial("page/hall")

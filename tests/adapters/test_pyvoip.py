@@ -29,7 +29,7 @@ from gateway.core.endpoints import Condition
 from gateway.core.events import LegAnswered, LegEnded, LegOffered, LegRinging
 from gateway.errors import DeviceError, Unsupported
 from gateway.media.engine import Engine
-from gateway.testing import TestHost
+from gateway.testing import TestHost, until
 from gateway.testing.audio import level_at, read_wav, tone
 
 LINE = "pyvoip/line"
@@ -307,8 +307,7 @@ async def test_the_audio_is_whole(pbx: Pbx, tmp_path: Path) -> None:
                 while sum(packet[1] & 0x7F == 101 for packet in heard) < 8:
                     heard.append(await loop.sock_recv(pbx.rtp, 2000))
             stream.stop_record()
-            await asyncio.sleep(0.2)
-            assert host.counters["rtp_garbage"] >= 100
+            await until(lambda: host.counters["rtp_garbage"] >= 100, "garbage is counted")
     finally:
         await engine.stop()
     told = read_wav(tmp_path / "heard.wav")[0][0][4000:12000]

@@ -34,7 +34,7 @@ from gateway.errors import ConfigError, DeviceError
 from gateway.media.engine import Engine
 from gateway.protocols.radio import usrp
 from gateway.runtime import Gateway
-from gateway.testing import PROMISES, Scenario, TestHost, check_adapter
+from gateway.testing import PROMISES, Scenario, TestHost, check_adapter, until
 from gateway.testing.audio import level_at, read_wav, tone, write_wav
 
 RATE = 16000
@@ -126,16 +126,8 @@ async def radio(engine: Engine | None, **config: Any) -> AsyncIterator[TestHost]
     host = TestHost("radio", engine=engine)
     host.make(Radio, {"radios": {"a": config}})
     async with host.running():
-        await until(lambda: host.endpoints[ID].condition is Condition.UP, 20.0)
+        await until(lambda: host.endpoints[ID].condition is Condition.UP, "up", 20.0)
         yield host
-
-
-async def until(condition: Any, within_s: float = 5.0) -> None:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + within_s
-    while not condition():
-        assert loop.time() < deadline, "it did not happen"
-        await asyncio.sleep(0.005)
 
 
 async def keep_keyed(host: TestHost, leg: str, seconds: float) -> None:
@@ -150,7 +142,7 @@ async def keep_keyed(host: TestHost, leg: str, seconds: float) -> None:
 async def test_promises(site: Site, engine: Engine) -> None:
     async def offer(adapter: Any, _: Any) -> None:
         station = adapter.stations[ID]
-        await until(lambda: station.endpoint.condition is Condition.UP, 20.0)
+        await until(lambda: station.endpoint.condition is Condition.UP, "up", 20.0)
         site.signal(False)
         await until(lambda: not station._carrier.busy)
         await asyncio.sleep(0.05)
@@ -285,7 +277,7 @@ async def test_a_floor_that_is_not_renewed_lapses(site: Site) -> None:
         leg = host.dial(ID)
         host.adapter.key(Key(leg=leg))
         await until(lambda: site.keyed)
-        await until(lambda: not site.keyed, 3.0)
+        await until(lambda: not site.keyed, "released", 3.0)
 
 
 async def test_safe_state_holds_until_the_speaker_lets_go(site: Site) -> None:
@@ -294,7 +286,7 @@ async def test_safe_state_holds_until_the_speaker_lets_go(site: Site) -> None:
         await keep_keyed(host, leg, 0.3)
         assert site.keyed
         host.adapter.safe_state()
-        await until(lambda: not site.keyed, 0.3)
+        await until(lambda: not site.keyed, "released", 0.3)
         await keep_keyed(host, leg, 0.8)
         assert not site.keyed
 

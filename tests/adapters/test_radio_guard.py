@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import gateway
+from gateway.testing import until
 from tests.adapters import radio_stand
 from tests.adapters.radio_stand import Port
 
@@ -131,10 +132,11 @@ async def test_a_guard_that_dies_or_hangs_is_replaced_and_the_new_one_releases(
     shim: Path, number: signal.Signals
 ) -> None:
     async with keyed(shim) as it:
+        n_proofs = len(it.proofs())
         os.kill(it.guard, number)
         # The shim does not imitate HUPCL: what releases here is the next guard's first act.
         await it.off(6.0)
-        await asyncio.sleep(0.1)
+        await until(lambda: len(it.proofs()) > n_proofs, "the next guard's proof")
         assert it.proofs()[-1]["why"] == "start"
         assert it.proofs()[-1]["read_back"] == "off"
         assert it.process.returncode is None

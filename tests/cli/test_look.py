@@ -114,6 +114,7 @@ def test_a_watched_table_on_a_terminal_sends_only_what_changed(talking: Box) -> 
 
 def test_a_terminal_of_80_columns_has_no_longer_line(talking: Box) -> None:
     shown = talking.on_terminal("endpoints", until="slow")
+    assert "loopback/slow" in shown
     for line in re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines():
         assert len(line) <= 80
 

@@ -19,6 +19,7 @@ import serial.rfc2217
 
 from gateway.drivers.serial import MAX_UNSENT, SerialPort, Settings
 from gateway.errors import DeviceError
+from gateway.testing import until
 from gateway.testing.wires import SerialLine
 
 
@@ -112,7 +113,7 @@ async def test_a_socket() -> None:
     number = server.sockets[0].getsockname()[1]
     async with opened(f"socket://127.0.0.1:{number}") as (port, ear):
         port.write(b"hello")
-        await asyncio.sleep(0.05)
+        await until(lambda: far, "the far end accepts")
         assert await far[0][0].readexactly(5) == b"hello"
         far[0][1].write(b"there")
         await ear.until(5)

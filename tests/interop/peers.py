@@ -30,6 +30,7 @@ from gateway.lab.softphone import Softphone, free_port
 from gateway.records.database import Database
 from gateway.records.tables import LegRecord
 from gateway.runtime import Gateway
+from gateway.testing import until
 from gateway.testing.audio import read_wav, steady_level_at, tone, write_wav
 
 HERE = Path(__file__).parent
@@ -55,15 +56,6 @@ def common_port() -> int:
         ):
             probe.bind(("127.0.0.1", port))
             return port
-
-
-async def until(condition: Callable[[], object], what: str, within_s: float = WITHIN_S) -> None:
-    """Wait until a condition of another process holds."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + within_s
-    while not condition():
-        assert loop.time() < deadline, f"not within {within_s:g} s: {what}"
-        await asyncio.sleep(0.02)
 
 
 # The gateway

@@ -17,7 +17,7 @@ from gateway.core.events import LegAnswered, LegEnded
 from gateway.lab import linecard
 from gateway.lab.linecard import LineCard
 from tests.adapters.mqtt_broker import Broker, free_port, needs_mosquitto
-from tests.interop.peers import Box, box, phone
+from tests.interop.peers import Box, box, phone, until
 from tests.interop.test_analog import TALK_S, assert_only, speak
 
 pytestmark = [
@@ -166,8 +166,9 @@ async def test_calls_go_on_under_garbage_on_every_door(
             assert all(host.up for host in hosts.values())
             for name in ("sip", "mqtt", "modbus"):
                 assert sum(hosts[name].counters.values()) > 5, (name, hosts[name].counters)
-            await asyncio.sleep(0.5)
-            assert len(os.listdir("/proc/self/fd")) <= descriptors + 3, "descriptors leak"
+            await until(
+                lambda: len(os.listdir("/proc/self/fd")) <= descriptors + 3, "descriptors leak"
+            )
     finally:
         broker.kill()
     said = "".join(capfd.readouterr())

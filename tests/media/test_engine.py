@@ -16,6 +16,7 @@ from peers import pace, sine, talk
 from gateway.errors import DeviceError, UsageError
 from gateway.media.engine import Engine
 from gateway.media.streams import NullSpec, RtpSpec, StreamOptions
+from gateway.testing import until
 
 HERE = RtpSpec(local_ip="127.0.0.1")
 
@@ -81,8 +82,9 @@ async def test_ports_are_even_in_range_and_can_run_out():
     assert {s.local[1] for s in streams} == {base, base + 4, base + 6, base + 8}
     with pytest.raises(DeviceError, match=f"no free RTP port pair in {base} to {base + 9}"):
         engine.open(HERE)
+    taken_up = descriptors()
     streams[0].close()
-    await asyncio.sleep(0.1)
+    await until(lambda: descriptors() < taken_up - 1, "the ports are free")
     engine.open(HERE)
     taken.close()
     await engine.stop()
@@ -105,6 +107,7 @@ async def test_an_address_that_is_not_ours():
 async def test_ten_thousand_opens_leave_nothing_behind():
     engine = Engine(max_streams=64)
     await engine.start()
+    idle = descriptors()
 
     async def churn(n: int) -> None:
         for i in range(n):
@@ -119,13 +122,12 @@ async def test_ten_thousand_opens_leave_nothing_behind():
                 engine.close_bridge(str(i))
             stream.close()
             if i % 32 == 31:
-                await asyncio.sleep(0.003)
-        await asyncio.sleep(0.2)
+                await until(lambda: descriptors() == idle, "closed streams are gone")
+        await until(lambda: descriptors() == idle, "all streams are gone")
 
     await churn(1500)
-    fds, memory = descriptors(), resident_kib()
+    memory = resident_kib()
     await churn(10000)
-    assert descriptors() == fds
     assert resident_kib() - memory < 4096
     assert engine.stats().streams == 0
     await engine.stop()

@@ -22,7 +22,7 @@ NAMES = {0: ("PCMU", "pcm_mulaw", 8000), 8: ("PCMA", "pcm_alaw", 8000), 9: ("G72
 async def test_ffmpeg_sends_and_we_hear(engine, peer, leg, pt):
     source, ear = peer(pt), peer(0 if pt else 8)
     sa, sb = leg(source), leg(ear)
-    source.sock.close()  # ffmpeg takes this port
+    source.close()  # ffmpeg takes these ports
     engine.open_bridge("x")
     engine.join("x", sa)
     engine.join("x", sb)

@@ -301,7 +301,9 @@ def test_a_killed_process_leaves_a_readable_recording(tmp_path):
     path = str(tmp_path / "k.wav")
     root = str(Path(__file__).parents[2])
     process = subprocess.Popen(
-        [sys.executable, "-c", _KILLED.format(root=root, path=path)], stdout=subprocess.PIPE
+        [sys.executable, "-c", _KILLED.format(root=root, path=path)],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"LD_PRELOAD": os.environ.get("CROSSPOINT_PRELOAD", "")},
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"now\n"

@@ -106,7 +106,7 @@ async def test_the_cache_is_bounded(
     cache.mkdir()
     for n in range(6):
         (cache / f"{n}.wav").write_bytes(b"")
-    await _speak(Synthesiser(command, cache), "new")
+    assert isinstance(await _speak(Synthesiser(command, cache), "new"), Path)
     assert len(list(cache.iterdir())) == 3
 
 

@@ -26,6 +26,7 @@ from gateway.protocols.sip.gate import Admit, Refuse, Verdict
 from gateway.protocols.sip.message import Request
 from gateway.protocols.sip.registrar import Registrar
 from gateway.protocols.sip.transaction import Flow
+from gateway.testing import until
 
 from .network import SDP
 from .udp import UdpShim
@@ -140,10 +141,7 @@ async def test_we_call_sipp(exchange: Exchange, tmp_path: Path) -> None:
     agent, shim = exchange.agent, exchange.shim
     sessions = [agent.invite(f"sip:service@127.0.0.1:{port}", SDP, shim.now) for _ in range(10)]
     shim.drain()
-    for _ in range(200):
-        await asyncio.sleep(0.02)
-        if exchange.count(Answered) == 10:
-            break
+    await until(lambda: exchange.count(Answered) == 10, "ten calls are answered")
     for session in sessions:
         agent.hangup(session, shim.now)
     shim.drain()
@@ -191,10 +189,6 @@ async def test_we_register_with_ourselves_over_sockets(algorithm: str) -> None:
         credentials=Credentials("bob", "bobpw"),
     )
     client.shim.drain()
-    for _ in range(100):
-        await asyncio.sleep(0.01)
-        if client.count(Registered):
-            break
-    assert client.count(Registered) == 1
+    await until(lambda: client.count(Registered) == 1, "it is registered")
     server.shim.close()
     client.shim.close()
