@@ -245,7 +245,7 @@ class Play:
         assert isinstance(radio, OnTheAir)
         if not other.half:
             await other.speak()
-        await radio.speak()
+        await self._on_the_air(radio)
         await asyncio.sleep(0.5)
         heard = await _listen(radio, other)
         check_heard(other.endpoint, heard[1], [radio.hz], [other.hz])
@@ -265,6 +265,15 @@ class Play:
         else:
             await other.press("#")
         await until(lambda: not radio.keyed, f"{radio.endpoint} is released", 5.0)
+
+    async def _on_the_air(self, radio: OnTheAir) -> None:
+        """He speaks, and the gateway has noticed."""
+        inputs = self.site.box.gateway.switchboard.inputs
+        await radio.speak()
+        await until(
+            lambda: (at := inputs.get((radio.endpoint, "carrier"))) and at.value == 1.0,
+            f"a carrier at {radio.endpoint}",
+        )
 
     async def _clear(self, *parties: Party) -> None:
         """After a failure: let everybody go, so that the other cells can be played."""
@@ -553,7 +562,7 @@ class Play:
                     await asyncio.sleep(0)
                     check_heard(voices[n].endpoint, heard,
                                 [e.hz for e in voices if e.hz != own], [own, radio.hz])  # fmt: skip
-                await radio.speak()
+                await self._on_the_air(radio)
                 await asyncio.sleep(0.5)
                 for each, heard in zip(voices, await _listen(*voices), strict=True):
                     await asyncio.sleep(0)
