@@ -296,7 +296,7 @@ def figures_in_words(figures: dict[str, float]) -> list[tuple[str, str]]:
         shown = {"db": "dB", "dbm0": "dBm0", "hz": "Hz", "percent": "%"}.get(unit, unit)
         # A band is named by its frequency: "band_300_db".
         what = f"gain at {what[5:]} Hz" if what.startswith("band_") else what.replace("_", " ")
-        found.append((what, f"{value:.1f} {shown}"))
+        found.append((what, f"{value:.0f}" if unit == "n" else f"{value:.1f} {shown}"))
     return found
 
 

@@ -11,7 +11,7 @@ from gateway.cli.look import figures_in_words
 from gateway.cli.options import complete_endpoint, json_option
 
 _DEFAULT_S = {"tone": 10.0, "loop": 2.0, "acoustic": 3.0}
-_WORK_S = 60.0
+_WORK_S = 90.0
 
 
 @click.command()

@@ -75,6 +75,8 @@ class Dial(_Action, frozen=True, kw_only=True):
     """Ask the called device to answer by itself (paging, intercom)."""
     one_way: bool = False
     """We only speak: the called side's audio is not wanted."""
+    clear: bool = False
+    """The path is to be measured: what would improve it, such as an echo canceller, stays off."""
 
 
 class Ring(_Action, frozen=True, kw_only=True):

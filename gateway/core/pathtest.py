@@ -98,7 +98,11 @@ class PathTest(Silent):
         self._waiting: set[Leg] = set()
         """Not yet answered."""
         self._deadline: Timer | None = None
-        self._over = False
+        self._outcome: FinishPathTest | None = None
+
+    @property
+    def _over(self) -> bool:
+        return self._outcome is not None
 
     def _targets(self) -> list[Target]:
         targets = [Target(self.event.endpoint, self.event.number)]
@@ -153,6 +157,7 @@ class PathTest(Silent):
                 display=f"{event.kind} test",
                 # A tone is for somebody who listens: he answers when he is there.
                 auto_answer=event.kind is not PathTestKind.TONE,
+                clear=event.kind is PathTestKind.LOOP,
             )
             self._legs.append(leg)
             self._waiting.add(leg)
@@ -213,23 +218,22 @@ class PathTest(Silent):
             self.board.hangup(leg, cause, detail)
 
     def finish(self, outcome: Outcome, detail: str) -> None:
-        """Say how it ended, once."""
+        """This is how it ended, the first time it is said; made known when its lines are free."""
         if self._over:
             return
-        self._over = True
         files = self._files() if outcome is Outcome.HEARD else []
-        self.board.act(
-            FinishPathTest(
-                test=self.event.test,
-                endpoint=self.event.endpoint,
-                kind=self.event.kind,
-                outcome=outcome,
-                detail=detail,
-                sent=files[0] if files else "",
-                heard=files[1] if len(files) > 1 else "",
-                trace=self.event.trace,
-            )
+        self._outcome = FinishPathTest(
+            test=self.event.test,
+            endpoint=self.event.endpoint,
+            kind=self.event.kind,
+            outcome=outcome,
+            detail=detail,
+            sent=files[0] if files else "",
+            heard=files[1] if len(files) > 1 else "",
+            trace=self.event.trace,
         )
+        if not self._legs:
+            self.board.act(self._outcome)
 
     def _end(self, outcome: Outcome, detail: str, cause: Cause = Cause.NORMAL) -> None:
         if self._deadline:
@@ -251,13 +255,15 @@ class PathTest(Silent):
             absent = leg in self._waiting and leg.cause is Cause.NO_ANSWER
             outcome = Outcome.PUT_OFF if busy else Outcome.UNANSWERED if absent else Outcome.FAILED
             self._end(outcome, why)
-        elif not any(other.live for other in self._legs if other is not leg):
-            if self._deadline:
-                self._deadline.cancel()
         else:
             self._hang_up(Cause.NORMAL, "the test is over")
         if all(other is leg or other.id not in self.board.legs for other in self._legs):
+            if self._deadline:
+                self._deadline.cancel()
             self.board.testing.over(self)
+            if self._outcome:
+                # Whoever hears of it may test again at once.
+                self.board.act(self._outcome)
 
     def displaced(self, leg: Leg) -> bool:
         """A call takes its line."""

@@ -293,6 +293,7 @@ class Switchboard:
         display: str = "",
         auto_answer: bool = False,
         one_way: bool = False,
+        clear: bool = False,
     ) -> Leg:
         """Begin a leg whose events go to `plan`."""
         if self.endpoints[target.endpoint].duplex is Duplex.LISTEN:
@@ -324,6 +325,7 @@ class Switchboard:
                 priority=call.priority,
                 auto_answer=auto_answer,
                 one_way=one_way,
+                clear=clear,
             )
         )
         return leg

@@ -9,6 +9,7 @@ import cmath
 import math
 from array import array
 from collections.abc import Sequence
+from itertools import pairwise
 from operator import mul
 from typing import Final
 
@@ -32,6 +33,12 @@ _EARLY: Final = 400
 before its peak, and two recordings may begin a frame apart."""
 _BEFORE: Final = 64
 _SHORTEST: Final = 800
+_PIECE: Final = 2048
+_SLIP: Final = 480
+"""Samples by which the delay may change from one piece to the next: three packets."""
+_STEADY: Final = 4
+_GOOD_DB: Final = 20.0
+"""No slip within a signal leaves it so clean."""
 _PER_BAND: Final = 12
 _SETTLE_S: Final = 0.5
 
@@ -45,7 +52,9 @@ class Path(msgspec.Struct, frozen=True, kw_only=True):
     attenuation_db: float = 0.0
     """Of the power of what was sent; negative: it came back louder."""
     snr_db: float = -99.0
-    """What came back of the signal, to everything else."""
+    """What came back of the signal, to everything else; after a slip, not more than about 14."""
+    slips: int = 0
+    """How often the delay changed meanwhile: frames lost or doubled, clocks that drift."""
     bands_db: dict[int, float] = {}
     """Gain by middle of the band in Hz."""
     sent_dbm0: float = -99.0
@@ -70,12 +79,13 @@ class Quiet(msgspec.Struct, frozen=True, kw_only=True):
     """Of full scale."""
 
 
-def path(sent: bytes, received: bytes, *, window_ms: float = 10.0) -> Path:
+def path(sent: bytes, received: bytes, *, window_ms: float = 10.0, in_pieces: bool = True) -> Path:
     """Compare both directions of a leg, recorded at the same time.
 
     window_ms: how long the path rings after the first of the signal has arrived: some
-    milliseconds on a line, a tenth of a second in a hall. Raises `UsageError` when nothing was
-    sent, or too little.
+    milliseconds on a line, a tenth of a second in a hall. in_pieces: where frames were lost or
+    clocks slipped, look at pieces of the signal, each of which holds all frequencies (noise, not a
+    sweep). Raises `UsageError` when nothing was sent, or too little.
     """
     first, last = _extent(sent)
     early = min(first, _EARLY)
@@ -84,41 +94,96 @@ def path(sent: bytes, received: bytes, *, window_ms: float = 10.0) -> Path:
     n = len(sent) // 2
     if n < _SHORTEST or len(received) // 2 < _EARLY + n // 2:
         raise UsageError(f"{n} samples were sent, {len(received) // 2} heard: too few to tell")
-    power_sent = _power(_array(sent))
     heard = _array(received)[: _EARLY + n + round(LONGEST_S * RATE)]
     nothing = Path(
         found=False,
-        sent_dbm0=level_of(power_sent),
+        sent_dbm0=level_of(_power(_array(sent))),
         received_dbm0=level_of(_power(heard[_EARLY : _EARLY + n])),
     )
     if not any(heard):
         return nothing
-    longest = min(_EARLY + round(LONGEST_S * RATE), max(1, len(heard) - n // 2))
+    lags = min(_EARLY + round(LONGEST_S * RATE), max(1, len(heard) - n // 2))
     window = max(1, round(window_ms * RATE / 1000))
-    taps = impulse_response(sent, heard.tobytes(), longest + window)
-    peak = max(range(longest), key=lambda k: abs(taps[k]))
+    whole = _fit(sent, heard, lags, window)
+    if whole is None:
+        return nothing
+    pieces = (
+        _pieces(sent, heard, whole.peak, window) if in_pieces and whole.snr_db < _GOOD_DB else []
+    )
+    if len(pieces) > len(sent) // (4 * _PIECE):
+        typical = sorted(pieces, key=lambda each: each.gain_db)[len(pieces) // 2]
+        if typical.snr_db > whole.snr_db:
+            slips = sum(abs(a.peak - b.peak) > _STEADY for a, b in pairwise(pieces))
+            return _described(nothing, typical, slips)
+    return _described(nothing, whole, 0)
+
+
+class _Fit(msgspec.Struct, frozen=True):
+    """The path that explains best what was heard of a signal."""
+
+    peak: int
+    """Where most of it arrived, in samples of what was heard."""
+    gain_db: float
+    snr_db: float
+    taps: array[float]
+    """Around the peak."""
+
+
+def _fit(sent: bytes, heard: array[int], lags: int, window: int) -> _Fit | None:
+    """None: nothing of what was sent is in what was heard, up to so many samples later."""
+    n = len(sent) // 2
+    taps = impulse_response(sent, heard.tobytes(), lags + window)
+    peak = max(range(lags), key=lambda k: abs(taps[k]))
     # A frame that was lost on the way brings all after it too early.
     begin, end = max(0, peak - max(_BEFORE, window // 3)), min(len(taps), peak + window)
     rest = taps[:begin] + taps[end:]
     if not rest or abs(taps[peak]) < CERTAIN * math.sqrt(_power(rest)):
-        return nothing
+        return None
     kept = taps[begin:end]
-    made = through(sent, kept)[:n]
     span = heard[begin : begin + n]
-    made = made[: len(span)]
+    made = through(sent, kept)[: len(span)]
     # The floor of the division takes a little of everything: give it back.
     scale = sum(map(mul, made, span)) / (sum(map(mul, made, made)) or 1.0)
     power = scale * scale * _power(made)
     other = _power([x - scale * y for x, y in zip(span, made, strict=True)])
     # So many taps fit themselves to so much of what is not the signal.
     power = max(power - other * len(kept) / len(span), power / 100)
+    return _Fit(
+        peak,
+        10.0 * math.log10(power / _power(_array(sent))),
+        min(99.0, 10.0 * math.log10(power / max(other, 1e-9))),
+        array("d", (scale * tap for tap in kept)),
+    )
+
+
+def _pieces(sent: bytes, heard: array[int], peak: int, window: int) -> list[_Fit]:
+    """The signal in pieces, each at its own time: a slip spoils one of them, not all."""
+    found = []
+    for at in range(0, len(sent) // 2 - _PIECE + 1, _PIECE):
+        piece = sent[2 * at : 2 * (at + _PIECE)]
+        fit: _Fit | None = None
+        # First roughly where it is, then without its neighbours.
+        for reach in (_SLIP, _BEFORE):
+            begin = max(0, at + peak - reach)
+            part = heard[begin : begin + _PIECE + reach + window]
+            fit = _fit(piece, part, 2 * reach, window) if len(part) > _PIECE else None
+            if fit is None:
+                break
+            peak = begin + fit.peak - at
+        if fit is not None:
+            found.append(msgspec.structs.replace(fit, peak=peak))
+    return found
+
+
+def _described(nothing: Path, fit: _Fit, slips: int) -> Path:
     return msgspec.structs.replace(
         nothing,
         found=True,
-        delay_ms=max(0.0, 1000.0 * (peak - _EARLY) / RATE),
-        attenuation_db=10.0 * math.log10(power_sent / power),
-        snr_db=min(99.0, 10.0 * math.log10(power / max(other, 1e-9))),
-        bands_db={middle: _band(kept, middle, scale) for middle in BANDS_HZ},
+        delay_ms=max(0.0, 1000.0 * (fit.peak - _EARLY) / RATE),
+        attenuation_db=-fit.gain_db,
+        snr_db=fit.snr_db,
+        slips=slips,
+        bands_db={middle: _band(fit.taps, middle) for middle in BANDS_HZ},
     )
 
 
@@ -168,7 +233,7 @@ def _power(values: Sequence[float]) -> float:
     return sum(map(mul, values, values)) / len(values) if values else 0.0
 
 
-def _band(taps: Sequence[float], middle: int, scale: float) -> float:
+def _band(taps: Sequence[float], middle: int) -> float:
     """Gain of the band around a frequency, in dB."""
     power = 0.0
     for step in range(_PER_BAND):
@@ -177,7 +242,7 @@ def _band(taps: Sequence[float], middle: int, scale: float) -> float:
         total = 0j
         for tap in reversed(taps):
             total = total * turn + tap
-        power += abs(scale * total) ** 2 / _PER_BAND
+        power += abs(total) ** 2 / _PER_BAND
     return max(-99.0, 10.0 * math.log10(max(power, 1e-12)))
 
 

@@ -58,10 +58,11 @@ def judge(question: Question, sent: Path, heard: Path | None) -> Verdict:
         received, _ = wav.directions(str(heard), signals.RATE)
     if question.kind is PathTestKind.TONE:
         return _tone(question, played, received)
-    window_ms = HALL_MS if question.kind is PathTestKind.ACOUSTIC else 10.0
-    found = analysis.path(played, received, window_ms=window_ms)
-    verdict = _loop if question.kind is PathTestKind.LOOP else _acoustic
-    return _settle(question, verdict(question, found), found)
+    if question.kind is PathTestKind.LOOP:
+        found = analysis.path(played, received)
+        return _settle(question, _loop(question, found), found)
+    found = analysis.path(played, received, window_ms=HALL_MS, in_pieces=False)
+    return _settle(question, _acoustic(question, found), found)
 
 
 def _tone(question: Question, played: bytes, received: bytes) -> Verdict:
@@ -103,6 +104,7 @@ def _figures(found: analysis.Path) -> Figures:
             "delay_ms": found.delay_ms,
             "attenuation_db": found.attenuation_db,
             "snr_db": found.snr_db,
+            "slips_n": float(found.slips),
         }
         figures |= {f"band_{hz}_db": gain for hz, gain in found.bands_db.items()}
     return {name: round(value, 2) for name, value in figures.items()}

@@ -33,7 +33,7 @@ PLACE: Final = "gateway/tests"
 """Whose alarms those of failed tests are."""
 FILES_S: Final = 3.0
 """So long it is waited for the recordings to be complete."""
-PATIENCE_S: Final = 30.0
+PATIENCE_S: Final = 60.0
 """Beyond ringing and playing: a test that has not come to an end by then never will."""
 LOOK_S: Final = 60.0
 """At the latest so often the wall clock is looked at: it may jump."""
@@ -170,22 +170,29 @@ class Tester:
         run = self._runs.get(action.test)
         if run is None:
             return  # whoever asked has given up
-        for file in (action.sent, action.heard):
-            if file:
-                self._complete.setdefault(str(self._recordings / file), asyncio.Event())
         task = asyncio.get_running_loop().create_task(self._finish(run, action), name="path test")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def recorded(self, event: RecordEnded) -> None:
         """A recording is complete."""
-        waiting = self._complete.get(event.path)
-        if waiting is not None:
-            waiting.set()
+        file = Path(event.path)
+        if file.stem.removesuffix("-heard") in self._runs:
+            self._written(event.path).set()
+
+    def _written(self, path: str) -> asyncio.Event:
+        return self._complete.setdefault(path, asyncio.Event())
 
     async def _finish(self, run: _Run, action: FinishPathTest) -> None:
-        verdict = await self._verdict(run, action)
         request = run.request
+        try:
+            verdict = await self._verdict(run, action)
+        finally:
+            for name in (f"{request.test}.wav", f"{request.test}-heard.wav"):
+                file = self._recordings / "tests" / name
+                self._complete.pop(str(file), None)
+                with contextlib.suppress(OSError):
+                    file.unlink()
         result = PathTested(
             test=request.test,
             endpoint=request.endpoint,
@@ -225,18 +232,13 @@ class Tester:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FILES_S):
                     for file in files:
-                        await self._complete[str(file)].wait()
+                        await self._written(str(file)).wait()
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(
                 self._worker, judge, run.question, files[0], files[1] if len(files) > 1 else None
             )
         except GatewayError as error:
             return Verdict(ok=False, verdict="not measured", detail=str(error))
-        finally:
-            for file in files:
-                self._complete.pop(str(file), None)
-                with contextlib.suppress(OSError):
-                    file.unlink()
 
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()

@@ -84,7 +84,7 @@ async def ask_well(gateway: Box, *about: str, **more: Any) -> PathTested:
     """The same; again when a machine that is busy with other things has lost packets."""
     for _ in range(4):
         found = await ask(gateway, *about, **more)
-        if found.figures.get("snr_db", 0.0) > 20.0:
+        if found.figures.get("snr_db", 0.0) > 10.0:
             break
     return found
 
@@ -101,7 +101,7 @@ async def test_a_carrier_that_echoes_is_a_closed_loop() -> None:
         legs = await gateway.legs(1)
     assert (found.ok, found.verdict) == (True, "closed"), found
     assert abs(found.figures["attenuation_db"]) < 0.5
-    assert found.figures["snr_db"] > 20
+    assert found.figures["snr_db"] > 10
     # There and back through our own jitter buffer, on one machine.
     assert 10 < found.figures["delay_ms"] < 300
     (leg,) = legs.values()

@@ -130,6 +130,24 @@ def test_a_telephone_channel_is_no_obstacle(signal: str) -> None:
     assert found.snr_db > 28
 
 
+@pytest.mark.parametrize("slips", [1, 3])
+def test_slips_are_counted_and_do_no_harm(slips: int) -> None:
+    """A packet of 20 ms is lost, or comes twice, in the midst of the signal."""
+    sent = _sent("noise")
+    received = list(np.concatenate([np.zeros(500), sent * 0.25]).astype(int))
+    for turn in range(slips):
+        at = LEAD + 500 + (turn + 1) * 16000 // (slips + 1)
+        if turn % 2:
+            received[at:at] = received[at - 160 : at]
+        else:
+            del received[at : at + 160]
+    found = analysis.path(sent.tobytes(), _bytes(np.array(received)))
+    assert found.attenuation_db == pytest.approx(12.04, abs=0.3)
+    assert found.slips == slips
+    assert found.snr_db > 11
+    assert 40.0 <= found.delay_ms <= 63.0
+
+
 def test_a_hall_is_louder_than_its_first_sound() -> None:
     sent = _sent("sweep", 3.0)
     hall = np.random.default_rng(3).normal(0, 1, 800) * np.exp(-np.arange(800) / 150) * 0.02

@@ -326,7 +326,7 @@ class ExchangeLine(Line):
             detail = (self.reason or "no battery on the line") if fault else "the line rings"
             self.host.emit(LegEnded(leg=action.leg, cause=cause, detail=detail))
             return
-        self.call = Call(action.leg, action.trace, self.now, dialled=True)
+        self.call = Call(action.leg, action.trace, self.now, dialled=True, clear=action.clear)
         try:
             self.open_audio(self.call, self._call_options())
         except DeviceError as error:

@@ -61,6 +61,8 @@ class Call:
     answered: bool = False
     lent: bool = False
     """A leg of another adapter, which has its control there."""
+    clear: bool = False
+    """The path is measured: no echo canceller."""
     cause: Cause | None = None
     """Why the gateway ends it."""
     detail: str = ""
@@ -310,7 +312,8 @@ class Line(ABC):
         if not self.order(self.channel.hook, action) and self.channel is not None and off:
             self.later(_HOOK_AGAIN_S, self._hook_again)
         if self.config.echo_ms and self.channel is not None:
-            self.order(self.channel.echo_cancel, self.config.echo_ms * 8 if off else 0)
+            cancel = off and not (self.call is not None and self.call.clear)
+            self.order(self.channel.echo_cancel, self.config.echo_ms * 8 if cancel else 0)
 
     def _hook_again(self) -> None:
         if self.channel is not None and self.port.off_hook:

@@ -325,7 +325,7 @@ class Telephone(Line):
             cause, detail = (Cause.OUT_OF_ORDER, self.reason) if fault else (Cause.BUSY, "off hook")
             self.host.emit(LegEnded(leg=action.leg, cause=cause, detail=detail))
             return
-        self.call = Call(action.leg, action.trace, self.now, dialled=True)
+        self.call = Call(action.leg, action.trace, self.now, dialled=True, clear=action.clear)
         try:
             self.open_audio(self.call, self.options(detect_dtmf=True))
         except DeviceError as error:
