@@ -71,6 +71,11 @@ def _ip(packed: bytes, family: int) -> str:
     return str(ipaddress.ip_address(packed if family == 6 else packed[:4]))
 
 
+def _event_type(spec: Any) -> int | None:
+    """Payload type of digits that can be read: what is encrypted hides its own."""
+    return spec.telephone_event if isinstance(spec, RtpSpec) and spec.srtp is None else None
+
+
 class _Tapped(NamedTuple):
     leg: str
     stream: Any
@@ -162,7 +167,7 @@ class Taps:
                 self._chunks.append(
                     Chunk(
                         self.number, now, tapped.leg, tapped.stream.local,
-                        spec.telephone_event if isinstance(spec, RtpSpec) else None, data,
+                        _event_type(spec), data,
                     )
                 )  # fmt: skip
             if done:
