@@ -86,8 +86,8 @@ def test_what_we_write_is_read_back(suite: str) -> None:
 
 _PIECES = st.lists(
     st.sampled_from(
-        ["1", " ", "AES_CM_128_HMAC_SHA1_80", "inline:", KEY, "|", "2^", "20", ":", ";", "=", "WSH=1",
-         "\0", "\u0664", "KDR=0"]
+        ["1", " ", "AES_CM_128_HMAC_SHA1_80", "inline:", KEY, "|", "2^", "20", ":", ";", "=",
+         "WSH=1", "\0", "\u0664", "KDR=0"]
     )
     | st.text(max_size=6),
     max_size=14,

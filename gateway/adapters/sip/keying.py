@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 
-from gateway.adapters.sip.config import SrtpMode
+from gateway.adapters.sip.config import SipSection, SrtpMode, SrtpOver, Trunk, first_hop
 from gateway.errors import DeviceError, PeerError
 from gateway.media import srtp
 from gateway.media.streams import Srtp, SrtpSuite
@@ -111,3 +112,32 @@ class Keying:
     def _settle(self, agreed: Srtp | None, choice: sdp.Choice) -> None:
         self.agreed, self._settled = agreed, True
         self._protocol = SECURE if choice.protocol.upper() == SECURE else PLAIN
+
+
+def doubts(config: SipSection) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """What of SRTP will not work, or not protect anybody, as it is configured."""
+    peers = [("phones", *item) for item in config.phones.items()]
+    peers += [("trunks", *item) for item in config.trunks.items()]
+    wanted = [each for each in peers if each[2].srtp is not SrtpMode.NEVER]
+    if not wanted:
+        return
+    if config.srtp_over is SrtpOver.ANY:
+        yield (
+            ("srtp_over",),
+            "keys of SRTP may go over signalling that is not encrypted: who reads it can listen",
+            'write "tls"',
+        )
+    missing = srtp.missing()
+    listens = any(text.startswith("tls:") for text in config.listen)
+    for table, name, who in wanted:
+        key, required = (table, name, "srtp"), who.srtp is SrtpMode.REQUIRED
+        instead = "every call is refused" if required else "the audio goes in the clear"
+        if missing:
+            yield key, f"{instead}: {missing.partition(';')[0]}", srtp.REMEDY
+        elif config.srtp_over is SrtpOver.TLS:
+            # A connection that a trunk's peer opens, too, comes to a listener.
+            private = first_hop(who).transport == "tls" if isinstance(who, Trunk) else listens
+            if not private:
+                yield key, f"{instead}: its signalling is not over TLS", "use TLS for it"
+        if isinstance(who, Trunk) and not who.tls_verify:
+            yield key, "keys go to whoever answers: tls_verify is false", "verify its certificate"
