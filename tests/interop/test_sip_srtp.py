@@ -10,11 +10,13 @@ import pytest
 from gateway.lab.softphone import Softphone
 from gateway.media.streams import RtpSpec
 from tests.interop.certificates import Authority
-from tests.interop.peers import Box, assert_hears, box, microphone, need, phone
+from tests.interop.peers import Box, assert_hears, box, microphone, need, phone, until
+from tests.interop.test_capture import command, controlled, fields
 from tests.interop.test_sip_tls import CALLS, TALK_S, secure
 
 pytestmark = pytest.mark.interop
 
+PORT_AND_KEY = ["sdp.media.port", "sdp.media_attr"]
 MODULE = "module\t\t\tsrtp.so\n"
 
 
@@ -136,3 +138,34 @@ async def test_keys_do_not_go_over_udp_unless_they_may(
     assert bool(found["anna"]) is encrypted
     assert_hears(anna.heard(), 440, 1000)
     assert_hears(bert.heard(), 1000, 440)
+
+
+@pytest.mark.parametrize("decrypted", [False, True])
+async def test_a_capture_holds_no_key_and_decrypted_audio_only_when_asked(
+    tmp_path: Path, decrypted: bool
+) -> None:
+    authority = Authority(tmp_path / "ca")
+    certificate = authority.issue("box", "DNS:box.test", "IP:127.0.0.1")
+    file = tmp_path / "call.pcapng"
+    words = ["--decrypted"] if decrypted else []
+    async with (
+        box(secure(certificate, authority) + phones("required", "never"), CALLS) as gateway,
+        controlled(gateway) as desk,
+        srtp_phone(tmp_path, "anna", gateway, hz=1000, mode="srtp-mand") as anna,
+        phone(tmp_path, "bert", "b1", gateway, hz=440, answer="auto") as bert,
+    ):
+        await gateway.up("sip/anna", "sip/bert")
+        follower = await command(gateway, "capture", "next", "-f", *words, "-o", str(file))
+        await until(lambda: desk._feeds, "somebody follows")
+        await talk(gateway, anna, bert)
+        _, said = await asyncio.wait_for(follower.communicate(), 30.0)
+    assert (b"in the clear" in said) is decrypted
+    ((port, key),) = {
+        (words[0], words[1])
+        for words in fields(file, "sdp.media.proto == RTP/SAVP && sip.Method", PORT_AND_KEY)
+    }
+    assert "inline:****" in key
+    sizes = {
+        int(n) for (n,) in fields(file, f"udp.port == {port} && !rtcp && !sip", ["udp.length"])
+    }
+    assert (8 + 12 + 160 in sizes) is decrypted

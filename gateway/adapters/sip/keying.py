@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 
-from gateway.adapters.sip.config import SipSection, SrtpMode, SrtpOver, Trunk, first_hop
+from gateway.adapters.sip.config import Phone, SipSection, SrtpMode, SrtpOver, Trunk, first_hop
 from gateway.errors import DeviceError, PeerError
 from gateway.media import srtp
 from gateway.media.streams import Srtp, SrtpSuite
@@ -116,7 +116,8 @@ class Keying:
 
 def doubts(config: SipSection) -> Iterator[tuple[tuple[str, ...], str, str]]:
     """What of SRTP will not work, or not protect anybody, as it is configured."""
-    peers = [("phones", *item) for item in config.phones.items()]
+    peers: list[tuple[str, str, Phone | Trunk]] = []
+    peers += [("phones", *item) for item in config.phones.items()]
     peers += [("trunks", *item) for item in config.trunks.items()]
     wanted = [each for each in peers if each[2].srtp is not SrtpMode.NEVER]
     if not wanted:
