@@ -65,7 +65,7 @@ def extensions() -> list[Extension]:
                 define_macros=[("_GNU_SOURCE", "1")],
                 extra_compile_args=flags,
                 extra_link_args=[f"-fsanitize={sanitize}"] if sanitize else [],
-                libraries=["m"],
+                libraries=["m", "dl"],
             )
         )
     return found

@@ -449,6 +449,7 @@ class _Loader:
             made = adapter(name, config, cast(Host, _CheckingHost(Path())))
             endpoints = list(made.endpoints())
             self._borrowed += [((*key, *at.split(".")), place) for at, place in made.borrows()]
+            doubts = list(made.doubts())
         except ConfigError as error:
             inner = tuple(error.key.split(".")) if error.key else ()
             self._wrong((*key, *inner), error.what, error.remedy or "")
@@ -456,6 +457,8 @@ class _Loader:
         except (GatewayError, ValueError) as error:
             self._wrong(key, str(error))
             return None
+        for inner, what, remedy in doubts:
+            self._doubtful((*key, *inner), what, remedy)
         for endpoint in endpoints:
             known = self._endpoints.get(endpoint.id)
             if known is not None:

@@ -224,6 +224,10 @@ class Adapter:
         from the configuration alone, checked by ``gateway check``."""
         return ()
 
+    def doubts(self) -> Iterable[tuple[tuple[str, ...], str, str]]:
+        """What is probably not meant in the configuration: key below the section, what, remedy."""
+        return ()
+
     async def run(self) -> None:
         """Open, call `Host.ready`, serve until cancelled, end every leg (A03, A04).
 

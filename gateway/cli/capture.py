@@ -23,10 +23,17 @@ from gateway.client import CommandError
 @click.option("--follow", "-f", is_flag=True, help="Go on until the call is over, or Ctrl-C.")
 @click.option("--last", type=seconds, metavar="TIME", help="Everything of the last 90s, 5m.")
 @click.option("--output", "-o", metavar="FILE", default="", help="File; '-': standard output.")
+@click.option("--decrypted", is_flag=True, help="With -f: SRTP as what it holds, not encrypted.")
 @click.option("--no-media", is_flag=True, help="Without RTP and RTCP: nobody's words.")
 @click.pass_obj
 def capture(
-    settings: Settings, which: str, follow: bool, last: float | None, output: str, no_media: bool
+    settings: Settings,
+    which: str,
+    follow: bool,
+    last: float | None,
+    output: str,
+    no_media: bool,
+    decrypted: bool,
 ) -> None:
     """SIP, RTP and all other wires of a call as a pcapng file, for Wireshark, tshark, sngrep.
 
@@ -40,20 +47,30 @@ def capture(
 
     MQTT, Modbus, serial lines, DAHDI and radio are in it too, with names in place of addresses
     (tshark -N n), and every packet says in a comment whose it is. Passwords, keys and pressed
-    digits are not; what people said is, and tones that they keyed while speaking.
+    digits are not; what people said is, and tones that they keyed while speaking. SRTP is in it as
+    on the wire, without its keys; --decrypted writes what it holds.
     """
     if bool(which) == (last is not None):
         raise click.UsageError("give either a call (or 'last', 'next') or --last TIME")
     if last is not None and follow:
         raise click.UsageError("--last is over: it cannot be followed")
+    if decrypted and not follow:
+        raise click.UsageError("only what comes can be decrypted: give -f too")
     parts = settings.client().octets(
-        "/v1/capture", id=which, follow=follow, last_s=last, media=not no_media
+        "/v1/capture",
+        id=which,
+        follow=follow,
+        last_s=last,
+        media=not no_media,
+        decrypted=decrypted,
     )
     # What is refused is refused before a file is made.
     first = next(parts, b"")
     if not first:
         raise CommandError("the gateway ended the answer")
     file = output or f"{_trace_in(first) or 'capture'}.pcapng"
+    if decrypted:
+        click.echo("warning: encrypted audio is written in the clear", err=True)
     if not no_media:
         click.echo("(the file may hold what people say: treat it as a recording)", err=True)
     n_octets = 0

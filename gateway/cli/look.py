@@ -497,6 +497,13 @@ def _leg(leg: dict[str, Any]) -> None:
                 f"({loss:.1f} %), {audio['packets_late']} late, {audio['packets_refused']} refused",
             ),
             (
+                "srtp",
+                f"{audio['srtp_suite']}, {audio['srtp_failed']} packets failed, "
+                f"{audio['srtp_replayed']} replayed"
+                if audio.get("srtp_suite")
+                else "",
+            ),
+            (
                 "sent",
                 f"{audio['packets_sent']} packets, far end lost "
                 f"{audio['remote_loss_percent']:.1f} %",

@@ -27,6 +27,8 @@ _ALL_AT_ONCE: Final = 4000
 
 async def find(gateway: Gateway, query: CaptureQuery) -> str:
     """The trace that is meant; empty for the next one, or for all. Raises `UsageError`."""
+    if query.decrypted and not query.follow:
+        raise UsageError("only what comes can be decrypted: it needs --follow")
     if query.last_s:
         if query.id or query.follow:
             raise UsageError("the last minutes are of all calls, and over")
@@ -77,7 +79,7 @@ async def octets(
         for leg in picker.legs:
             if leg not in watched and leg in gateway.legs:
                 watched.add(leg)
-                gateway.taps.watch(leg, gateway.patchbay.stream(leg))
+                gateway.taps.watch(leg, gateway.patchbay.stream(leg), clear=query.decrypted)
 
     def fresh() -> bytes:
         nonlocal number

@@ -100,6 +100,8 @@ class CaptureQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Everything of the last so many seconds, of all calls."""
     media: bool = True
     """RTP and RTCP too."""
+    decrypted: bool = False
+    """SRTP as what it holds; only with `follow`."""
 
 
 class RecordsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

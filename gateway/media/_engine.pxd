@@ -22,6 +22,7 @@ cdef extern from "<netinet/in.h>":
         uint16_t sa_family
 
 cdef extern from "engine_impl.h" nogil:
+    enum: CE_N_SUITES
     enum: CE_RTP, CE_DEVICE, CE_NULL, CE_NONE, CE_MAX_DIGITS, CE_NO_PT, CE_FRAME_MS
     enum: CP_TONE_STEPS, CP_TONE_FREQS, CP_TONE_PATTERNS
     enum: CE_CMD_OPEN, CE_CMD_CLOSE, CE_CMD_UPDATE, CE_CMD_CONFIGURE, CE_CMD_PLAY
@@ -62,10 +63,15 @@ cdef extern from "engine_impl.h" nogil:
     int32_t cp_resample(cp_resampler *r, const int16_t *src, int32_t n_in, int16_t *out,
                         int32_t cap)
 
+    ctypedef struct ce_srtp:
+        int done
     ctypedef struct ce_rtp_config:
         ce_addr remote
         uint8_t remote_set, codec, pt, te_pt, ptime_ms, tx, rx, symmetric, anywhere, wideband
         uint32_t latch_ms, timeout_ms, jitter_min_ms, jitter_max_ms
+        uint8_t set_srtp_in, set_srtp_out
+        ce_srtp *srtp_in
+        ce_srtp *srtp_out
     ctypedef struct ce_options:
         uint8_t detect_dtmf, mute_dtmf, detect_fsk, n_tones
         float gain_in, gain_out
@@ -93,6 +99,7 @@ cdef extern from "engine_impl.h" nogil:
     ctypedef struct ce_tap:
         uint8_t *ring
         uint32_t capacity
+        uint8_t clear
         uint64_t dropped
         int done
     ctypedef struct ce_health:
@@ -109,6 +116,7 @@ cdef extern from "engine_impl.h" nogil:
     ctypedef struct ce_counters:
         uint64_t rx_packets, rx_octets, tx_packets, tx_octets
         uint64_t refused, late, duplicate, concealed, dropped_blocks, slips, dropped_digits
+        uint64_t srtp_failed, srtp_replayed
         int64_t expected, lost
         cp_level level_in, level_out
         uint64_t silent_frames
@@ -120,6 +128,7 @@ cdef extern from "engine_impl.h" nogil:
         ce_health health
     ctypedef struct ce_stream:
         int fd, fd_rtcp
+        uint32_t ssrc_out
         uint8_t paced, readable, writable
         uint16_t block_bytes
         ce_counters c
@@ -185,6 +194,9 @@ cdef extern from "engine_impl.h" nogil:
     uint32_t ce_tap_fill(ce_tap *t)
     void ce_tap_take(ce_tap *t, uint8_t *out, uint32_t n)
     int ce_is_set(const void *flag)
+    uint32_t ce_srtp_load(const char *file, const char **why)
+    ce_srtp *ce_srtp_new(int suite, const uint8_t *key, int n, int sends)
+    void ce_srtp_free(ce_srtp *k)
 
     void cp_g711_setup()
     void cp_ulaw_decode(const uint8_t *src, int16_t *out, int32_t n)

@@ -7,6 +7,8 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int16_t, int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
+from random import getrandbits
+
 PACKET = "=qHBBHH16s"
 MAX_DIGITS = CE_MAX_DIGITS
 DIGIT, TONE, FSK, STARTED, TIMEOUT, PLAY_ENDED, DEVICE_FAILED, BYE, SPEECH = range(1, 10)
@@ -65,7 +67,50 @@ cdef int _rtp_config(ce_rtp_config *c, dict f) except -1:
     c.timeout_ms = f.get("timeout_ms", 0)
     c.jitter_min_ms = f.get("jitter_min_ms", 20)
     c.jitter_max_ms = f.get("jitter_max_ms", 200)
+    cdef Srtp key
+    if "srtp_in" in f:
+        key = f["srtp_in"]
+        c.set_srtp_in = 1
+        c.srtp_in = key.k if key is not None else NULL
+    if "srtp_out" in f:
+        key = f["srtp_out"]
+        c.set_srtp_out = 1
+        c.srtp_out = key.k if key is not None else NULL
     return 0
+
+
+def srtp_suites(str file="libsrtp2.so.1"):
+    """Which suites work (numbers as in `Srtp`), and why not if none does.
+
+    The first call loads the library; the answer never changes afterwards.
+    """
+    cdef const char *why = NULL
+    cdef bytes name = file.encode()
+    cdef uint32_t found = ce_srtp_load(name, &why)
+    return tuple(i for i in range(CE_N_SUITES) if found >> i & 1), why.decode("utf-8", "replace")
+
+
+cdef class Srtp:
+    """One direction's key and packet count; kept alive until `is_done`.
+
+    Suites: 0 AES_CM_128_HMAC_SHA1_80, 1 AES_CM_128_HMAC_SHA1_32, 2 AEAD_AES_128_GCM,
+    3 AEAD_AES_256_GCM; the key is the master key and its salt. A stream takes it for good.
+    """
+    cdef ce_srtp *k
+
+    def __cinit__(self, int suite, const uint8_t[::1] key, bint sends):
+        srtp_suites()
+        if key.shape[0]:
+            self.k = ce_srtp_new(suite, &key[0], <int>key.shape[0], sends)
+        if self.k == NULL:
+            raise ValueError("libsrtp2 does not take this suite or length of key")
+
+    def __dealloc__(self):
+        ce_srtp_free(self.k)
+
+    def is_done(self):
+        """True once the worker has let go of it."""
+        return ce_is_set(&self.k.done) != 0
 
 
 cdef class Handle:
@@ -84,6 +129,7 @@ cdef class Handle:
         return {
             "rx_packets": c.rx_packets, "tx_packets": c.tx_packets, "refused": c.refused,
             "late": c.late, "duplicate": c.duplicate, "concealed": c.concealed,
+            "srtp_failed": c.srtp_failed, "srtp_replayed": c.srtp_replayed,
             "lost": c.lost, "expected": c.expected, "slips": c.slips,
             "dropped_digits": c.dropped_digits,
             "jitter_ms": c.jitter / self.s.clock_ms if self.s.clock_ms else 0.0,
@@ -255,11 +301,12 @@ cdef class Tap:
 
     A packet is a `PACKET` (struct format: CLOCK_MONOTONIC ns, octets, flags, 4 or 6, the peer's
     port, reserved, its address) and its octets, RTP or RTCP as RFC 3550 has them. Flags: 1 we sent
-    it, 2 it went over the RTCP socket.
+    it, 2 it went over the RTCP socket. Of an SRTP stream they are as on the wire, with `clear` as
+    before encryption and after decryption.
     """
     cdef ce_tap *t
 
-    def __cinit__(self, uint32_t octets):
+    def __cinit__(self, uint32_t octets, bint clear=False):
         cdef uint32_t n = 4096
         while n < octets:
             n *= 2
@@ -267,6 +314,7 @@ cdef class Tap:
         if self.t == NULL:
             raise MemoryError
         self.t.capacity = n
+        self.t.clear = clear
         self.t.ring = <uint8_t *>PyMem_Calloc(n, 1)
         if self.t.ring == NULL:
             raise MemoryError
@@ -360,6 +408,7 @@ cdef class Core:
             raise MemoryError
         h.id = id
         h.s.fd, h.s.fd_rtcp = fd, fd_rtcp
+        h.s.ssrc_out = getrandbits(32)
         c.type, c.s = CE_CMD_OPEN, h.s
         if not self._push(&c):
             h.s.fd = h.s.fd_rtcp = -1

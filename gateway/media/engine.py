@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from gateway.errors import DeviceError, UsageError
-from gateway.media import _engine, _ports, wav
+from gateway.media import _engine, _ports, srtp, wav
 from gateway.media.open_stream import CODECS, OpenStream, ratio, rtp_config, wideband_of
 from gateway.media.streams import (
     ByeReceived,
@@ -118,6 +118,8 @@ class Engine:
         self._recordings: list[_engine.Recording] = []
         self._taps: list[_engine.Tap] = []
         """Of which the worker may still have a pointer."""
+        self._keys: list[_engine.Srtp] = []
+        """The same."""
         self._writer = wav.Writer()
         self._files: dict[tuple[str, int, int, int], bytes] = {}
         self._last_id = 0
@@ -174,6 +176,7 @@ class Engine:
         self._plays.clear()
         self._recordings.clear()
         self._taps.clear()
+        self._keys.clear()
         self._files.clear()
         self._cores, self._load, self._loop = [], {}, None
 
@@ -214,7 +217,8 @@ class Engine:
         self._reap()
         local = ("", 0)
         if isinstance(spec, RtpSpec):
-            config = rtp_config(spec)
+            told = srtp.change(None, spec.srtp)
+            config = rtp_config(spec) | told
             rtp, rtcp, port = self._bind(spec)
             local = (spec.local_ip, port)
             try:
@@ -223,6 +227,7 @@ class Engine:
                 os.close(rtp)
                 os.close(rtcp)
                 raise
+            self._keep_keys(srtp.handles(told))
         elif isinstance(spec, DeviceSpec):
             handle = self._open_device(core, spec)
         else:
@@ -436,6 +441,10 @@ class Engine:
         self._do(stream._core().tap, stream._handle, tap)
         if tap is not None:
             self._taps.append(tap)
+
+    def _keep_keys(self, keys: list[_engine.Srtp]) -> None:
+        if keys:
+            self._keys = [each for each in self._keys if not each.is_done()] + keys
 
     def _bury(self, handle: _engine.Handle | _engine.BridgeHandle) -> None:
         self._dying.append(handle)

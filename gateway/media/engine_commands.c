@@ -70,6 +70,8 @@ static void stream_leave(ce_engine *e, ce_stream *s, int how)
         if (s->record)
             atomic_store(&s->record->done, 1);
         ce_tap_set(s, NULL);
+        ce_srtp_set(&s->srtp_in, NULL);
+        ce_srtp_set(&s->srtp_out, NULL);
     }
     ce_lane_give(&e->decoders, &s->decoder_lane);
     ce_lane_give(&e->encoders, &s->encoder_lane);

@@ -6,7 +6,8 @@
  * CLOCK_MONOTONIC, the same for all engines).
  *
  * Where a stream's audio and packets can be changed on their way: packets in at the head of
- * `ce_rtp_packet` (and `rtcp_receive`), packets out in `send_packet` (and `rtcp_send`), samples
+ * `ce_rtp_packet` (and `rtcp_receive`), packets out in `send_packet` (and `rtcp_send`): there SRTP
+ * is taken off and put on; samples
  * in at `frame_in`, samples out at the end of `frame_out` before they are encoded.
  */
 #ifndef CE_ENGINE_IMPL_H
@@ -32,6 +33,7 @@
 
 enum { CE_PCMU, CE_PCMA, CE_G722, CE_L16, CE_NONE, CE_N_CODECS };
 enum { CE_RTP, CE_DEVICE, CE_NULL };
+enum { CE_SUITE_SHA1_80, CE_SUITE_SHA1_32, CE_SUITE_GCM_128, CE_SUITE_GCM_256, CE_N_SUITES };
 enum {
     CE_FRAME_MS = 20,
     CE_PHASE_MS = 4, /* phases are multiples of it, so that a wake every 4 ms meets all of them */
@@ -49,6 +51,7 @@ enum {
     CE_NO_PT = 255,
     CE_SPEECH_FRAMES = 50, /* of 20 ms: the longest echo that is told from speech */
     CE_LATE_BINS = 16,
+    CE_SRTP_KEY = 46, /* octets: the longest master key with its salt */
     CE_LANE_WORDS = 160, /* the most a G.722 coder keeps for one channel, in 16-bit words */
     CE_WINDOWS = 16,       /* of a stream's clock measurement */
     CE_TE_SILENT_MS = 120, /* RFC 4733 2.5.1.4: an end was lost after a few missing updates */
@@ -64,6 +67,7 @@ typedef struct ce_stream ce_stream;
 typedef struct ce_bridge ce_bridge;
 typedef struct ce_engine ce_engine;
 typedef struct ce_uring ce_uring;
+typedef struct ce_srtp ce_srtp;
 
 /* ---- what Python asks for ---- */
 
@@ -71,6 +75,8 @@ typedef struct {
     ce_addr remote;
     uint8_t remote_set, codec, pt, te_pt, ptime_ms, tx, rx, symmetric, anywhere, wideband;
     uint32_t latch_ms, timeout_ms, jitter_min_ms, jitter_max_ms;
+    uint8_t set_srtp_in, set_srtp_out; /* else they stay: a key goes on with its packet count */
+    ce_srtp *srtp_in, *srtp_out;       /* NULL: in the clear */
 } ce_rtp_config;
 
 typedef struct {
@@ -123,11 +129,19 @@ typedef struct ce_tap {
     uint8_t *ring;
     uint32_t capacity; /* octets, a power of two */
     _Atomic uint32_t head, tail;
+    uint8_t clear; /* of an encrypted stream: what was decrypted instead of what is on the wire */
     _Atomic uint64_t dropped; /* packets */
     _Atomic int done;
 } ce_tap;
 
 /* ---- streams ---- */
+
+/* One direction's key; `done` when the worker has let go of it. */
+struct ce_srtp {
+    void *session;
+    uint32_t n_ssrcs, ssrc[64];
+    _Atomic int done;
+};
 
 typedef struct {
     uint8_t started;
@@ -154,6 +168,7 @@ typedef struct {
 typedef struct {
     uint64_t rx_packets, rx_octets, tx_packets, tx_octets;
     uint64_t refused, late, duplicate, concealed, dropped_blocks, slips, dropped_digits;
+    uint64_t srtp_failed, srtp_replayed;
     int64_t expected, lost;
     cp_level level_in, level_out;
     uint64_t silent_frames;
@@ -243,6 +258,7 @@ struct ce_stream {
     ce_play *play;
     ce_record *record;
     ce_tap *tap;
+    ce_srtp *srtp_in, *srtp_out; /* NULL: in the clear */
     uint8_t n_digits, digit_started, digit_ends;
     uint16_t digit_ms;
     uint32_t digit_ts;
@@ -372,6 +388,7 @@ struct ce_engine {
     uint64_t rng;
     char cname[64];
     uint8_t rx_buf[CE_RX_BURST][CE_RX_BYTES];
+    _Alignas(16) uint8_t srtp_buf[CE_RX_BYTES + 32];
     /* scratch of one frame tick: every stream due, in codec batches */
     ce_stream **due;
     ce_frame *frames;
@@ -437,6 +454,16 @@ void ce_lane_give(ce_lanes *l, int16_t *lane);
 void ce_lane_move(ce_lanes *l, int16_t *lane, int phase);
 void ce_lane_save(const ce_lanes *l, int16_t lane, int16_t *words);
 void ce_lane_load(ce_lanes *l, int16_t lane, const int16_t *words);
+
+/* engine_srtp.c */
+uint32_t ce_srtp_load(const char *file, const char **why); /* Python's; bit per suite that works */
+ce_srtp *ce_srtp_new(int suite, const uint8_t *key, int n, int sends); /* Python's; or NULL */
+void ce_srtp_free(ce_srtp *k);                                         /* Python's; NULL is fine */
+void ce_srtp_set(ce_srtp **place, ce_srtp *k);
+int ce_srtp_unprotect(ce_stream *s, uint8_t *p, int n); /* in place: octets left, or -1 (counted) */
+int ce_srtp_unprotect_rtcp(ce_stream *s, uint8_t *p, int n);
+uint8_t *ce_srtp_protect(ce_stream *s, const uint8_t *p, int *n); /* a copy; NULL: do not send */
+uint8_t *ce_srtp_protect_rtcp(ce_stream *s, const uint8_t *p, int *n);
 
 /* engine_jitter.c */
 void ce_jitter_put(ce_stream *s, uint32_t ts, const uint8_t *p, int n);

@@ -32,22 +32,27 @@ static int same_addr(const ce_addr *a, const ce_addr *b)
 /* Only the signalled source may send to us. While the latch window is open a NAT's other port
  * (or, behind NAT, other address) may become the source; then it is locked until the next
  * signalling. A source that is being heard is never displaced. */
-static int accept_source(ce_stream *s, const ce_addr *from)
+static int may_come_from(const ce_stream *s, const ce_addr *from)
 {
     uint64_t tick = s->e->tick;
     if (!s->remote_set)
         return 0;
-    if (same_addr(from, &s->remote)) {
-        s->latched = 1;
+    if (same_addr(from, &s->remote))
         return 1;
-    }
     if (!s->symmetric || tick > s->latch_until)
         return 0;
     if (!s->anywhere && !same_ip(from, &s->signalled))
         return 0;
-    if (s->latched && tick - s->last_rx_tick < SOURCE_SILENT_MS)
+    return !s->latched || tick - s->last_rx_tick >= SOURCE_SILENT_MS;
+}
+
+/* Learns the address: what must prove itself has done so before. */
+static int accept_source(ce_stream *s, const ce_addr *from)
+{
+    if (!may_come_from(s, from))
         return 0;
-    s->remote = *from;
+    if (!same_addr(from, &s->remote))
+        s->remote = *from;
     s->latched = 1;
     return 1;
 }
@@ -57,7 +62,6 @@ void ce_rtp_apply(ce_stream *s, const ce_rtp_config *c, int first)
     ce_engine *e = s->e;
     uint32_t ts = first ? (uint32_t)ce_engine_random(e) : ce_rtp_now_ts(s);
     if (first) {
-        s->ssrc_out = (uint32_t)ce_engine_random(e);
         s->seq_out = (uint16_t)(ce_engine_random(e) & 0x7fff);
         s->rtcp_due = e->tick + RTCP_MS / 2 + ce_engine_random(e) % RTCP_MS;
     }
@@ -73,6 +77,10 @@ void ce_rtp_apply(ce_stream *s, const ce_rtp_config *c, int first)
     if (s->ptime_ms * s->clock_ms * s->bytes_per_tick > MAX_PAYLOAD)
         s->ptime_ms = CE_FRAME_MS;
     s->tx_fill = 0;
+    if (c->set_srtp_in)
+        ce_srtp_set(&s->srtp_in, c->srtp_in);
+    if (c->set_srtp_out)
+        ce_srtp_set(&s->srtp_out, c->srtp_out);
     s->rx = c->rx;
     s->tx = c->tx;
     s->symmetric = c->symmetric;
@@ -145,6 +153,12 @@ static void te_receive(ce_stream *s, uint32_t ts, const uint8_t *p, int n)
 
 static void send_packet(ce_stream *s, uint8_t *packet, int n)
 {
+    int n_clear = n;
+    uint8_t *clear = packet;
+    if (s->srtp_out && !(packet = ce_srtp_protect(s, packet, &n))) {
+        s->e->st.send_errors++;
+        return;
+    }
     /* MSG_DONTWAIT: a full socket buffer costs this packet, never the tick. */
     if ((!s->e->uring || ce_uring_send(s, packet, n)) &&
         sendto(s->fd, packet, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL, &s->remote.sa,
@@ -154,9 +168,10 @@ static void send_packet(ce_stream *s, uint8_t *packet, int n)
         return;
     }
     if (s->tap)
-        ce_tap_put(s, packet, n, &s->remote, CE_TAP_SENT);
+        ce_tap_put(s, s->tap->clear ? clear : packet, s->tap->clear ? n_clear : n, &s->remote,
+                   CE_TAP_SENT);
     s->c.tx_packets++;
-    s->c.tx_octets += (uint64_t)n - 12;
+    s->c.tx_octets += (uint64_t)n_clear - 12;
     s->e->st.tx_packets++;
 }
 
@@ -218,14 +233,29 @@ static void new_source(ce_stream *s, uint32_t ssrc, uint16_t seq)
     s->relay_anchored = 0;
 }
 
-static void rtcp_receive(ce_stream *s, const uint8_t *p, int n, const ce_addr *from);
+static void rtcp_receive(ce_stream *s, uint8_t *p, int n, const ce_addr *from, int flags);
 
 void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
 {
     ce_engine *e = s->e;
     cp_rtp h;
     e->st.rx_packets++;
-    if (s->tap)
+    if (s->srtp_in) {
+        /* Nothing is read, nor anything learned, of a packet that has not proved itself. */
+        if (n >= 12 && (p[1] & 0x7f) >= 64 && (p[1] & 0x7f) <= 95) { /* RFC 5761 section 4 */
+            rtcp_receive(s, p, n, from, 0);
+            return;
+        }
+        if (s->tap && !s->tap->clear)
+            ce_tap_put(s, p, n, from, 0);
+        if (n < 12 || !may_come_from(s, from)) {
+            s->c.refused++;
+            return;
+        }
+        if ((n = ce_srtp_unprotect(s, p, n)) < 0)
+            return;
+    }
+    if (s->tap && (s->tap->clear || !s->srtp_in))
         ce_tap_put(s, p, n, from, 0);
     if (n >= 12 && p[0] == 0x80) { /* the usual header: nothing optional */
         h.marker = p[1] >> 7;
@@ -236,13 +266,13 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
         h.payload_offset = 12;
         h.payload_len = n - 12;
         if (h.payload_type >= 72 && h.payload_type <= 76) {
-            rtcp_receive(s, p, n, from);
+            rtcp_receive(s, p, n, from, 0);
             return;
         }
     } else {
         int r = cp_rtp_parse(p, n, &h);
         if (r == CP_RTP_IS_RTCP) {
-            rtcp_receive(s, p, n, from);
+            rtcp_receive(s, p, n, from, 0);
             return;
         }
         if (r) {
@@ -433,7 +463,7 @@ static void rtcp_send(ce_stream *s, int bye)
     ce_engine *e = s->e;
     if (s->fd_rtcp < 0 || !s->remote_set || (!s->sent_any && !s->rx_seen))
         return;
-    uint8_t p[256];
+    uint8_t clear[256], *p = clear;
     cp_report_block block;
     cp_rtcp_packet sr = {0};
     uint64_t ntp = ntp_now();
@@ -444,21 +474,24 @@ static void rtcp_send(ce_stream *s, int bye)
     sr.n_octets = (uint32_t)s->c.tx_octets;
     if (s->rx_seen)
         cp_rtp_source_report(&s->source, &block, e->now_ns);
-    int n = cp_rtcp_build_report(p, sizeof p, s->ssrc_out, s->sent_any ? &sr : NULL, &block,
+    int n = cp_rtcp_build_report(p, sizeof clear, s->ssrc_out, s->sent_any ? &sr : NULL, &block,
                                  s->rx_seen);
-    int k = cp_rtcp_build_sdes(p + n, (int)sizeof p - n, s->ssrc_out, (const uint8_t *)e->cname,
+    int k = cp_rtcp_build_sdes(p + n, (int)sizeof clear - n, s->ssrc_out, (const uint8_t *)e->cname,
                                (int)strlen(e->cname));
     n += k > 0 ? k : 0;
     if (bye) {
-        k = cp_rtcp_build_bye(p + n, (int)sizeof p - n, s->ssrc_out, NULL, 0);
+        k = cp_rtcp_build_bye(p + n, (int)sizeof clear - n, s->ssrc_out, NULL, 0);
         n += k > 0 ? k : 0;
     }
     ce_addr to = s->remote;
     to.in4.sin_port = htons((uint16_t)(ntohs(to.in4.sin_port) + 1));
-    if (sendto(s->fd_rtcp, p, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL, &to.sa, s->addr_len) < 0)
+    int n_clear = n;
+    if ((s->srtp_out && !(p = ce_srtp_protect_rtcp(s, clear, &n))) ||
+        sendto(s->fd_rtcp, p, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL, &to.sa, s->addr_len) < 0)
         e->st.send_errors++;
     else if (s->tap)
-        ce_tap_put(s, p, n, &to, CE_TAP_SENT | CE_TAP_RTCP);
+        ce_tap_put(s, s->tap->clear ? clear : p, s->tap->clear ? n_clear : n, &to,
+                   CE_TAP_SENT | CE_TAP_RTCP);
 }
 
 void ce_rtp_bye(ce_stream *s)
@@ -466,9 +499,18 @@ void ce_rtp_bye(ce_stream *s)
     rtcp_send(s, 1);
 }
 
-static void rtcp_receive(ce_stream *s, const uint8_t *p, int n, const ce_addr *from)
+static void rtcp_receive(ce_stream *s, uint8_t *p, int n, const ce_addr *from, int flags)
 {
-    if (!s->remote_set || !same_ip(from, &s->remote) || cp_rtcp_check(p, n) < 0) {
+    int from_peer = s->remote_set && same_ip(from, &s->remote);
+    if (s->srtp_in) {
+        if (s->tap && !s->tap->clear)
+            ce_tap_put(s, p, n, from, flags);
+        if (from_peer && n >= 8 && (n = ce_srtp_unprotect_rtcp(s, p, n)) < 0)
+            return;
+        if (s->tap && s->tap->clear && from_peer)
+            ce_tap_put(s, p, n, from, flags);
+    }
+    if (!from_peer || cp_rtcp_check(p, n) < 0) {
         s->c.refused++;
         return;
     }
@@ -511,9 +553,9 @@ void ce_rtcp_readable(ce_engine *e, ce_stream *s)
         ssize_t n = recvfrom(s->fd_rtcp, e->rx_buf[0], CE_RX_BYTES, MSG_DONTWAIT, &from.sa, &len);
         if (n < 0)
             return;
-        if (s->tap)
+        if (s->tap && !s->srtp_in)
             ce_tap_put(s, e->rx_buf[0], (int)n, &from, CE_TAP_RTCP);
-        rtcp_receive(s, e->rx_buf[0], (int)n, &from);
+        rtcp_receive(s, e->rx_buf[0], (int)n, &from, CE_TAP_RTCP);
     }
 }
 

@@ -1,8 +1,7 @@
 /* Copies of a stream's packets for a capture: a ring between the worker and one reader.
  *
- * The worker never waits: what does not fit is dropped and counted. A packet is copied as the
- * stream sees it, that is in the clear where the transport is encrypted; whoever wants the octets
- * of the wire puts another call before the decryption and tells them apart by a flag.
+ * The worker never waits: what does not fit is dropped and counted. Of an encrypted stream it sees
+ * the octets of the wire, or, only if it was made to, what they hold.
  */
 #include "engine_impl.h"
 

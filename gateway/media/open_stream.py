@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.core.actions import Vox
 from gateway.errors import DeviceError, UsageError
-from gateway.media import _engine, tones
+from gateway.media import _engine, srtp, tones
 from gateway.media.offer import RATES
 from gateway.media.streams import (
     Codec,
@@ -171,7 +171,8 @@ class OpenStream:
         """Apply a new remote, codec, payload type or direction without losing the port.
 
         Opens the latch window again: this is the signalling that lets a source change.
-        Raises `UsageError` on a closed or non-RTP stream, or when `local_ip` changes.
+        Raises `UsageError` on a closed or non-RTP stream, or when `local_ip` changes; `DeviceError`
+        for SRTP without libsrtp2.
         """
         core = self._core()
         if not isinstance(self._spec, RtpSpec):
@@ -179,7 +180,9 @@ class OpenStream:
         if spec.local_ip != self._spec.local_ip:
             raise UsageError("local_ip cannot change while the stream is open")
         config = rtp_config(spec)
-        self._engine._do(core.update, self._handle, config)
+        told = srtp.change(self._spec.srtp, spec.srtp)
+        self._engine._do(core.update, self._handle, config | told)
+        self._engine._keep_keys(srtp.handles(told))
         self._spec = spec
 
     def configure(self, options: StreamOptions) -> None:
@@ -330,12 +333,13 @@ class OpenStream:
         if not self._closed:
             self._engine._do(self._core().stop_record, self._handle)
 
-    def tap(self, octets: int) -> _engine.Tap:
+    def tap(self, octets: int, *, clear: bool = False) -> _engine.Tap:
         """Copy its packets, both ways, into a ring of so many octets until `untap` or the end.
 
-        One at a time: another one takes over from the first.
+        One at a time: another one takes over from the first. Of an SRTP stream they are encrypted,
+        unless `clear`.
         """
-        tap = _engine.Tap(octets)
+        tap = _engine.Tap(octets, clear)
         self._engine._tap(self, tap)
         return tap
 
@@ -362,6 +366,9 @@ class OpenStream:
             packets_late=c["late"],
             packets_duplicate=c["duplicate"],
             packets_refused=c["refused"],
+            srtp_suite=spec.srtp.suite.value if isinstance(spec, RtpSpec) and spec.srtp else "",
+            srtp_failed=c["srtp_failed"],
+            srtp_replayed=c["srtp_replayed"],
             frames_concealed=c["concealed"],
             digits_dropped=c["dropped_digits"],
             jitter_ms=c["jitter_ms"],

@@ -33,6 +33,33 @@ class Codec(StrEnum):
     """Linear 16 bit: native byte order on a descriptor, network byte order in RTP."""
 
 
+class SrtpSuite(StrEnum):
+    """Crypto suites; the value is the name in SDP (RFC 4568 section 6.2, RFC 7714 section 14.2)."""
+
+    AES_128_SHA1_80 = "AES_CM_128_HMAC_SHA1_80"
+    AES_128_SHA1_32 = "AES_CM_128_HMAC_SHA1_32"
+    AES_128_GCM = "AEAD_AES_128_GCM"
+    AES_256_GCM = "AEAD_AES_256_GCM"
+
+    @property
+    def key_octets(self) -> int:
+        """Master key and master salt together."""
+        return {"AEAD_AES_128_GCM": 28, "AEAD_AES_256_GCM": 44}.get(self.value, 30)
+
+
+class Srtp(msgspec.Struct, frozen=True, kw_only=True):
+    """Keys of an encrypted stream (RFC 3711). They are not shown where one is printed."""
+
+    suite: SrtpSuite
+    receive: bytes
+    """Master key and salt of what the far end sends."""
+    send: bytes
+    """Ours."""
+
+    def __repr__(self) -> str:
+        return f"Srtp({self.suite.value})"
+
+
 class RtpSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Audio over RTP (RFC 3550) on a UDP socket that the engine binds."""
 
@@ -62,6 +89,8 @@ class RtpSpec(msgspec.Struct, frozen=True, kw_only=True):
     jitter_min_ms: int = 20
     jitter_max_ms: int = 200
     multicast_ttl: int = 1
+    srtp: Srtp | None = None
+    """Keys of SRTP and SRTCP; None: in the clear. With keys nothing is taken in the clear."""
     dscp: int = 46
     """Differentiated services code point of what is sent; 46 is expedited forwarding."""
 
@@ -122,6 +151,12 @@ class StreamStats(msgspec.Struct, kw_only=True):
     packets_duplicate: int = 0
     packets_refused: int = 0
     """Wrong source, version, payload type or length."""
+    srtp_suite: str = ""
+    """Crypto suite; empty: RTP in the clear."""
+    srtp_failed: int = 0
+    """Packets that were not encrypted with the agreed key, or changed on their way."""
+    srtp_replayed: int = 0
+    """Packets that came again: a network that doubles them, or somebody who recorded them."""
     frames_concealed: int = 0
     digits_dropped: int = 0
     """Digits that were not sent because 64 were waiting; the newest are dropped."""

@@ -85,6 +85,8 @@ class Tally:
             ("lost", stats.packets_lost),
             ("late", stats.packets_late),
             ("refused", stats.packets_refused),
+            ("srtp_failed", stats.srtp_failed),
+            ("srtp_replayed", stats.srtp_replayed),
         ):
             self.packets[network, name] += n
         if stats.packets_received:

@@ -27,7 +27,7 @@ _PROOF: Final = re.compile(
 _OTHER_SCHEME: Final = re.compile(rb"(?i)[ \t]*(?!digest\b)[a-z0-9-]+[ \t]+[^\s=,]")
 _KEYS: Final = (
     # RFC 4568 section 9.1, RFC 4567, RFC 4566 section 5.12, RFC 8839 section 5.4
-    re.compile(rb"(?im)^a=crypto:[^\r\n]*?\binline:([^\s|;\r\n]+)"),
+    re.compile(rb"(?im)\binline:([^\s|;\r\n]+)"),
     re.compile(rb"(?im)^a=key-mgmt:\S+[ \t]+([^\r\n]+)"),
     re.compile(rb"(?im)^k=([^\r\n]+)"),
     re.compile(rb"(?im)^a=ice-pwd:([^\r\n]+)"),

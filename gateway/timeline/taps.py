@@ -71,10 +71,17 @@ def _ip(packed: bytes, family: int) -> str:
     return str(ipaddress.ip_address(packed if family == 6 else packed[:4]))
 
 
+def _event_type(spec: Any, clear: bool) -> int | None:
+    """Payload type of digits that can be read: what is encrypted hides its own."""
+    readable = isinstance(spec, RtpSpec) and (clear or spec.srtp is None)
+    return spec.telephone_event if readable else None
+
+
 class _Tapped(NamedTuple):
     leg: str
     stream: Any
     tap: _engine.Tap
+    clear: bool
 
 
 class Taps:
@@ -96,6 +103,8 @@ class Taps:
         self._tapped: dict[int, _Tapped] = {}
         """By number of the stream."""
         self._watched: Counter[str] = Counter()
+        self._clear: set[str] = set()
+        """Legs whose packets are watched as they are before encryption and after decryption."""
         self._timer: asyncio.TimerHandle | None = None
 
     def opened(self, leg: str, stream: Any) -> None:
@@ -103,9 +112,16 @@ class Taps:
         if self.keep_s or self._watched[leg]:
             self._tap(leg, stream)
 
-    def watch(self, leg: str, stream: Any | None) -> None:
-        """A capture wants a leg's packets: of this stream, and of those it gets later."""
+    def watch(self, leg: str, stream: Any | None, *, clear: bool = False) -> None:
+        """A capture wants a leg's packets: of this stream, and of those it gets later.
+
+        With `clear` those of an encrypted stream are seen decrypted, by all that watch the leg,
+        until nobody does any more.
+        """
         self._watched[leg] += 1
+        if clear and leg not in self._clear:
+            self._clear.add(leg)
+            self._again(stream)
         if stream is not None:
             self._tap(leg, stream)
 
@@ -115,10 +131,21 @@ class Taps:
         if self._watched[leg] > 0:
             return
         del self._watched[leg]
-        if not self.keep_s:
-            for tapped in self._tapped.values():
-                if tapped.leg == leg:
+        was_clear = leg in self._clear
+        self._clear.discard(leg)
+        for tapped in list(self._tapped.values()):
+            if tapped.leg == leg:
+                if not self.keep_s:
                     tapped.stream.untap()
+                elif was_clear:
+                    self._again(tapped.stream)
+                    self._tap(leg, tapped.stream)
+
+    def _again(self, stream: Any | None) -> None:
+        """Let go of a stream's tap, so that it gets another."""
+        if stream is not None and stream.id in self._tapped:
+            self.drain()
+            self.dropped += self._tapped.pop(stream.id).tap.dropped
 
     def since(self, number: int, legs: Collection[str] | None = None) -> list[Chunk]:
         """Chunks after a number, of these legs or of all, what waits in the rings included."""
@@ -133,12 +160,12 @@ class Taps:
         if stream.id in self._tapped or not isinstance(stream.spec, RtpSpec):
             return
         try:
-            tap = stream.tap(RING)
+            tap = stream.tap(RING, clear=leg in self._clear)
         except GatewayError:
             # The engine has no room for a command: the call matters more than its copy.
             self.dropped += 1
             return
-        self._tapped[stream.id] = _Tapped(leg, stream, tap)
+        self._tapped[stream.id] = _Tapped(leg, stream, tap, leg in self._clear)
         self._arm()
 
     def _arm(self) -> None:
@@ -162,7 +189,7 @@ class Taps:
                 self._chunks.append(
                     Chunk(
                         self.number, now, tapped.leg, tapped.stream.local,
-                        spec.telephone_event if isinstance(spec, RtpSpec) else None, data,
+                        _event_type(spec, tapped.clear), data,
                     )
                 )  # fmt: skip
             if done:

@@ -41,12 +41,12 @@ def test_other_credentials_are_hidden_whole() -> None:
 def test_keys_of_media_are_hidden() -> None:
     body = (
         "v=0\r\na=crypto:1 AES_CM_128_HMAC_SHA1_80 "
-        "inline:d0RmdmcmVCspeEc3QGZiNWpVLFJhQX1cfHAwJSoj|2^20"
+        "inline:d0RmdmcmVCspeEc3QGZiNWpVLFJhQX1cfHAwJSoj|2^20|1:4;inline:YUJDZGVmZ2hpSktMbW9Q|2^20|2:4"
         "\r\na=key-mgmt:mikey AQAFgM0XflABAAAAAAAAAAAAAAsAyO\r\nk=clear:geheim\r\n"
         "a=ice-pwd:asd88fgpdd777uzjYhagZg\r\na=ice-ufrag:8hhY\r\nm=audio 4000 RTP/SAVP 0\r\n"
     )
     shown = Redactor().sip(sip("Content-Type: application/sdp", body=body))
-    for secret in (b"d0RmdmcmV", b"AQAFgM0X", b"geheim", b"asd88fgpdd"):
+    for secret in (b"d0RmdmcmV", b"YUJDZGVm", b"AQAFgM0X", b"geheim", b"asd88fgpdd"):
         assert secret not in shown
     for open_ in (b"AES_CM_128_HMAC_SHA1_80", b"|2^20", b"a=ice-ufrag:8hhY", b"m=audio 4000"):
         assert open_ in shown

@@ -15,6 +15,7 @@ from gateway.adapters.sip.calls import RETRY_AFTER_S, Calls
 from gateway.adapters.sip.config import SipSection
 from gateway.adapters.sip.door import Door
 from gateway.adapters.sip.identity import Caller, clean, from_value, number_of
+from gateway.adapters.sip.keying import doubts
 from gateway.adapters.sip.mailboxes import Mailboxes
 from gateway.adapters.sip.phones import Phones
 from gateway.adapters.sip.trunks import Trunks
@@ -83,6 +84,9 @@ class Sip(Adapter):
             yield self._phones.endpoint(user)
         for trunk in self.config.trunks:
             yield self._trunks.endpoint(trunk)
+
+    def doubts(self) -> Iterable[tuple[tuple[str, ...], str, str]]:
+        return doubts(self.config)
 
     @property
     def ports(self) -> dict[str, int]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from gateway.adapters.base import Host
+from gateway.adapters.sip.keying import Keying
 from gateway.errors import PeerError
 from gateway.media.streams import Codec, Direction, RtpSpec, Stream, StreamOptions
 from gateway.protocols import sdp
@@ -26,6 +27,7 @@ class Audio:
         towards: Callable[[str], tuple[str, str]],
         *,
         codecs: Sequence[str],
+        keying: Keying,
         media_timeout_s: float,
         country: str,
         events: bool = True,
@@ -33,7 +35,7 @@ class Audio:
         """`towards` tells our own address towards another one, and what it is shown as; `peer` is
         where we expect the audio to go. Without `events` digits are in the audio alone."""
         self._host, self._leg = host, leg
-        self._towards = towards
+        self._towards, self._keying = towards, keying
         self._local_ip, self._shown_ip = towards(peer)
         self._codecs = [_KNOWN[name] for name in codecs]
         if events:
@@ -45,6 +47,8 @@ class Audio:
         self.stream: Stream | None = None
         self.choice: sdp.Choice | None = None
         self._offer: sdp.SessionDescription | None = None
+        self.why = ""
+        """Why the last offer or answer was refused."""
         self._held = False
         """We put the far end on hold."""
 
@@ -70,7 +74,8 @@ class Audio:
         return sdp.Direction.SENDONLY if self._held else sdp.Direction.SENDRECV
 
     def offer(self) -> bytes:
-        """Our offer. Raises `DeviceError` when no port is free."""
+        """Our offer. Raises `DeviceError` when no port is free, or required SRTP impossible."""
+        protocol, crypto = self._keying.offer()
         _, port = self._open().local
         self._version += 1
         self._offer = sdp.make_offer(
@@ -80,18 +85,21 @@ class Audio:
             session_id=self._id,
             version=self._version,
             way=self._way(),
+            protocol=protocol,
+            crypto=crypto,
         )
         return self._offer.encode()
 
     def answer(self, offer: bytes) -> bytes | None:
-        """Our answer to the far end's offer, applied; None when there is no common codec.
+        """Our answer to the far end's offer, applied; None (see `why`) when nothing fits.
 
         Raises `PeerError` when the offer is malformed, `DeviceError` when no port is free.
         """
         described = sdp.parse(offer)
-        choice = sdp.choose(described, self._codecs, wanted=self._way(), prefer_ours=True)
-        if choice is None:
+        taken = self._choose(described)
+        if taken is None:
             return None
+        choice, crypto = taken
         if not self._fits(choice):
             if self.stream is not None:
                 raise PeerError("the audio cannot change between IPv4 and IPv6 during a call")
@@ -107,8 +115,27 @@ class Audio:
             port,
             session_id=self._id,
             version=self._version,
+            crypto=crypto,
             single_codec=True,
         ).encode()
+
+    def _choose(self, described: sdp.SessionDescription) -> tuple[sdp.Choice, list[str]] | None:
+        self.why = "no codec in common"
+        for protocol in self._keying.protocols:
+            choice = sdp.choose(
+                described,
+                self._codecs,
+                wanted=self._way(),
+                protocols=(protocol,),
+                prefer_ours=True,
+            )
+            if choice is None:
+                continue
+            try:
+                return choice, self._keying.answer(choice)
+            except PeerError as error:
+                self.why = str(error)
+        return None
 
     def accept(self, answer: bytes) -> bool:
         """Apply the far end's answer to our offer; False when it took no audio of ours.
@@ -119,9 +146,11 @@ class Audio:
             raise PeerError("an answer came without an offer of ours")
         choice = sdp.accept(self._offer, sdp.parse(answer), self._codecs)
         if choice is None:
+            self.why = "the answer took no audio"
             return False
         if not self._fits(choice):
             raise PeerError("IPv4 was offered and IPv6 answered, or the other way round")
+        self._keying.accept(choice)
         self._apply(choice)
         return True
 
@@ -156,6 +185,7 @@ class Audio:
                 ptime_ms=min(max(choice.ptime_ms or 20, 10), choice.maxptime_ms or 60, 60),
                 direction=direction,
                 media_timeout_s=timeout_s,
+                srtp=self._keying.agreed,
             )
         )
         # Digits come in the audio only where no telephone-event was negotiated: never twice.
@@ -169,4 +199,5 @@ class Audio:
             "codec": self.choice.codec.name,
             "media": f"{self.choice.address}:{self.choice.port}",
             "direction": self.choice.direction.value,
+            "srtp": self._keying.agreed.suite.value if self._keying.agreed else "no",
         }

@@ -12,7 +12,7 @@ from typing import Final
 
 from gateway.adapters.base import Host
 from gateway.adapters.sip.audio import Audio
-from gateway.adapters.sip.config import DtmfMode, Phone, SipSection, Trunk
+from gateway.adapters.sip.config import DtmfMode, Phone, SipSection, SrtpMode, SrtpOver, Trunk
 from gateway.adapters.sip.fraud import Watchman
 from gateway.adapters.sip.identity import (
     AUTO_ANSWER,
@@ -31,6 +31,7 @@ from gateway.adapters.sip.identity import (
     urgency,
     wants_auto_answer,
 )
+from gateway.adapters.sip.keying import Keying
 from gateway.adapters.sip.legs import SILENT, Leg
 from gateway.adapters.sip.phones import Phones
 from gateway.adapters.sip.precedence import (
@@ -63,8 +64,9 @@ from gateway.errors import DeviceError, PeerError, UsageError
 from gateway.protocols.sip import events as sip
 from gateway.protocols.sip.agent import SipAgent
 from gateway.protocols.sip.message import Header, Request, Response
-from gateway.protocols.sip.registrar import one_flow_each
+from gateway.protocols.sip.registrar import Binding, one_flow_each
 from gateway.protocols.sip.transaction import Flow
+from gateway.protocols.sip.uri import parse_uri
 
 RETRY_AFTER_S: Final = 30
 """When a caller that is refused for lack of something may try again."""
@@ -124,13 +126,14 @@ class Calls:
 
     # From outside
 
-    def _audio(self, leg: str, who: Phone | Trunk, peer: str) -> Audio:
+    def _audio(self, leg: str, who: Phone | Trunk, peer: str, *, private: bool) -> Audio:
         return Audio(
             self._host,
             leg,
             peer,
             lambda host: (self._wires.bind_towards(host), self._wires.source_towards(host)),
             codecs=who.codecs or self._config.codecs,
+            keying=Keying(who.srtp, private=private or self._config.srtp_over is SrtpOver.ANY),
             media_timeout_s=self._config.media_timeout_s,
             country=self._config.country,
             events=who.dtmf is not DtmfMode.INBAND,
@@ -169,7 +172,7 @@ class Calls:
         leg = Leg(
             id=leg_id,
             endpoint=endpoint,
-            audio=self._audio(leg_id, who, event.flow.host),
+            audio=self._audio(leg_id, who, event.flow.host, private=event.flow.transport == "tls"),
             inbound=True,
             trace=trace,
             half=half_of(trace, leg_id if known else ""),
@@ -215,7 +218,7 @@ class Calls:
             self._refuse(leg, 503, Cause.RESOURCE_UNAVAILABLE, str(error))
         else:
             if not leg.answer:
-                self._refuse(leg, 488, Cause.NOT_ACCEPTABLE, "no codec in common")
+                self._refuse(leg, 488, Cause.NOT_ACCEPTABLE, leg.audio.why)
 
     @staticmethod
     def _priority(request: Request, phone: Phone | None, trunk: Trunk | None) -> Priority | None:
@@ -314,11 +317,13 @@ class Calls:
         """Whether something can be sent over a flow: its connection is open, if it needs one."""
         return not flow.reliable or flow.connection in self.agent.core.connections
 
-    def _begin(self, action: Dial, who: Phone | Trunk, peer: str) -> tuple[Leg, bytes]:
+    def _begin(
+        self, action: Dial, who: Phone | Trunk, peer: str, *, private: bool
+    ) -> tuple[Leg, bytes]:
         leg = Leg(
             id=action.leg,
             endpoint=action.endpoint,
-            audio=self._audio(action.leg, who, peer),
+            audio=self._audio(action.leg, who, peer, private=private),
             inbound=False,
             trace=action.trace,
             half=half_of(action.trace),
@@ -335,6 +340,12 @@ class Calls:
         self._by_session[session] = leg
         self._identify(leg, session)
 
+    def _is_private(self, binding: Binding) -> bool:
+        """Whether what we send to a contact goes over TLS."""
+        if self._stands(binding.flow):
+            return binding.flow.transport == "tls"
+        return parse_uri(binding.contact).transport == "tls"
+
     def _dial_phone(self, user: str, action: Dial, hops: int) -> None:
         phone, now = self._config.phones[user], self._host.now()
         # A flow that broke is no way any more (RFC 5626 section 5.3); others begin anew.
@@ -349,7 +360,13 @@ class Calls:
             detail = "not registered"
             self._host.emit(LegEnded(leg=action.leg, cause=Cause.ABSENT, detail=detail))
             return
-        leg, offer = self._begin(action, phone, bindings[0].flow.host)
+        private = [binding for binding in bindings if self._is_private(binding)]
+        if phone.srtp is SrtpMode.REQUIRED and self._config.srtp_over is SrtpOver.TLS and private:
+            bindings = private
+        # One offer goes to all of them, and its keys with it.
+        leg, offer = self._begin(
+            action, phone, bindings[0].flow.host, private=len(private) == len(bindings)
+        )
         headers = [session_id(leg.half), *urgency(action.priority)]
         if action.auto_answer and phone.auto_answer:
             headers += AUTO_ANSWER
@@ -391,7 +408,8 @@ class Calls:
             self._host.emit(LegEnded(leg=action.leg, cause=Cause.CONGESTION, detail=detail))
             return
         peer = flows[0].host
-        leg, offer = self._begin(action, trunk, peer)
+        private = all(flow.transport == "tls" for flow in flows)
+        leg, offer = self._begin(action, trunk, peer, private=private)
         # With an account the address is the peer's, else ours.
         host = self._trunks.host(name) if trunk.user else self._wires.source_towards(peer)
         calling = trunk.number or e164(action.calling, trunk.numbers)
@@ -495,7 +513,7 @@ class Calls:
         if leg.over:
             return
         if leg.audio.choice is None:
-            self._release(leg, Cause.NOT_ACCEPTABLE, "the answer took no audio")
+            self._release(leg, Cause.NOT_ACCEPTABLE, leg.audio.why or "the answer took no audio")
             return
         leg.connected = True
         self._host.emit(LegAnswered(leg=leg.id))
@@ -505,6 +523,7 @@ class Calls:
         try:
             return leg.audio.accept(body)
         except PeerError as error:
+            leg.audio.why = str(error)
             self._host.count("sdp_refused")
             self._host.log.info("answer not understood", leg=leg.id, error=str(error))
             return False
@@ -515,9 +534,9 @@ class Calls:
         except (PeerError, DeviceError) as error:
             self._host.count("sdp_refused")
             self._host.log.info("offer not understood", leg=leg.id, error=str(error))
-            body = None
+            leg.audio.why, body = str(error), None
         if body is None:
-            self._release(leg, Cause.NOT_ACCEPTABLE, "no codec in common")
+            self._release(leg, Cause.NOT_ACCEPTABLE, leg.audio.why)
             return
         self.agent.answer_offer(session, body, self._host.now())
 

@@ -30,6 +30,24 @@ class DtmfMode(StrEnum):
     """In the audio alone: telephone-event is neither offered nor taken."""
 
 
+class SrtpMode(StrEnum):
+    """Whether the audio of a peer is encrypted (SRTP, keys by RFC 4568)."""
+
+    NEVER = "never"
+    OFFERED = "offered"
+    """Where the peer can; else in the clear."""
+    REQUIRED = "required"
+    """Or there is no call."""
+
+
+class SrtpOver(StrEnum):
+    """Which signalling may carry keys."""
+
+    TLS = "tls"
+    ANY = "any"
+    """Whoever reads the signalling can then hear the audio."""
+
+
 class Identity(StrEnum):
     """How a trunk is told who calls."""
 
@@ -90,6 +108,7 @@ class Phone(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A 3xx of it sends the call to the number in its Contact, as if it had dialled that."""
     priority: Precedence = "routine"
     """Highest precedence that it may ask for (RFC 4412)."""
+    srtp: SrtpMode = SrtpMode.NEVER
 
     def __post_init__(self) -> None:
         endpoint, _, name = self.mailbox.partition(":")
@@ -160,6 +179,7 @@ class Trunk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     redirects: bool = False
     """Follow its 3xx to the number in its Contact, as if it had called that."""
     dtmf: DtmfMode = DtmfMode.AUTO
+    srtp: SrtpMode = SrtpMode.NEVER
 
 
 class Fraud(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -205,6 +225,7 @@ class SipSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     realm: str = "crosspoint"
     codecs: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("G722", "PCMA", "PCMU")
     """In order of preference: ``G722``, ``PCMA``, ``PCMU``."""
+    srtp_over: SrtpOver = SrtpOver.TLS
     digest: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("SHA-256",)
     """Digest algorithms offered to phones, best first. Older phones only know ``MD5``, and some
     stumble over a challenge that offers anything else beside it: write ``["MD5"]`` for those."""

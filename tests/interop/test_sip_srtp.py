@@ -1,0 +1,171 @@
+"""SRTP with foreign phones: keys over TLS, audio measured, and what is not allowed refused."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from gateway.lab.softphone import Softphone
+from gateway.media.streams import RtpSpec
+from tests.interop.certificates import Authority
+from tests.interop.peers import Box, assert_hears, box, microphone, need, phone, until
+from tests.interop.test_capture import command, controlled, fields
+from tests.interop.test_sip_tls import CALLS, TALK_S, secure
+
+pytestmark = pytest.mark.interop
+
+PORT_AND_KEY = ["sdp.media.port", "sdp.media_attr"]
+MODULE = "module\t\t\tsrtp.so\n"
+
+
+def phones(anna: str, bert: str, extra: str = "") -> str:
+    return (
+        f'codecs = ["PCMA", "PCMU"]\ndigest = ["MD5"]\n{extra}\n'
+        f'[adapters.sip.phones.anna]\npassword = "a1"\nnumber = "201"\nsrtp = "{anna}"\n'
+        f'[adapters.sip.phones.bert]\npassword = "b1"\nnumber = "202"\nsrtp = "{bert}"\n'
+    )
+
+
+def srtp_phone(
+    home: Path, user: str, to: Box, *, hz: float, mode: str, answer: str = "manual"
+) -> Softphone:
+    """A baresip over TLS; mode: srtp (RTP/AVP with keys), srtp-mand (RTP/SAVP), or empty."""
+    need("baresip")
+    port = to.sip.ports["tls"]
+    media = f";mediaenc={mode}" if mode else ""
+    account = (
+        f"<sip:{user}@127.0.0.1:{port};transport=tls>;auth_pass={user[0]}1;regint=60{media}"
+        f';audio_codecs=PCMU/8000/1;answermode={answer};outbound="sip:127.0.0.1:{port};transport=tls"'
+    )
+    return Softphone(account, microphone(home, hz), home / user, "tls", extra=MODULE)
+
+
+async def talk(gateway: Box, anna: Softphone, bert: Softphone, to: str = "") -> dict[str, object]:
+    """One call; the suite of each phone's leg while it stood."""
+    await gateway.up("sip/anna", "sip/bert")
+    await anna.dial(to or f"sip:202@127.0.0.1:{gateway.sip.ports['tls']};transport=tls")
+    await anna.wait("CALL_ESTABLISHED")
+    await asyncio.sleep(TALK_S)
+    found = {}
+    for leg in gateway.sip._calls._legs.values():
+        assert leg.audio.stream is not None
+        spec, stats = leg.audio.stream.spec, leg.audio.stream.stats()
+        assert isinstance(spec, RtpSpec)
+        # baresip begins with an empty packet in the clear, to open a way through a NAT.
+        assert stats.srtp_failed <= 1
+        assert stats.srtp_replayed == 0
+        assert stats.packets_received > 40
+        found[leg.user] = spec.srtp and spec.srtp.suite.value
+    await anna.hang_up()
+    await bert.wait("CALL_CLOSED")
+    legs = await gateway.legs(2)
+    assert {leg.cause for leg in legs.values()} == {"normal"}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("ours", "mode"),
+    [
+        ("required", "srtp-mand"),
+        ("required", "srtp"),
+        ("offered", "srtp-mand"),
+        ("offered", "srtp"),
+    ],
+)
+async def test_srtp_on_one_leg_and_rtp_on_the_other(tmp_path: Path, ours: str, mode: str) -> None:
+    authority = Authority(tmp_path / "ca")
+    certificate = authority.issue("box", "DNS:box.test", "IP:127.0.0.1")
+    async with (
+        box(secure(certificate, authority) + phones(ours, "never"), CALLS) as gateway,
+        srtp_phone(tmp_path, "anna", gateway, hz=1000, mode=mode) as anna,
+        phone(tmp_path, "bert", "b1", gateway, hz=440, answer="auto") as bert,
+    ):
+        found = await talk(gateway, anna, bert)
+    assert found["anna"]
+    assert found["bert"] is None
+    assert_hears(anna.heard(), 440, 1000)
+    assert_hears(bert.heard(), 1000, 440)
+
+
+@pytest.mark.parametrize(
+    ("ours", "mode", "encrypted"),
+    [("required", "srtp-mand", True), ("offered", "srtp", True), ("offered", "", False)],
+)
+async def test_the_called_phone_gets_keys(
+    tmp_path: Path, ours: str, mode: str, encrypted: bool
+) -> None:
+    authority = Authority(tmp_path / "ca")
+    certificate = authority.issue("box", "DNS:box.test", "IP:127.0.0.1")
+    async with (
+        box(secure(certificate, authority) + phones("required", ours), CALLS) as gateway,
+        srtp_phone(tmp_path, "anna", gateway, hz=1000, mode="srtp-mand") as anna,
+        srtp_phone(tmp_path, "bert", gateway, hz=440, mode=mode, answer="auto") as bert,
+    ):
+        found = await talk(gateway, anna, bert)
+    assert found["anna"]
+    assert bool(found["bert"]) is encrypted
+    assert_hears(anna.heard(), 440, 1000)
+    assert_hears(bert.heard(), 1000, 440)
+
+
+async def test_required_refuses_a_phone_without_srtp(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    certificate = authority.issue("box", "DNS:box.test", "IP:127.0.0.1")
+    async with (
+        box(secure(certificate, authority) + phones("required", "never"), CALLS) as gateway,
+        srtp_phone(tmp_path, "anna", gateway, hz=1000, mode="") as anna,
+        phone(tmp_path, "bert", "b1", gateway, hz=440, answer="auto"),
+    ):
+        await gateway.up("sip/anna", "sip/bert")
+        await anna.dial(f"sip:202@127.0.0.1:{gateway.sip.ports['tls']};transport=tls")
+        closed = await anna.wait("CALL_CLOSED")
+        assert "488" in str(closed)
+        legs = await gateway.legs(2)
+    assert any("SRTP cannot be agreed on" in leg.detail for leg in legs.values())
+
+
+@pytest.mark.parametrize(("extra", "encrypted"), [("", False), ('srtp_over = "any"', True)])
+async def test_keys_do_not_go_over_udp_unless_they_may(
+    tmp_path: Path, extra: str, encrypted: bool
+) -> None:
+    async with box(phones("offered", "never", extra), CALLS) as gateway:
+        anna = phone(tmp_path, "anna", "a1", gateway, hz=1000, extra=";mediaenc=srtp")
+        anna.extra = MODULE
+        async with anna, phone(tmp_path, "bert", "b1", gateway, hz=440, answer="auto") as bert:
+            found = await talk(gateway, anna, bert, gateway.uri("202"))
+    assert bool(found["anna"]) is encrypted
+    assert_hears(anna.heard(), 440, 1000)
+    assert_hears(bert.heard(), 1000, 440)
+
+
+@pytest.mark.parametrize("decrypted", [False, True])
+async def test_a_capture_holds_no_key_and_decrypted_audio_only_when_asked(
+    tmp_path: Path, decrypted: bool
+) -> None:
+    authority = Authority(tmp_path / "ca")
+    certificate = authority.issue("box", "DNS:box.test", "IP:127.0.0.1")
+    file = tmp_path / "call.pcapng"
+    words = ["--decrypted"] if decrypted else []
+    async with (
+        box(secure(certificate, authority) + phones("required", "never"), CALLS) as gateway,
+        controlled(gateway) as desk,
+        srtp_phone(tmp_path, "anna", gateway, hz=1000, mode="srtp-mand") as anna,
+        phone(tmp_path, "bert", "b1", gateway, hz=440, answer="auto") as bert,
+    ):
+        await gateway.up("sip/anna", "sip/bert")
+        follower = await command(gateway, "capture", "next", "-f", *words, "-o", str(file))
+        await until(lambda: desk._feeds, "somebody follows")
+        await talk(gateway, anna, bert)
+        _, said = await asyncio.wait_for(follower.communicate(), 30.0)
+    assert (b"in the clear" in said) is decrypted
+    ((port, key),) = {
+        (words[0], words[1])
+        for words in fields(file, "sdp.media.proto == RTP/SAVP && sip.Method", PORT_AND_KEY)
+    }
+    assert "inline:****" in key
+    sizes = {
+        int(n) for (n,) in fields(file, f"udp.port == {port} && !rtcp && !sip", ["udp.length"])
+    }
+    assert (8 + 12 + 160 in sizes) is decrypted
