@@ -49,6 +49,9 @@ SIREN_COIL = 10
 ACK_KEY = 50
 """The discrete input that acknowledges."""
 _BEAT_S = 0.01
+STANDSTILL_S = 0.15
+"""A program that stands still for longer is dead for what is around it: guards release, stations
+let go, calls are lost, as they should be."""
 NEXT = "sip/bert"
 """Who is called when nobody takes an alarm."""
 _COLLEAGUES = {
@@ -211,6 +214,8 @@ class Site:
     io: Device
     broker: Broker
     told: Subscriber
+    still: list[float]
+    """How long this program stood still, each time that it did."""
 
     def caller(self, network: str, number: str) -> Party:
         """Somebody of a network who can call this number."""
@@ -245,7 +250,7 @@ async def site(home: Path) -> AsyncIterator[Site]:
         reached = (*NUMBERS.values(), PAGE_NUMBER)
         card = await enter(LineCard.start(fxs=2, fxo=1 + len(reached)))
         bus = await enter(CallPointBus(a := CallPoint(1, True), b := CallPoint(2, True)))
-        stack.enter_context(_standstill(bus))
+        still = stack.enter_context(_standstill(bus))
         broker = Broker(home)
         broker.start()
         stack.callback(broker.kill)
@@ -303,6 +308,7 @@ async def site(home: Path) -> AsyncIterator[Site]:
         yield Site(
             box=found, people=people, lines_in=lines_in,
             radios_in=radios_in, carl=carl, listener_station=b, io=io, broker=broker, told=told,
+            still=still,
         )  # fmt: skip
 
 
@@ -319,19 +325,26 @@ def _first_served() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _standstill(bus: CallPointBus) -> Iterator[None]:
-    """The stations share a thread with the gateway, so a busy machine stops both."""
+def _standstill(bus: CallPointBus) -> Iterator[list[float]]:
+    """The stations share a thread with the gateway, so a busy machine stops both.
+
+    What it gives is how long this program stood still each time it did.
+    """
     loop = asyncio.get_running_loop()
+    found: list[float] = []
 
     def beat(due: float) -> None:
         nonlocal timer
+        late = loop.time() - due
         # A handle, not a task: it comes before the stations look at the clock.
-        bus.forgive(max(0.0, loop.time() - due - _BEAT_S))
+        bus.forgive(max(0.0, late - _BEAT_S))
+        if late > STANDSTILL_S:
+            found.append(late)
         timer = loop.call_later(_BEAT_S, beat, loop.time() + _BEAT_S)
 
     timer = loop.call_later(_BEAT_S, beat, loop.time() + _BEAT_S)
     try:
-        yield
+        yield found
     finally:
         timer.cancel()
 
