@@ -32,7 +32,7 @@ from gateway.adapters.sip.identity import (
 )
 from gateway.adapters.sip.legs import Leg, why
 from gateway.config import convert
-from gateway.core.actions import Dial
+from gateway.core.actions import Answer, Dial
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Condition
 from gateway.core.events import LegEnded, LegOffered
@@ -414,6 +414,26 @@ async def test_no_codec_in_common_is_488_before_anything_rings() -> None:
         await peer.expect(488)
         leg = (await host.wait_for(LegOffered)).leg
         assert (await host.wait_for(LegEnded, leg=leg)).cause is Cause.NOT_ACCEPTABLE
+
+
+@pytest.mark.parametrize(
+    ("inside", "said", "used"),
+    [
+        (["10.0.0.0/8"], "10.1.2.3", "127.0.0.1"),
+        (["10.0.0.0/8"], "203.0.113.9", "203.0.113.9"),
+        (["10.0.0.0/8", "127.0.0.0/8"], "10.1.2.3", "10.1.2.3"),
+    ],
+)
+async def test_audio_to_a_peer_behind_its_nat_goes_where_it_is_heard(
+    inside: list[str], said: str, used: str
+) -> None:
+    async with trunk(inside=inside) as (adapter, host, peer):
+        offer = SDP.format(codec="0").replace("c=IN IP4 127.0.0.1", f"c=IN IP4 {said}")
+        peer.send(adapter, peer.invite("c1", body=offer))
+        leg = (await host.wait_for(LegOffered)).leg
+        adapter.answer(Answer(leg=leg))
+        assert host.stream(leg).spec.remote_ip == used
+        await peer.expect(200)
 
 
 async def test_broken_sdp_is_400_and_counted_nowhere_as_a_fault() -> None:

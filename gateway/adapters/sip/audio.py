@@ -25,6 +25,7 @@ class Audio:
         leg: str,
         peer: str,
         towards: Callable[[str], tuple[str, str]],
+        hides: Callable[[str, str], bool],
         *,
         codecs: Sequence[str],
         keying: Keying,
@@ -33,10 +34,12 @@ class Audio:
         events: bool = True,
     ) -> None:
         """`towards` tells our own address towards another one, and what it is shown as; `peer` is
-        where we expect the audio to go. Without `events` digits are in the audio alone."""
+        where we expect the audio to go, and where it goes when the address in its description is
+        one behind its NAT, as `hides` tells. Without `events` digits are in the audio alone."""
         self._host, self._leg = host, leg
         self._towards, self._keying = towards, keying
         self._local_ip, self._shown_ip = towards(peer)
+        self._peer, self._hides = peer, hides
         self._codecs = [_KNOWN[name] for name in codecs]
         if events:
             self._codecs.append(sdp.TELEPHONE_EVENT)
@@ -176,7 +179,7 @@ class Audio:
         stream.update(
             RtpSpec(
                 local_ip=self._local_ip,
-                remote_ip=None if silent else choice.address,
+                remote_ip=None if silent else self._reached_at(choice.address),
                 remote_port=0 if silent else choice.port,
                 codec=codec,
                 payload_type=choice.codec.payload,
@@ -190,6 +193,9 @@ class Audio:
         )
         # Digits come in the audio only where no telephone-event was negotiated: never twice.
         stream.configure(StreamOptions(detect_dtmf=event is None, country=self._country))
+
+    def _reached_at(self, address: str) -> str:
+        return self._peer if self._hides(self._peer, address) else address
 
     def detail(self) -> dict[str, str]:
         """What a technician wants to see of it."""

@@ -132,6 +132,7 @@ class Calls:
             leg,
             peer,
             lambda host: (self._wires.bind_towards(host), self._wires.source_towards(host)),
+            self._wires.hides,
             codecs=who.codecs or self._config.codecs,
             keying=Keying(who.srtp, private=private or self._config.srtp_over is SrtpOver.ANY),
             media_timeout_s=self._config.media_timeout_s,

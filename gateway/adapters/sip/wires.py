@@ -128,6 +128,11 @@ class Wires(StreamOwner):
             return self._config.public_ip
         return self.bind_towards(host)
 
+    def hides(self, peer: str, address: str) -> bool:
+        """Whether an address that a peer names of itself is one behind its NAT: nobody but its own
+        network reaches that."""
+        return address != peer and self._is_inside(address) and not self._is_inside(peer)
+
     def _is_inside(self, host: str) -> bool:
         try:
             address = ipaddress.ip_address(host)
