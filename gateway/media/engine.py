@@ -566,7 +566,7 @@ class Engine:
 
 
 async def _room(core: _engine.Core) -> None:
-    while not core.has_room(1):  # noqa: ASYNC110
+    while not core.has_room(1):  # noqa: ASYNC110 (the worker reports no taking of commands)
         await asyncio.sleep(0.005)
 
 

@@ -69,12 +69,12 @@ static int write_block(ce_stream *s)
     return w == (ssize_t)n;
 }
 
-/* What waits before either side begins: a block, or the frame it makes part of, and half a frame,
+/* What waits before either side begins: a block, or the frame it makes part of, and a spare frame,
  * because two clocks of one speed may tick at the same instant and change places. */
 static uint32_t head_start(const ce_stream *s)
 {
     uint32_t f = s->frame_bytes;
-    return (s->block_bytes > f ? s->block_bytes : f) + f / 2;
+    return (s->block_bytes > f ? s->block_bytes : f) + f;
 }
 
 void ce_device_start(ce_stream *s)

@@ -269,6 +269,7 @@ struct ce_stream {
     int16_t decoder_lane, encoder_lane; /* G.722; -1: none */
     const int16_t *bus;                 /* what the others say, at the bridge's rate */
     const uint8_t *send_payload;
+    ce_speech speech;
     ce_options opt;
     cp_plc plc;
     cp_resampler to_bridge, from_bridge;
@@ -280,7 +281,6 @@ struct ce_stream {
     cp_dtmf_tx dtmf_tx;
     cp_tone_rx tones;
     cp_fsk_rx fsk;
-    ce_speech speech;
     uint8_t fsk_data[CE_EVENT_BYTES];
     uint16_t fsk_fill, fsk_idle_ms;
     char digits[CE_MAX_DIGITS];

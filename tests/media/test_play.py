@@ -106,7 +106,9 @@ async def test_every_tone_of_every_country_plays_and_its_level_is_safe(engine, p
         stream.play_tone(name)
         a.packets.clear()
         await pace(0.14, listen(a))
-        assert rms_dbm0(a.pcm()[-640:]) > -30, name
+        pcm = a.pcm()
+        # The loudest stretch: a short tone may be over when a busy test wakes up.
+        assert max(rms_dbm0(pcm[at : at + 640]) for at in range(0, len(pcm) - 639, 160)) > -30, name
         assert np.abs(a.pcm()).max() < 32000, name
 
 
