@@ -250,6 +250,7 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
             ce_tap_put(s, p, n, from, 0);
         if (n < 12 || !may_come_from(s, from)) {
             s->c.refused++;
+            ce_health_refused(s, from, -1);
             return;
         }
         if ((n = ce_srtp_unprotect(s, p, n)) < 0)
