@@ -21,7 +21,6 @@ import os
 import select
 import socket
 import struct
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -83,14 +82,17 @@ def main() -> None:
     """Until standard input ends."""
     numbers = itertools.count()
     queue: list[tuple[float, int, Sender]] = []
+    begun = b""
     while True:
         wait = max(0.0, queue[0][0] - time.monotonic()) if queue else 1.0
-        if select.select([sys.stdin], [], [], wait)[0]:
-            line = sys.stdin.readline()
-            if not line:
+        if select.select([0], [], [], wait)[0]:
+            octets = os.read(0, 65536)
+            if not octets:
                 return
-            sender = Sender(json.loads(line))
-            heapq.heappush(queue, (sender.due(), next(numbers), sender))
+            *lines, begun = (begun + octets).split(b"\n")
+            for line in lines:
+                sender = Sender(json.loads(line))
+                heapq.heappush(queue, (sender.due(), next(numbers), sender))
         while queue and queue[0][0] <= time.monotonic():
             _, number, sender = heapq.heappop(queue)
             sender.send()

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway.control import diagnosis
 from gateway.core.events import HangupRequested, LegAnswered, LegEnded, LegOffered
 from gateway.diagnosis import Diagnosis
 from gateway.diagnosis.faults import Code, Layer
 from gateway.lab import linecard
 from tests.adapters.page_stand import own_network
 from tests.interop import diag_site
-from tests.interop.diag_site import Verdicts
+from tests.interop.diag_site import Verdicts, verdict
 from tests.interop.matrix_parties import OnTheAir
 from tests.interop.matrix_site import NUMBERS, PAGE_NUMBER
 from tests.interop.matrix_site import Site as Everything
@@ -88,6 +87,7 @@ def test_every_call_that_is_played_is_judged(played: dict[str, Verdicts]) -> Non
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_verdict(played: dict[str, Verdicts], name: str) -> None:
+    assert name in played, "it could not be played: see what the fixture wrote"
     verdicts = played[name]
     assert verdicts.over is not None
     _is(verdicts.over, name)
@@ -132,7 +132,7 @@ async def _talk(site: Everything, caller: str, callee: str, number: str = "") ->
     await asyncio.sleep(SECONDS)
     if isinstance(b, OnTheAir):
         await b.be_quiet()
-    up = await diagnosis.of_call(box.gateway, offered.leg)
+    up = await verdict(box.gateway, offered.leg)
     assert up.live
     box.gateway.emit(HangupRequested(leg=offered.leg))
     await box.wait(LegEnded, lambda e: e.leg == offered.leg)
@@ -150,7 +150,7 @@ async def _page(site: Everything) -> tuple[str, str]:
     await box.wait(LegAnswered, lambda e: e.leg.startswith("page/hall#"))
     await caller.speak()
     await asyncio.sleep(SECONDS)
-    up = await diagnosis.of_call(box.gateway, offered.leg)
+    up = await verdict(box.gateway, offered.leg)
     box.gateway.emit(HangupRequested(leg=offered.leg))
     await box.wait(LegEnded, lambda e: e.leg == offered.leg)
     await caller.hang_up()
@@ -172,6 +172,6 @@ async def test_a_good_call_of_every_network_has_a_clean_bill() -> None:
             await until(lambda: not site.box.gateway.switchboard.calls, "no call any more")
             calls.append(await _talk(site, "sip", "radio"))
             await until(lambda: not site.box.gateway.switchboard.calls, "no call any more")
-            over = [await diagnosis.of_call(site.box.gateway, leg) for leg, _ in calls]
+            over = [await verdict(site.box.gateway, leg) for leg, _ in calls]
     assert [said for _, said in calls if not said.startswith("no fault")] == []
     assert [found for found in over if found.fault or found.live] == []
