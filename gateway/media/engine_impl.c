@@ -18,7 +18,7 @@ enum {
     RT_PRIORITY = 20,
     /* A wake costs some 15 us of CPU, as much as two or three packets, and what others left in the
      * caches: the thread sleeps as long as packets may wait, unless too many would. */
-    MOST_A_WAKE = 160,
+    MOST_A_WAKE = 100,
     LONGEST_STRIDE = CE_PHASE_MS,
     EPOLL_BATCH = 256,
 };
