@@ -238,7 +238,9 @@ class Bridging:
 
     def silence(self, leg: Leg) -> None:
         """The leg is held or hung up: it neither holds the floor nor transmits from now on."""
-        leg.saying = ""
+        if leg.state is not LegState.HELD:
+            # What is played to a held leg goes on, and its end is waited for.
+            leg.saying = ""
         bridge = self.board.bridges.get(leg.bridge)
         if bridge:
             bridge.floor.release(leg.id)
@@ -249,6 +251,7 @@ class Bridging:
 
     def resume(self, leg: Leg) -> None:
         """The leg is off hold: it may speak, and transmit, again."""
+        self._settle(leg)
         bridge = self.board.bridges.get(leg.bridge)
         if bridge:
             self.arbitrate(bridge)
@@ -291,7 +294,8 @@ class Bridging:
     def _settle(self, leg: Leg) -> None:
         """Key or release the leg's transmitter, as what it is needed for says."""
         bridge = self.board.bridges.get(leg.bridge)
-        keyed = self.half(leg) and bool(leg.saying or (bridge and leg.id in bridge.keyed))
+        wanted = bool(leg.saying or (bridge and leg.id in bridge.keyed))
+        keyed = self.half(leg) and wanted and leg.state is not LegState.HELD
         if keyed and not leg.keyed:
             self.board.act(Key(leg=leg.id))
         elif leg.keyed and not keyed:
