@@ -248,7 +248,8 @@ class Bench:
                 theirs.append(_insist(self.ours, "relay", calls))
             elif other:
                 theirs.append(_insist(self.rtpengine, case, calls))
-        result: dict[str, Any] = {"case": case, "calls": calls, **_merged(ours)}
+        settings = {k: getattr(self.args, k) for k in ("threads", "epoll", "busy", "rounds")}
+        result: dict[str, Any] = {"case": case, "calls": calls, **settings, **_merged(ours)}
         if theirs:
             against = _merged(theirs)
             result["against"] = "own relay" if case in ROOMS else "rtpengine"
