@@ -39,6 +39,7 @@ class Code(StrEnum):
     SDP_ADDRESS = "sdp-address"
     ELSEWHERE = "elsewhere"
     PAYLOAD_TYPE = "payload-type"
+    SRTP = "srtp"
     NO_PACKETS = "no-packets"
     NOT_SENT = "not-sent"
     NO_STREAM = "no-stream"

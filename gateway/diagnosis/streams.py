@@ -70,7 +70,7 @@ def _packets(heard: Heard) -> Fault | None:
         return None
     if stats.direction in (Direction.SENDONLY, Direction.INACTIVE):
         return None
-    if stats.packets_elsewhere > FEW or stats.packets_wrong_type > FEW:
+    if max(stats.packets_elsewhere, stats.packets_wrong_type, stats.srtp_failed) > FEW:
         return None
     if not stats.local:
         return Fault(
@@ -170,6 +170,24 @@ def _payload_type(heard: Heard) -> Fault | None:
             f"{stats.wrong_type}, but {stats.payload_type} ({stats.codec}) was agreed"
         ),
         remedy="the far end must send the codec that its SDP agreed to: set it to that one alone",
+        next=f"gateway trace {heard.leg}",
+    )
+
+
+def _srtp(heard: Heard) -> Fault | None:
+    stats = heard.stats
+    if not _matters(heard, stats.srtp_failed):
+        return None
+    return Fault(
+        code=Code.SRTP,
+        layer=Layer.MEDIA,
+        leg=heard.leg,
+        what=(
+            f"{stats.srtp_failed} packets cannot be decrypted: they were not encrypted with the "
+            f"key agreed ({stats.srtp_suite})"
+        ),
+        remedy="the far end sends in the clear or with an old key: its SRTP setting, or a proxy "
+        "that changes the SDP",
         next=f"gateway trace {heard.leg}",
     )
 
@@ -424,7 +442,7 @@ def _place(leg: str) -> str:
 
 
 RULES: Final[tuple[_Rule, ...]] = (
-    _packets, _elsewhere, _payload_type, _refused, _sent, _silence, _loss, _remote_loss,
+    _packets, _elsewhere, _payload_type, _srtp, _refused, _sent, _silence, _loss, _remote_loss,
     _starved, _clipped, _low, _digits, _dropped, _drift,
 )  # fmt: skip
 """One for each thing that can be wrong with a stream; another transport adds its own here."""

@@ -7,10 +7,12 @@ give when the gateway does not run any more.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import subprocess
 import sys
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,12 +51,15 @@ from tests.interop.peers import (
 
 CARRIER = "127.0.2.30"
 OTHER = "127.0.2.31"
+SEALED = "127.0.2.32"
+KEY = base64.b64encode(bytes(range(30))).decode()
 PRIVATE = "10.99.99.99"
 N_PORTS = 40
 
 SIP = f"""
 digest = ["MD5"]
 codecs = ["PCMU"]
+srtp_over = "any"
 [adapters.sip.phones.anna]
 password = "a1"
 number = "201"
@@ -68,6 +73,10 @@ number = "299"
 peer = "sip:{CARRIER}:5060"
 keepalive_s = 0
 calls = 60
+[adapters.sip.trunks.sealed]
+peer = "sip:{SEALED}:5060"
+keepalive_s = 0
+srtp = "required"
 """
 LOOPBACK = "[adapters.loopback]\n" + "".join(
     f"[adapters.loopback.ports.t{n}]\nnumber = \"9{n:02}\"\ntone_hz = 425.0\n"
@@ -287,10 +296,13 @@ async def carrier_calls(
     name: str,
     n: int,
     *,
+    address: str = CARRIER,
     caddr: str = CARRIER,
     source: str | None = CARRIER,
     way: str = "sendrecv",
-    seconds: float = 4.5,
+    profile: str = "AVP",
+    more: str = "ptime:20",
+    seconds: float = 5.0,
     judge: bool = True,
     **wish: Any,
 ) -> None:
@@ -299,9 +311,10 @@ async def carrier_calls(
     media = 20000 + 2 * n
     number = f"9{n:02}"
     async with sipp(
-        site.home / f"sipp-{n}", "diag.xml", f"127.0.0.1:{site.box.port}", address=CARRIER,
+        site.home / f"sipp-{n}", "diag.xml", f"127.0.0.1:{site.box.port}", address=address,
         arguments=("-s", number, "-key", "caddr", caddr, "-key", "mport", str(media),
-                   "-key", "way", way, "-d", str(round(seconds * 1000))),
+                   "-key", "way", way, "-key", "profile", profile, "-key", "more", more,
+                   "-d", str(round(seconds * 1000))),
     ) as caller:  # fmt: skip
         offered = await site.box.wait(LegOffered, lambda e: e.called == number)
         await site.box.wait(LegAnswered, lambda e: e.leg == offered.leg)
@@ -311,7 +324,7 @@ async def carrier_calls(
             ends = {"from": [source, media], "to": list(stream.local)}
             site.send(**ends | {"seconds": seconds - 0.3} | wish)
         if judge:
-            await asyncio.sleep(seconds - 1.0)
+            await asyncio.sleep(seconds - 1.8)
             await site.judge(name, offered.leg)
         await site.ended(name, offered)
         assert await caller.done(40) == 0, caller.said()
@@ -327,7 +340,7 @@ async def _few_at_a_time(n: int, calls: Iterable[Coroutine[Any, Any, None]]) -> 
 
     for failed in await asyncio.gather(*map(one, calls), return_exceptions=True):
         if isinstance(failed, BaseException):
-            print(f"not played: {failed!r}")
+            print("not played:", *traceback.format_exception(failed))
 
 
 async def sip_calls(site: Site) -> None:
@@ -343,6 +356,16 @@ async def sip_calls(site: Site) -> None:
         call(site, "no packets", 3, source=None),
         call(site, "from elsewhere", 4, source=OTHER),
         call(site, "wrong payload type", 5, type=8),
+        call(
+            site,
+            "unencrypted",
+            38,
+            address=SEALED,
+            caddr=SEALED,
+            source=SEALED,
+            profile="SAVP",
+            more=f"crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{KEY}",
+        ),
         call(site, "muted", 6, octets=sounds["digital silence"]),
         call(site, "silence", 7, octets=sounds["noise"]),
         call(site, "clipped", 8, octets=sounds["clipped"]),
@@ -545,6 +568,9 @@ async def run(home: Path) -> dict[str, Verdicts]:
     async with site(home) as found:
         calls = (sip_calls(found), softphone_calls(found), other_calls(found))
         await _few_at_a_time(3, calls)
+        # What could not be played to its end must not keep the others from being judged.
+        for call in list(found.box.gateway.switchboard.calls):
+            found.box.gateway.emit(HangupRequested(call=call))
         await until(lambda: not found.box.gateway.switchboard.calls, "no call any more", 20)
         configuration = found.box.gateway.configuration
     for verdicts in found.found.values():

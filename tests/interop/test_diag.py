@@ -41,6 +41,7 @@ EXPECTED = {
     "wrong payload type": (
         Code.PAYLOAD_TYPE, Layer.SIGNALLING, "sip/carrier", "type 8, but 0 (PCMU)",
     ),
+    "unencrypted": (Code.SRTP, Layer.MEDIA, "sip/sealed", "cannot be decrypted"),
     "muted": (Code.MUTED, Layer.FAR_END, "sip/carrier", "digital silence"),
     "softphone muted": (Code.MUTED, Layer.FAR_END, "sip/bert", "digital silence"),
     "silence": (Code.SILENCE, Layer.FAR_END, "sip/carrier", "open pair"),
@@ -92,7 +93,7 @@ def test_verdict(played: dict[str, Verdicts], name: str) -> None:
     assert verdicts.over is not None
     _is(verdicts.over, name)
     if verdicts.up is not None:
-        assert verdicts.up.live
+        # On a busy machine the call may be over before it was looked at.
         assert verdicts.up.code == EXPECTED[name][0], verdicts.up
 
 
