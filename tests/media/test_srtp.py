@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import shutil
 import socket
 import struct
@@ -356,6 +357,7 @@ def test_a_missing_library_is_named(tmp_path) -> None:
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         cwd=Path(__file__).parents[2],
+        env=os.environ | {"LD_PRELOAD": os.environ.get("CROSSPOINT_PRELOAD", "")},
     ).stdout  # fmt: skip
     assert "((), 'libsrtp2-that-is-not-there.so: cannot open" in out
     assert "install Debian's package libsrtp2-1" in out
