@@ -257,7 +257,7 @@ def test_spilled_rows_survive_the_gateway(tmp_path: Path) -> None:
         store.put((leg(n),))
         if n % 9 == 8:
             with store._wake:
-                assert store._wake.wait_for(lambda: not store.state.waiting, 5)
+                assert store._wake.wait_for(lambda: not (store._pending or store._busy), 5)
     assert store.close()
     assert store.counters.spilled == 500
     assert store.counters.dropped == 0
