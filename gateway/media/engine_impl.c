@@ -219,9 +219,10 @@ static int64_t stride(ce_engine *e)
 {
     uint64_t packets = e->st.rx_packets - e->seen_packets, n = e->last_stride;
     e->seen_packets = e->st.rx_packets;
-    if (packets > MOST_A_WAKE && n > 1)
+    int waits = !e->st.n_relays; /* in a jitter buffer, whenever it is taken from the socket */
+    if (packets > MOST_A_WAKE && !waits && n > 1)
         n /= 2;
-    else if (packets < MOST_A_WAKE / 2 && n < LONGEST_STRIDE)
+    else if ((packets < MOST_A_WAKE / 2 || waits) && n < LONGEST_STRIDE)
         n *= 2;
     if (e->n_devices && n > 2)
         n = 2; /* a card's blocks wait for us at both ends */
