@@ -635,21 +635,21 @@ async def test_pins_are_not_written_down(tmp_path: Path) -> None:
         name="arm",
         called="8",
         command=PanelCommand(endpoint="far/panel", verb="ARM_AWAY", pass_code=True),
-        pins={"guard": "4711"},
+        pins={"guard": "47110815"},
     )
     rig = Rig(tmp_path, route, journal=JournalSection(keep_digits=True))
     async with rig.running():
         caller = rig.far.offer(called="8")
         await rig.see(LegAnswered, leg=caller)
-        for digit in "4711#":
+        for digit in "47110815#":
             rig.host.emit(DigitPressed(leg=caller, digit=digit))
         await rig.see(Command)
-        assert rig.far.all(Command)[0].code == "4711"
+        assert rig.far.all(Command)[0].code == "47110815"
         rig.host.emit(CommandFinished(command=rig.far.all(Command)[0].command, ok=True))
     assert {event.digit for event in rig.bodies(DigitPressed)} == {"?"}
     written = b"".join(file.read_bytes() for file in (tmp_path / "journal").iterdir())
     assert b"DigitPressed" in written
-    assert b"4711" not in written
+    assert b"47110815" not in written
 
 
 async def test_a_full_queue_refuses_calls_and_drops_what_only_describes(
