@@ -73,29 +73,14 @@ _PYTHON_HOST_PLATFORM=linux-aarch64 PYTHONPATH=$home/config \
     "$python" setup.py -q build_ext --inplace --parallel 2 >"$home/build.log" 2>&1 ||
     { cat "$home/build.log"; exit 1; }
 
+$gcc -O1 -shared -fPIC -D_GNU_SOURCE -o "$home/emulator.so" "$root/tests/arm64/emulator.c"
 # Emulated programs cannot start emulated programs by themselves: this does.
 cat >"$home/python" <<SCRIPT
 #!/bin/sh
-exec qemu-aarch64-static -L "$debian" "$debian/usr/bin/$their" "\$@"
+exec qemu-aarch64-static -E LD_PRELOAD="$home/emulator.so" -L "$debian" "$debian/usr/bin/$their" "\$@"
 SCRIPT
 chmod +x "$home/python"
-cat >"$site/sitecustomize.py" <<'SCRIPT'
-import os
-import socket
-import sys
-
-sys.executable = os.environ["CROSSPOINT_PYTHON"]
-as_it_is = socket.socket.setsockopt
-
-
-def setsockopt(self, level, option, *value):
-    """Debian 12's emulator does not know IP_MULTICAST_IF; nothing here sends to a group."""
-    if (level, option) != (socket.IPPROTO_IP, socket.IP_MULTICAST_IF):
-        as_it_is(self, level, option, *value)
-
-
-socket.socket.setsockopt = setsockopt
-SCRIPT
+echo 'import os, sys; sys.executable = os.environ["CROSSPOINT_PYTHON"]' >"$site/sitecustomize.py"
 export CROSSPOINT_CORPORA="${CROSSPOINT_CORPORA:-$root/../shared/corpora}"
 export CROSSPOINT_PYTHON="$home/python" PYTHONPATH="$copy:$site" CC=$gcc PYTHONDONTWRITEBYTECODE=1
 "$home/python" - <<'SCRIPT'
