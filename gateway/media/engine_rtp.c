@@ -183,7 +183,12 @@ static void relay(ce_stream *s, ce_stream *to, uint8_t *packet, int offset, int 
     if (!to->remote_set || !to->tx || !s->rx)
         return;
     if (!s->relay_anchored) {
-        s->relay_ts_off = ce_rtp_now_ts(to) - ts;
+        uint32_t now = ce_rtp_now_ts(to);
+        /* A frame of ours that has just left has used this time already. */
+        int32_t used = (int32_t)(to->last_ts + to->frame_ticks - now);
+        if (to->sent_any && used > 0 && used <= (int32_t)to->frame_ticks)
+            now += (uint32_t)used;
+        s->relay_ts_off = now - ts;
         s->relay_seq_off = (uint16_t)(to->seq_out - seq);
         s->relay_anchored = 1;
         marker |= pt != s->te_pt;

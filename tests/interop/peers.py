@@ -254,6 +254,17 @@ def phone(
     return Softphone(account, microphone(home, hz, rate), home / (name or user), transport)
 
 
+def has_port(port: int) -> bool:
+    """Whether a program on this machine takes datagrams or connections at this port."""
+    for kind, state in (("udp", "07"), ("tcp", "0A")):
+        for table in (Path(f"/proc/net/{kind}"), Path(f"/proc/net/{kind}6")):
+            for line in table.read_text().splitlines()[1:]:
+                _, local, _, is_now, *_ = line.split()
+                if is_now == state and local.endswith(f":{port:04X}"):
+                    return True
+    return False
+
+
 @dataclass(eq=False)
 class Program:
     """A foreign process with its output in a file."""
@@ -262,6 +273,8 @@ class Program:
     directory: Path
     environment: dict[str, str] = field(default_factory=dict)
     process: asyncio.subprocess.Process | None = None
+    server_port: int = 0
+    """It is there when it has this port; 0: at once."""
 
     @property
     def log(self) -> Path:
@@ -277,6 +290,12 @@ class Program:
                 *self.command, cwd=self.directory, env={**os.environ, **self.environment},
                 stdin=asyncio.subprocess.PIPE, stdout=log, stderr=asyncio.subprocess.STDOUT,
             )  # fmt: skip
+        if self.server_port:
+            running = self.process
+            await until(
+                lambda: running.returncode is not None or has_port(self.server_port),
+                f"{self.command[0]} is there",
+            )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -323,7 +342,7 @@ def sipp(
         "-m", str(calls), "-nostdin", "-timeout", "25s", "-timeout_error", "-trace_err",
         "-error_file", str(directory / "errors"), *arguments, target,
     ]  # fmt: skip
-    return Program(command, directory)
+    return Program(command, directory, server_port=port)
 
 
 class Kamailio(Program):

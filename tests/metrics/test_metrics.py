@@ -89,7 +89,7 @@ def test_what_happened_is_counted(busy: Any) -> None:
     assert found['crosspoint_call_wait_seconds_count{network="loopback"}'] == 2
     assert found['crosspoint_adapter_up{adapter="loopback",kind="loopback"}'] == 1
     assert found['crosspoint_endpoints{condition="up",network="loopback"}'] == 5
-    assert found["crosspoint_engine_ticks_total"] > 100
+    assert found["crosspoint_engine_ticks_total"] > 10
     assert found["crosspoint_engine_running"] == 1
     assert found['crosspoint_audio_packets_total{fate="received",network="loopback"}'] > 0
     assert found['crosspoint_store_degraded{store="journal"}'] == 0
