@@ -161,6 +161,10 @@ class Box:
         """The JSON that a command writes that must succeed."""
         return json.loads(self.ok(*arguments, "--json"))
 
+    def journal(self) -> str:
+        """What is written in its journal."""
+        return "".join(each.read_text() for each in self.home.rglob("journal-*.jsonl"))
+
     def wait_for_call(self, state: str = "connected") -> dict[str, Any]:
         """The first call that gets so far."""
         deadline = time.monotonic() + 10.0

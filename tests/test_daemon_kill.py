@@ -85,6 +85,10 @@ async def test_an_alarm_in_its_middle_is_carried_on(tmp_path: Path) -> None:
             )
             (alarm,) = await asyncio.to_thread(box.json, "alarms")
             assert alarm["state"] == "active"
+            # A disk that is busy with other things is awaited for a quarter of a second only.
+            await asyncio.to_thread(
+                _until, lambda: alarm["trace"] in box.journal(), "the alarm is written down"
+            )
             box.kill()
             await asyncio.to_thread(box.start)
             (after,) = await asyncio.to_thread(

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -663,9 +664,15 @@ class _Holdings:
                     descriptors[(name, target)] = target
         return {
             "descriptor": descriptors,
-            "thread": {(t.ident, t.name): t.name for t in threading.enumerate()},
+            "thread": {(t.ident, t.name): t.name for t in threading.enumerate() if not _idle(t)},
             "task": {id(t): t.get_name() for t in asyncio.all_tasks() if not t.done()},
         }
+
+
+def _idle(thread: threading.Thread) -> bool:
+    """A worker of the event loop's pool, which keeps it when `asyncio.to_thread` is done."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code.co_name == "_worker"
 
 
 async def _until(condition: Callable[[], object], within_s: float) -> None:
