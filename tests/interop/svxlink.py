@@ -91,6 +91,7 @@ class Node:
         """What it transmitted."""
         self.ptt = ""
         self.tone_hz = 0.0
+        self._open = False
         self._audio = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._audio.bind(("127.0.0.1", 0))
         self._audio.setblocking(False)
@@ -155,6 +156,7 @@ class Node:
         }
 
     def squelch(self, is_open: bool) -> None:
+        self._open = is_open
         os.write(self._sql, b"O" if is_open else b"Z")
 
     @property
@@ -172,6 +174,10 @@ class Node:
             samples = second[self.tone_hz]
             self._audio.sendto(samples[640 * (n % 50) :][:640], ("127.0.0.1", self.rx))
             n += 1
+            if n % 10 == 0:
+                # Like a level, not an edge: SvxLink forgets it whenever it has transmitted.
+                with contextlib.suppress(BlockingIOError):
+                    self.squelch(self._open)
             with contextlib.suppress(BlockingIOError):
                 self.ptt += os.read(self._ptt, 100).decode()
             with contextlib.suppress(BlockingIOError):
