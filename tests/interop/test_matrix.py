@@ -43,6 +43,7 @@ def test_a_cell_that_was_not_played_is_not_shown() -> None:
 
 
 @pytest.mark.interop
+@pytest.mark.alone
 @pytest.mark.skipif(bool(linecard.why_not()), reason=str(linecard.why_not()))
 async def test_every_network_reaches_every_other() -> None:
     need("baresip", "kamailio", "mosquitto", "mosquitto_pub", "mosquitto_sub", "sox", "dahdi_cfg")
