@@ -224,6 +224,7 @@ static void decode_all(ce_engine *e)
 
 static void fsk_octets(ce_stream *s, const uint8_t *p, int n)
 {
+    uint8_t *data = s->parts.detectors->fsk_data;
     if (n)
         s->fsk_idle_ms = 0;
     else if (s->fsk_fill && (s->fsk_idle_ms = (uint16_t)(s->fsk_idle_ms + CE_FRAME_MS)) > FSK_IDLE_MS)
@@ -231,10 +232,10 @@ static void fsk_octets(ce_stream *s, const uint8_t *p, int n)
     for (int i = 0; i < n; i++) {
         if (!s->fsk_fill && (p[i] == FSK_PAD || p[i] == 0xff || !p[i]))
             continue;
-        s->fsk_data[s->fsk_fill++] = p[i];
+        data[s->fsk_fill++] = p[i];
         /* Message type, length, that many octets, checksum. */
-        if (s->fsk_fill >= 2 && s->fsk_fill == s->fsk_data[1] + 3) {
-            ce_post(s->e, CE_EV_FSK, s, 0, 0, 0, s->fsk_data, s->fsk_fill);
+        if (s->fsk_fill >= 2 && s->fsk_fill == data[1] + 3) {
+            ce_post(s->e, CE_EV_FSK, s, 0, 0, 0, data, s->fsk_fill);
             s->fsk_fill = 0;
         }
     }
@@ -259,13 +260,14 @@ static void detect(ce_stream *s)
     }
     if (s->opt.n_tones) {
         cp_tone_event ev[4];
-        int n = cp_tone_rx_push(&s->tones, pcm, 160, ev, 4);
+        int n = cp_tone_rx_push(&s->parts.detectors->tones, pcm, 160, ev, 4);
         for (int i = 0; i < n; i++)
             ce_post(s->e, CE_EV_TONE, s, ev[i].id, 0, 0, NULL, 0);
     }
     if (s->opt.detect_fsk) {
         uint8_t octets[16];
-        fsk_octets(s, octets, cp_fsk_rx_push(&s->fsk, pcm, 160, octets, sizeof octets));
+        int n = cp_fsk_rx_push(&s->parts.detectors->fsk, pcm, 160, octets, sizeof octets);
+        fsk_octets(s, octets, n);
     }
 }
 
@@ -306,14 +308,15 @@ static const int16_t *frame_for_bridge(ce_stream *s)
     int te_peer = passes_digits(s, &peer) && peer->te_pt != CE_NO_PT;
     int mute_digits = s->opt.detect_dtmf && (s->opt.mute_dtmf || te_peer);
     if (mute_digits) {
+        int16_t *delay = s->parts.pcm_delay;
         if (s->muting) {
             memset(s->f->pcm_in, 0, bytes);
-            memset(s->pcm_delay, 0, bytes);
+            memset(delay, 0, bytes);
         }
         int16_t now[CE_MAX_SAMPLES];
         memcpy(now, s->f->pcm_in, bytes);
-        memcpy(s->f->pcm_in, s->pcm_delay, bytes);
-        memcpy(s->pcm_delay, now, bytes);
+        memcpy(s->f->pcm_in, delay, bytes);
+        memcpy(delay, now, bytes);
     } else if (s->te_active) {
         memset(s->f->pcm_in, 0, bytes);
     }
