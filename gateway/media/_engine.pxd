@@ -191,6 +191,8 @@ cdef extern from "engine_impl.h" nogil:
     void ce_engine_stats_get(ce_engine *e, ce_engine_stats *out)
     ce_stream *ce_stream_new(ce_engine *e, uint32_t id, int kind)
     void ce_stream_free(ce_stream *s)
+    ce_bridge *ce_bridge_new()
+    void ce_bridge_free(ce_bridge *b)
     uint32_t ce_record_fill(ce_record *r)
     void ce_record_take(ce_record *r, int16_t *out, uint32_t n)
     uint32_t ce_tap_fill(ce_tap *t)

@@ -172,7 +172,7 @@ cdef class BridgeHandle:
     cdef ce_bridge *b
 
     def __cinit__(self):
-        self.b = <ce_bridge *>PyMem_Calloc(1, sizeof_bridge())
+        self.b = ce_bridge_new()
         if self.b == NULL:
             raise MemoryError
 
@@ -182,16 +182,14 @@ cdef class BridgeHandle:
 
     def free(self):
         """Free the memory; only when `is_dead` or stopped."""
-        PyMem_Free(self.b)
+        ce_bridge_free(self.b)
         self.b = NULL
 
 
 cdef extern from *:
     """
-    static size_t ce_sizeof_bridge(void) { return sizeof(ce_bridge); }
     static size_t ce_sizeof_stream(void) { return sizeof(ce_stream) + CE_JB_TICKS; }
     """
-    size_t sizeof_bridge "ce_sizeof_bridge" ()
     size_t sizeof_stream "ce_sizeof_stream" ()
 
 

@@ -40,10 +40,7 @@ void ce_bridge_replan(ce_bridge *b)
     for (ce_stream *s = b->members; s; s = s->bridge_next)
         if (s->rate > rate)
             rate = s->rate;
-    if (rate != b->rate) {
-        b->rate = rate;
-        cp_resampler_init(&b->common_down, 16000, 8000);
-    }
+    b->rate = rate;
     ce_stream *a = b->members, *c = a ? a->bridge_next : NULL;
     int relay = b->n_members == 2 && !b->floor_mode && plain(a) && plain(c) &&
                 packets_fit(a, c) &&
@@ -364,13 +361,18 @@ static void mix(ce_engine *e, ce_bridge *b)
         cp_mix_minus_one(e->mix_src, e->mix_gain, e->mix_out, k, n);
     if (listeners) {
         int wide = b->rate == 16000;
+        ce_common *c = b->common;
+        if (c->rate != b->rate) {
+            c->rate = b->rate;
+            cp_resampler_init(&c->down, 16000, 8000);
+        }
         if (k)
-            cp_mix_sum(e->mix_src, e->mix_gain, b->common_pcm[wide], k, n);
+            cp_mix_sum(e->mix_src, e->mix_gain, c->pcm[wide], k, n);
         else
-            memset(b->common_pcm[wide], 0, sizeof b->common_pcm[wide]);
+            memset(c->pcm[wide], 0, sizeof c->pcm[wide]);
         if (wide)
-            cp_resample(&b->common_down, b->common_pcm[1], n, b->common_pcm[0], CE_MAX_SAMPLES);
-        memset(b->common_done, 0, sizeof b->common_done);
+            cp_resample(&c->down, c->pcm[1], n, c->pcm[0], CE_MAX_SAMPLES);
+        memset(c->done, 0, sizeof c->done);
     }
 }
 
@@ -408,8 +410,8 @@ static const uint8_t *common_payload(ce_stream *s, const int16_t *pcm)
     int key = s->codec * 2 + s->wideband;
     if (s->codec == CE_L16 && s->kind != CE_RTP)
         key = CE_NONE * 2 + s->wideband; /* another byte order */
-    uint8_t *out = b->common_payload[key];
-    if (b->common_done[key])
+    uint8_t *out = b->common->payload[key];
+    if (b->common->done[key])
         return out;
     if (s->codec == CE_G722) {
         if (b->common_lane < 0)
@@ -420,7 +422,7 @@ static const uint8_t *common_payload(ce_stream *s, const int16_t *pcm)
     } else {
         encode(s, pcm, out);
     }
-    b->common_done[key] = 1;
+    b->common->done[key] = 1;
     return out;
 }
 
@@ -438,7 +440,7 @@ static void frame_out(ce_engine *e, ce_stream *s)
         }
     } else if (ce_play_frame(s, s->f->pcm_out)) {
     } else if (b && !b->relay && s->from_common) {
-        pcm = b->common_pcm[s->wideband];
+        pcm = b->common->pcm[s->wideband];
         common = s->opt.gain_out == 1.0f;
     } else if (b && !b->relay && s->hears && may_speak(s)) {
         if (s->rate < b->rate) {

@@ -113,7 +113,7 @@ void ce_stream_set_codec(ce_stream *s, int codec, int wideband)
     else
         cp_resampler_init(&s->to_bridge, 8000, 16000);
     cp_resampler_init(&s->from_bridge, 16000, 8000);
-    s->jb.data = s->parts.jitter[s->bytes_per_tick == 2 || !s->parts.jitter[0]];
+    s->jb.data = s->parts.jitter[s->bytes_per_tick == 2];
     s->tx_fill = 0;
 }
 
@@ -190,6 +190,12 @@ static int equip(ce_engine *e, const ce_command *c)
                 part(e, &s->parts.detectors, sizeof *s->parts.detectors));
     case CE_CMD_RELEASE:
         return part(e, &s->parts.carried, 2 * sizeof *s->parts.carried);
+    case CE_CMD_JOIN:
+        if (c->u.join.speaks || !c->u.join.hears)
+            return 1;
+        /* fall through */
+    case CE_CMD_FLOOR:
+        return part(e, &c->b->common, sizeof *c->b->common);
     default:
         return 1;
     }
@@ -509,6 +515,18 @@ void ce_stream_free(ce_stream *s)
     free(p->jitter[0]), free(p->jitter[1]), free(p->out_ring), free(p->tx_pack);
     free(p->detectors), free(p->pcm_delay), free(p->carried);
     free(s);
+}
+
+ce_bridge *ce_bridge_new(void)
+{
+    return ce_zeroed(sizeof(ce_bridge));
+}
+
+void ce_bridge_free(ce_bridge *b)
+{
+    if (b)
+        free(b->common);
+    free(b);
 }
 
 int ce_is_set(const _Atomic int *flag)

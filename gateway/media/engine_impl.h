@@ -306,18 +306,22 @@ struct ce_stream {
     ce_parts parts;
 };
 
+/* What listeners who say nothing hear: encoded once per codec. */
+typedef struct {
+    uint8_t done[CE_N_CODECS * 2];
+    int16_t pcm[2][CE_MAX_SAMPLES];
+    uint8_t payload[CE_N_CODECS * 2][CE_MAX_PAYLOAD];
+    cp_resampler down;
+    uint32_t rate; /* of the bridge when `down` began */
+} ce_common;
+
 struct ce_bridge {
     ce_bridge *prev, *next;
     ce_stream *members;
     uint32_t n_members, rate;
     uint8_t phase, relay, pass_digits, floor_mode;
     ce_stream *floor;
-    /* what listeners who say nothing hear: encoded once per codec */
-    uint8_t common_done[CE_N_CODECS * 2];
-    int16_t common_pcm[2][CE_MAX_SAMPLES];
-    uint8_t common_pcm_done[2];
-    uint8_t common_payload[CE_N_CODECS * 2][CE_MAX_PAYLOAD];
-    cp_resampler common_down;
+    ce_common *common; /* made before a member joins who only listens, or there is a floor */
     int16_t common_lane;
     _Atomic int dead;
 };
@@ -434,7 +438,9 @@ uint32_t ce_engine_room(ce_engine *e); /* commands that can be queued */
 int ce_engine_pop(ce_engine *e, ce_event *out);        /* 1 when there was one */
 void ce_engine_stats_get(ce_engine *e, ce_engine_stats *out);
 ce_stream *ce_stream_new(ce_engine *e, uint32_t id, int kind);
+ce_bridge *ce_bridge_new(void);
 void ce_stream_free(ce_stream *s);
+void ce_bridge_free(ce_bridge *b);
 uint32_t ce_record_fill(ce_record *r); /* frames waiting */
 void ce_record_take(ce_record *r, int16_t *out, uint32_t n);
 int ce_is_set(const _Atomic int *flag); /* `dead` or `done`, with acquire order */
