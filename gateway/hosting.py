@@ -146,8 +146,9 @@ class Exchange(ABC):
 
     def publish(self, envelope: Envelope) -> None:
         """Put an envelope on the bus."""
-        for feed in tuple(self.feeds):
-            feed.put(envelope)
+        if self.feeds:
+            for feed in tuple(self.feeds):
+                feed.put(envelope)
 
     def wire(
         self,

@@ -266,11 +266,15 @@ class Bridging:
         which transmitters are keyed. A transmitter on a busy channel is not keyed over those who
         speak there, unless the holder comes first.
         """
+        legs = [self.board.legs[member] for member in bridge.members]
+        if bridge.kind is not BridgeKind.FLOOR and not bridge.keyed:
+            # Telephones only, as in most calls: there is nothing to decide.
+            if not any(leg.watched or self.half(leg) for leg in legs):
+                return
         self._watch_voices(bridge)
         holder = bridge.floor.holder
         speaker = self.board.legs.get(holder or "")
         first = speaker is not None and speaker.call.talk.first and not self.half(speaker)
-        legs = [self.board.legs[member] for member in bridge.members]
         wanted = [
             leg
             for leg in legs
@@ -295,7 +299,7 @@ class Bridging:
         """Key or release the leg's transmitter, as what it is needed for says."""
         bridge = self.board.bridges.get(leg.bridge)
         wanted = bool(leg.saying or (bridge and leg.id in bridge.keyed))
-        keyed = self.half(leg) and wanted and leg.state is not LegState.HELD
+        keyed = wanted and self.half(leg) and leg.state is not LegState.HELD
         if keyed and not leg.keyed:
             self.board.act(Key(leg=leg.id))
         elif leg.keyed and not keyed:

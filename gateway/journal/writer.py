@@ -34,7 +34,7 @@ from gateway.journal.lines import (
 )
 from gateway.journal.reader import Reader, read_open_alarms
 
-_OF_ALARMS: Final = (AlarmRaised, OpenAlarm, CloseAlarm)
+_OF_ALARMS: Final = frozenset((AlarmRaised, OpenAlarm, CloseAlarm))
 
 
 class StorageState(msgspec.Struct, frozen=True, kw_only=True):
@@ -225,10 +225,11 @@ class Journal:
         limit = self._queue_limit
         if done is not None:
             limit *= 2
+        body = None if envelope is None else envelope.body
         if (
-            envelope is None
-            or isinstance(envelope.body, _OF_ALARMS)
-            or (isinstance(envelope.body, InputChanged) and envelope.body.raised_at is not None)
+            body is None
+            or type(body) in _OF_ALARMS
+            or (type(body) is InputChanged and body.raised_at is not None)
         ):
             limit = self._queue_limit * 4
         with self._lock:

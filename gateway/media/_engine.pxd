@@ -75,7 +75,6 @@ cdef extern from "engine_impl.h" nogil:
     ctypedef struct ce_options:
         uint8_t detect_dtmf, mute_dtmf, detect_fsk, n_tones
         float gain_in, gain_out
-        cp_tone_pattern tone[8]
     ctypedef struct ce_speech_config:
         uint8_t on, n_echo
         uint16_t attack_ms, hang_ms
@@ -148,9 +147,12 @@ cdef extern from "engine_impl.h" nogil:
     ctypedef struct _Join:
         uint8_t speaks, hears
         float gain
+    ctypedef struct _Configure:
+        ce_options options
+        cp_tone_pattern tone[8]
     ctypedef struct _CommandUnion:
         ce_rtp_config rtp
-        ce_options options
+        _Configure configure
         ce_speech_config speech
         ce_play *play
         ce_record *record
@@ -189,6 +191,8 @@ cdef extern from "engine_impl.h" nogil:
     void ce_engine_stats_get(ce_engine *e, ce_engine_stats *out)
     ce_stream *ce_stream_new(ce_engine *e, uint32_t id, int kind)
     void ce_stream_free(ce_stream *s)
+    ce_bridge *ce_bridge_new()
+    void ce_bridge_free(ce_bridge *b)
     uint32_t ce_record_fill(ce_record *r)
     void ce_record_take(ce_record *r, int16_t *out, uint32_t n)
     uint32_t ce_tap_fill(ce_tap *t)

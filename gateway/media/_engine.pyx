@@ -172,7 +172,7 @@ cdef class BridgeHandle:
     cdef ce_bridge *b
 
     def __cinit__(self):
-        self.b = <ce_bridge *>PyMem_Calloc(1, sizeof_bridge())
+        self.b = ce_bridge_new()
         if self.b == NULL:
             raise MemoryError
 
@@ -182,21 +182,20 @@ cdef class BridgeHandle:
 
     def free(self):
         """Free the memory; only when `is_dead` or stopped."""
-        PyMem_Free(self.b)
+        ce_bridge_free(self.b)
         self.b = NULL
 
 
 cdef extern from *:
     """
-    static size_t ce_sizeof_bridge(void) { return sizeof(ce_bridge); }
-    static size_t ce_sizeof_stream(void) { return sizeof(ce_stream); }
+    static size_t ce_sizeof_stream(void) { return sizeof(ce_stream) + CE_JB_TICKS; }
     """
-    size_t sizeof_bridge "ce_sizeof_bridge" ()
     size_t sizeof_stream "ce_sizeof_stream" ()
 
 
 def stream_bytes():
-    """Memory of one stream in octets, without the kernel's socket buffers."""
+    """Memory of one stream of G.711 or G.722 that detects nothing, in octets, without the kernel's
+    socket buffers."""
     return sizeof_stream()
 
 
@@ -494,24 +493,24 @@ cdef class Core:
         cdef int i, k
         memset(&c, 0, sizeof(c))
         c.type, c.s = CE_CMD_CONFIGURE, h.s
-        c.u.options.detect_dtmf = detect_dtmf
-        c.u.options.mute_dtmf = mute_dtmf
-        c.u.options.detect_fsk = fsk
-        c.u.options.gain_in = gain_in
-        c.u.options.gain_out = gain_out
+        c.u.configure.options.detect_dtmf = detect_dtmf
+        c.u.configure.options.mute_dtmf = mute_dtmf
+        c.u.configure.options.detect_fsk = fsk
+        c.u.configure.options.gain_in = gain_in
+        c.u.configure.options.gain_out = gain_out
         if len(patterns) > CP_TONE_PATTERNS:
             raise ValueError(f"at most {CP_TONE_PATTERNS} tones at once")
-        c.u.options.n_tones = len(patterns)
+        c.u.configure.options.n_tones = len(patterns)
         for i, (id, freqs, cadence, cycles, min_ms) in enumerate(patterns):
-            c.u.options.tone[i].id = id
-            c.u.options.tone[i].n_freqs = len(freqs)
+            c.u.configure.tone[i].id = id
+            c.u.configure.tone[i].n_freqs = len(freqs)
             for k in range(len(freqs)):
-                c.u.options.tone[i].freq_hz[k] = freqs[k]
-            c.u.options.tone[i].n_cadence = len(cadence)
+                c.u.configure.tone[i].freq_hz[k] = freqs[k]
+            c.u.configure.tone[i].n_cadence = len(cadence)
             for k in range(len(cadence)):
-                c.u.options.tone[i].cadence_ms[k] = cadence[k]
-            c.u.options.tone[i].n_cycles = cycles
-            c.u.options.tone[i].min_ms = min_ms
+                c.u.configure.tone[i].cadence_ms[k] = cadence[k]
+            c.u.configure.tone[i].n_cycles = cycles
+            c.u.configure.tone[i].min_ms = min_ms
         return self._push(&c)
 
     def watch_speech(self, Handle h, bint on, double threshold, int attack_ms, int hang_ms,

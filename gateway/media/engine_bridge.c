@@ -40,10 +40,7 @@ void ce_bridge_replan(ce_bridge *b)
     for (ce_stream *s = b->members; s; s = s->bridge_next)
         if (s->rate > rate)
             rate = s->rate;
-    if (rate != b->rate) {
-        b->rate = rate;
-        cp_resampler_init(&b->common_down, 16000, 8000);
-    }
+    b->rate = rate;
     ce_stream *a = b->members, *c = a ? a->bridge_next : NULL;
     int relay = b->n_members == 2 && !b->floor_mode && plain(a) && plain(c) &&
                 packets_fit(a, c) &&
@@ -224,6 +221,7 @@ static void decode_all(ce_engine *e)
 
 static void fsk_octets(ce_stream *s, const uint8_t *p, int n)
 {
+    uint8_t *data = s->parts.detectors->fsk_data;
     if (n)
         s->fsk_idle_ms = 0;
     else if (s->fsk_fill && (s->fsk_idle_ms = (uint16_t)(s->fsk_idle_ms + CE_FRAME_MS)) > FSK_IDLE_MS)
@@ -231,10 +229,10 @@ static void fsk_octets(ce_stream *s, const uint8_t *p, int n)
     for (int i = 0; i < n; i++) {
         if (!s->fsk_fill && (p[i] == FSK_PAD || p[i] == 0xff || !p[i]))
             continue;
-        s->fsk_data[s->fsk_fill++] = p[i];
+        data[s->fsk_fill++] = p[i];
         /* Message type, length, that many octets, checksum. */
-        if (s->fsk_fill >= 2 && s->fsk_fill == s->fsk_data[1] + 3) {
-            ce_post(s->e, CE_EV_FSK, s, 0, 0, 0, s->fsk_data, s->fsk_fill);
+        if (s->fsk_fill >= 2 && s->fsk_fill == data[1] + 3) {
+            ce_post(s->e, CE_EV_FSK, s, 0, 0, 0, data, s->fsk_fill);
             s->fsk_fill = 0;
         }
     }
@@ -259,13 +257,14 @@ static void detect(ce_stream *s)
     }
     if (s->opt.n_tones) {
         cp_tone_event ev[4];
-        int n = cp_tone_rx_push(&s->tones, pcm, 160, ev, 4);
+        int n = cp_tone_rx_push(&s->parts.detectors->tones, pcm, 160, ev, 4);
         for (int i = 0; i < n; i++)
             ce_post(s->e, CE_EV_TONE, s, ev[i].id, 0, 0, NULL, 0);
     }
     if (s->opt.detect_fsk) {
         uint8_t octets[16];
-        fsk_octets(s, octets, cp_fsk_rx_push(&s->fsk, pcm, 160, octets, sizeof octets));
+        int n = cp_fsk_rx_push(&s->parts.detectors->fsk, pcm, 160, octets, sizeof octets);
+        fsk_octets(s, octets, n);
     }
 }
 
@@ -306,14 +305,15 @@ static const int16_t *frame_for_bridge(ce_stream *s)
     int te_peer = passes_digits(s, &peer) && peer->te_pt != CE_NO_PT;
     int mute_digits = s->opt.detect_dtmf && (s->opt.mute_dtmf || te_peer);
     if (mute_digits) {
+        int16_t *delay = s->parts.pcm_delay;
         if (s->muting) {
             memset(s->f->pcm_in, 0, bytes);
-            memset(s->pcm_delay, 0, bytes);
+            memset(delay, 0, bytes);
         }
         int16_t now[CE_MAX_SAMPLES];
         memcpy(now, s->f->pcm_in, bytes);
-        memcpy(s->f->pcm_in, s->pcm_delay, bytes);
-        memcpy(s->pcm_delay, now, bytes);
+        memcpy(s->f->pcm_in, delay, bytes);
+        memcpy(delay, now, bytes);
     } else if (s->te_active) {
         memset(s->f->pcm_in, 0, bytes);
     }
@@ -361,13 +361,18 @@ static void mix(ce_engine *e, ce_bridge *b)
         cp_mix_minus_one(e->mix_src, e->mix_gain, e->mix_out, k, n);
     if (listeners) {
         int wide = b->rate == 16000;
+        ce_common *c = b->common;
+        if (c->rate != b->rate) {
+            c->rate = b->rate;
+            cp_resampler_init(&c->down, 16000, 8000);
+        }
         if (k)
-            cp_mix_sum(e->mix_src, e->mix_gain, b->common_pcm[wide], k, n);
+            cp_mix_sum(e->mix_src, e->mix_gain, c->pcm[wide], k, n);
         else
-            memset(b->common_pcm[wide], 0, sizeof b->common_pcm[wide]);
+            memset(c->pcm[wide], 0, sizeof c->pcm[wide]);
         if (wide)
-            cp_resample(&b->common_down, b->common_pcm[1], n, b->common_pcm[0], CE_MAX_SAMPLES);
-        memset(b->common_done, 0, sizeof b->common_done);
+            cp_resample(&c->down, c->pcm[1], n, c->pcm[0], CE_MAX_SAMPLES);
+        memset(c->done, 0, sizeof c->done);
     }
 }
 
@@ -405,8 +410,8 @@ static const uint8_t *common_payload(ce_stream *s, const int16_t *pcm)
     int key = s->codec * 2 + s->wideband;
     if (s->codec == CE_L16 && s->kind != CE_RTP)
         key = CE_NONE * 2 + s->wideband; /* another byte order */
-    uint8_t *out = b->common_payload[key];
-    if (b->common_done[key])
+    uint8_t *out = b->common->payload[key];
+    if (b->common->done[key])
         return out;
     if (s->codec == CE_G722) {
         if (b->common_lane < 0)
@@ -417,7 +422,7 @@ static const uint8_t *common_payload(ce_stream *s, const int16_t *pcm)
     } else {
         encode(s, pcm, out);
     }
-    b->common_done[key] = 1;
+    b->common->done[key] = 1;
     return out;
 }
 
@@ -435,7 +440,7 @@ static void frame_out(ce_engine *e, ce_stream *s)
         }
     } else if (ce_play_frame(s, s->f->pcm_out)) {
     } else if (b && !b->relay && s->from_common) {
-        pcm = b->common_pcm[s->wideband];
+        pcm = b->common->pcm[s->wideband];
         common = s->opt.gain_out == 1.0f;
     } else if (b && !b->relay && s->hears && may_speak(s)) {
         if (s->rate < b->rate) {

@@ -63,8 +63,8 @@ static void stream_leave(ce_engine *e, ce_stream *s, int how)
     if (s->fd_rtcp >= 0)
         epoll_ctl(e->epfd, EPOLL_CTL_DEL, s->fd_rtcp, NULL);
     if (how == CE_MOVES) {
-        ce_lane_save(&e->decoders, s->decoder_lane, s->carried[0]);
-        ce_lane_save(&e->encoders, s->encoder_lane, s->carried[1]);
+        ce_lane_save(&e->decoders, s->decoder_lane, s->parts.carried[0]);
+        ce_lane_save(&e->encoders, s->encoder_lane, s->parts.carried[1]);
     } else {
         ce_play_end(s, 0);
         if (s->record)
@@ -96,22 +96,23 @@ static void stream_adopt(ce_engine *e, ce_stream *s)
     if (s->codec == CE_G722) {
         s->decoder_lane = ce_lane_take(&e->decoders, s->phase);
         s->encoder_lane = ce_lane_take(&e->encoders, s->phase);
-        ce_lane_load(&e->decoders, s->decoder_lane, s->carried[0]);
-        ce_lane_load(&e->encoders, s->encoder_lane, s->carried[1]);
+        ce_lane_load(&e->decoders, s->decoder_lane, s->parts.carried[0]);
+        ce_lane_load(&e->encoders, s->encoder_lane, s->parts.carried[1]);
     }
     stream_watch(e, s);
     e->st.n_streams++;
     e->n_devices += s->kind == CE_DEVICE;
 }
 
-static void stream_configure(ce_stream *s, const ce_options *o)
+static void stream_configure(ce_stream *s, const ce_options *o, const cp_tone_pattern *tone)
 {
     s->opt = *o;
     cp_dtmf_rx_init(&s->dtmf);
     if (o->n_tones)
-        cp_tone_rx_init(&s->tones, o->tone, o->n_tones, -38.0f);
+        cp_tone_rx_init(&s->parts.detectors->tones, tone, o->n_tones, -38.0f);
     if (o->detect_fsk)
-        cp_fsk_rx_init(&s->fsk, o->detect_fsk == 2 ? CP_FSK_V23 : CP_FSK_BELL202, 8000);
+        cp_fsk_rx_init(&s->parts.detectors->fsk,
+                       o->detect_fsk == 2 ? CP_FSK_V23 : CP_FSK_BELL202, 8000);
     s->fsk_fill = 0;
 }
 
@@ -125,13 +126,15 @@ static void execute(ce_engine *e, const ce_command *c)
     case CE_CMD_RELEASE: stream_leave(e, s, CE_MOVES); return;
     case CE_CMD_ADOPT: stream_adopt(e, s); return;
     case CE_CMD_UPDATE: ce_rtp_apply(s, &c->u.rtp, 0); break;
-    case CE_CMD_CONFIGURE: stream_configure(s, &c->u.options); break;
+    case CE_CMD_CONFIGURE:
+        stream_configure(s, &c->u.configure.options, c->u.configure.tone);
+        break;
     case CE_CMD_SPEECH: ce_speech_watch(s, &c->u.speech); break;
     case CE_CMD_PLAY:
         ce_play_end(s, 0);
         s->play = c->u.play;
         if (s->play->rate == 16000 || s->play->rate == 8000)
-            cp_resampler_init(&s->from_play, (int32_t)s->play->rate, (int32_t)s->rate);
+            cp_resampler_init(&s->play->resampler, (int32_t)s->play->rate, (int32_t)s->rate);
         break;
     case CE_CMD_STOP_PLAY: ce_play_end(s, 0); break;
     case CE_CMD_DIGITS:

@@ -48,7 +48,7 @@ static int write_block(ce_stream *s)
     uint8_t block[CE_TX_BYTES];
     uint32_t n = s->block_bytes, tail = s->out_tail;
     if (s->out_head - s->out_tail >= n) {
-        ring_get(s->out_ring, CE_TX_BYTES, &tail, block, n);
+        ring_get(s->parts.out_ring, CE_TX_BYTES, &tail, block, n);
     } else if (s->paced) {
         memset(block, silence_octet(s), n);
     } else {
@@ -82,7 +82,7 @@ void ce_device_start(ce_stream *s)
     if (!s->paced || !s->writable)
         return;
     s->out_head = head_start(s);
-    memset(s->out_ring, silence_octet(s), s->out_head);
+    memset(s->parts.out_ring, silence_octet(s), s->out_head);
 }
 
 void ce_device_readable(ce_engine *e, ce_stream *s)
@@ -114,7 +114,7 @@ void ce_device_readable(ce_engine *e, ce_stream *s)
             s->in_tail += s->frame_bytes;
             s->c.slips++;
         }
-        ring_put(s->jb.data, CE_JB_BYTES, &s->in_head, block, (uint32_t)n);
+        ring_put(s->parts.jitter[1], CE_JB_BYTES, &s->in_head, block, (uint32_t)n);
         if (s->paced && s->writable) {
             s->since_write = (uint16_t)(s->since_write + n);
             while (s->since_write >= s->block_bytes && !s->failed) {
@@ -146,7 +146,7 @@ void ce_device_fetch(ce_stream *s)
         s->in_tail += f;
         s->c.slips++;
     }
-    ring_get(s->jb.data, CE_JB_BYTES, &s->in_tail, s->f->payload_in, f);
+    ring_get(s->parts.jitter[1], CE_JB_BYTES, &s->in_tail, s->f->payload_in, f);
     s->in_state = 1;
     s->c.buffer_ms = (fill - f) / f * CE_FRAME_MS;
 }
@@ -162,7 +162,7 @@ void ce_device_send(ce_stream *s, const uint8_t *payload)
         s->out_tail += f;
         s->c.slips++;
     }
-    ring_put(s->out_ring, CE_TX_BYTES, &s->out_head, payload, f);
+    ring_put(s->parts.out_ring, CE_TX_BYTES, &s->out_head, payload, f);
     if (!s->paced)
         for (int i = 0; i < 8 && write_block(s); i++) {
         }

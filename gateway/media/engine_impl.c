@@ -108,9 +108,12 @@ void ce_stream_set_codec(ce_stream *s, int codec, int wideband)
         s->encoder_lane = ce_lane_take(&e->encoders, s->phase);
     }
     cp_plc_init(&s->plc, (int32_t)s->rate);
-    cp_resampler_init(&s->to_detect, (int32_t)s->rate, 8000);
-    cp_resampler_init(&s->to_bridge, 8000, 16000);
+    if (s->wideband)
+        cp_resampler_init(&s->to_detect, 16000, 8000);
+    else
+        cp_resampler_init(&s->to_bridge, 8000, 16000);
     cp_resampler_init(&s->from_bridge, 16000, 8000);
+    s->jb.data = s->parts.jitter[s->bytes_per_tick == 2];
     s->tx_fill = 0;
 }
 
@@ -151,10 +154,58 @@ uint32_t ce_engine_room(ce_engine *e)
                           atomic_load_explicit(&e->cmd_tail, memory_order_acquire));
 }
 
+/* Room for what the command's stream will need; 0 when there is no memory. The worker looks at a
+ * part only after a command that was queued when it was there. */
+static int part(ce_engine *e, void *place, size_t n)
+{
+    void **p = place;
+    if (*p)
+        return 1;
+    *p = ce_zeroed(n);
+    if (*p && e->st.locked)
+        mlock(*p, n);
+    return *p != NULL;
+}
+
+static int equip(ce_engine *e, const ce_command *c)
+{
+    ce_stream *s = c->s;
+    int wide = c->u.rtp.codec == CE_L16 || c->u.rtp.codec == CE_NONE;
+    const ce_options *o = &c->u.configure.options;
+    switch (c->type) {
+    case CE_CMD_OPEN:
+        if (s->kind == CE_NULL)
+            return 1;
+        if (s->kind == CE_DEVICE)
+            return part(e, &s->parts.jitter[1], CE_JB_BYTES) &&
+                   part(e, &s->parts.out_ring, CE_TX_BYTES);
+        /* fall through */
+    case CE_CMD_UPDATE:
+        return part(e, &s->parts.jitter[wide], wide ? CE_JB_BYTES : CE_JB_TICKS) &&
+               (c->u.rtp.ptime_ms == CE_FRAME_MS || part(e, &s->parts.tx_pack, CE_PACK_BYTES));
+    case CE_CMD_CONFIGURE:
+        return (!o->detect_dtmf ||
+                part(e, &s->parts.pcm_delay, CE_MAX_SAMPLES * sizeof *s->parts.pcm_delay)) &&
+               (!(o->n_tones | o->detect_fsk) ||
+                part(e, &s->parts.detectors, sizeof *s->parts.detectors));
+    case CE_CMD_RELEASE:
+        return part(e, &s->parts.carried, 2 * sizeof *s->parts.carried);
+    case CE_CMD_JOIN:
+        if (c->u.join.speaks || !c->u.join.hears)
+            return 1;
+        /* fall through */
+    case CE_CMD_FLOOR:
+        return part(e, &c->b->common, sizeof *c->b->common);
+    default:
+        return 1;
+    }
+}
+
 int ce_engine_push(ce_engine *e, const ce_command *c)
 {
     uint32_t head = atomic_load_explicit(&e->cmd_head, memory_order_relaxed);
-    if (head - atomic_load_explicit(&e->cmd_tail, memory_order_acquire) >= CE_COMMANDS)
+    if (head - atomic_load_explicit(&e->cmd_tail, memory_order_acquire) >= CE_COMMANDS ||
+        !equip(e, c))
         return -1;
     e->commands[head % CE_COMMANDS] = *c;
     atomic_store_explicit(&e->cmd_head, head + 1, memory_order_seq_cst);
@@ -460,7 +511,22 @@ void ce_stream_free(ce_stream *s)
         close(s->fd);
     if (s->fd_rtcp >= 0)
         close(s->fd_rtcp);
+    ce_parts *p = &s->parts;
+    free(p->jitter[0]), free(p->jitter[1]), free(p->out_ring), free(p->tx_pack);
+    free(p->detectors), free(p->pcm_delay), free(p->carried);
     free(s);
+}
+
+ce_bridge *ce_bridge_new(void)
+{
+    return ce_zeroed(sizeof(ce_bridge));
+}
+
+void ce_bridge_free(ce_bridge *b)
+{
+    if (b)
+        free(b->common);
+    free(b);
 }
 
 int ce_is_set(const _Atomic int *flag)

@@ -42,6 +42,7 @@ enum {
     CE_JB_TICKS = 4096,    /* RTP clock ticks the jitter ring holds */
     CE_JB_BYTES = CE_JB_TICKS * 2,
     CE_TX_BYTES = 4096,
+    CE_PACK_BYTES = CE_MAX_PAYLOAD * 4,
     CE_RX_BYTES = 2048,
     CE_RX_BURST = 16,
     CE_MAX_DIGITS = 64,
@@ -83,7 +84,6 @@ typedef struct {
     uint8_t detect_dtmf, mute_dtmf, detect_fsk; /* detect_fsk: 0 off, 1 bell202, 2 v23 */
     uint8_t n_tones;
     float gain_in, gain_out; /* linear */
-    cp_tone_pattern tone[CP_TONE_PATTERNS];
 } ce_options;
 
 typedef struct {
@@ -102,6 +102,7 @@ typedef struct ce_play {
     uint32_t n_samples, rate, gap_samples, times; /* times 0: for ever */
     /* the worker's */
     uint32_t at, gap_at, done_times;
+    cp_resampler resampler; /* where the stream has another rate */
     _Atomic int done; /* set last: Python may free it */
 } ce_play;
 
@@ -148,7 +149,7 @@ typedef struct {
     uint32_t play, end, first, jump, min_depth;
     uint16_t window;
     uint64_t have[CE_JB_TICKS / 64];
-    uint8_t data[CE_JB_BYTES];
+    uint8_t *data; /* CE_JB_TICKS of the codec's octets */
 } ce_jitter;
 
 typedef struct {
@@ -191,6 +192,24 @@ typedef struct {
     float sent[CE_SPEECH_FRAMES]; /* mean square of the last frames */
     uint8_t at;
 } ce_speech;
+
+/* What looks for call-progress tones and caller ID. */
+typedef struct {
+    cp_tone_rx tones;
+    cp_fsk_rx fsk;
+    uint8_t fsk_data[CE_EVENT_BYTES];
+} ce_detectors;
+
+/* What not every stream needs. `ce_engine_push` makes each part before it queues the command
+ * that first uses it, once; the stream keeps it to its end, so that the worker never allocates. */
+typedef struct {
+    uint8_t *jitter[2];      /* CE_JB_TICKS of 1 and of 2 octets; of a device: its input ring */
+    uint8_t *out_ring;       /* CE_TX_BYTES: devices */
+    uint8_t *tx_pack;        /* CE_PACK_BYTES: packets of another length than a frame's */
+    ce_detectors *detectors;
+    int16_t *pcm_delay; /* CE_MAX_SAMPLES: what keeps digits out of what the others hear */
+    int16_t (*carried)[CE_LANE_WORDS]; /* the lanes' state between two engines: 2 */
+} ce_parts;
 
 /* One stream's samples during one frame tick. The frames of a tick lie side by side and are used
  * again by the next one, so that they stay in the cache. */
@@ -272,23 +291,29 @@ struct ce_stream {
     ce_speech speech;
     ce_options opt;
     cp_plc plc;
-    cp_resampler to_bridge, from_bridge;
+    union {
+        cp_resampler to_bridge; /* of 8 kHz */
+        cp_resampler to_detect; /* of 16 kHz */
+    };
+    cp_resampler from_bridge;
     ce_frame *f;
-    ce_jitter jb; /* device streams use jb.data as their input ring */
-    cp_resampler to_detect, from_play;
-    int16_t pcm_delay[CE_MAX_SAMPLES];
+    ce_jitter jb;
     cp_dtmf_rx dtmf;
     cp_dtmf_tx dtmf_tx;
-    cp_tone_rx tones;
-    cp_fsk_rx fsk;
-    uint8_t fsk_data[CE_EVENT_BYTES];
     uint16_t fsk_fill, fsk_idle_ms;
     char digits[CE_MAX_DIGITS];
     uint16_t digit_on[CE_MAX_DIGITS], digit_off[CE_MAX_DIGITS];
-    uint8_t tx_pack[CE_MAX_PAYLOAD * 4];
-    uint8_t out_ring[CE_TX_BYTES];
-    int16_t carried[2][CE_LANE_WORDS]; /* the lanes' state between two engines */
+    ce_parts parts;
 };
+
+/* What listeners who say nothing hear: encoded once per codec. */
+typedef struct {
+    uint8_t done[CE_N_CODECS * 2];
+    int16_t pcm[2][CE_MAX_SAMPLES];
+    uint8_t payload[CE_N_CODECS * 2][CE_MAX_PAYLOAD];
+    cp_resampler down;
+    uint32_t rate; /* of the bridge when `down` began */
+} ce_common;
 
 struct ce_bridge {
     ce_bridge *prev, *next;
@@ -296,12 +321,7 @@ struct ce_bridge {
     uint32_t n_members, rate;
     uint8_t phase, relay, pass_digits, floor_mode;
     ce_stream *floor;
-    /* what listeners who say nothing hear: encoded once per codec */
-    uint8_t common_done[CE_N_CODECS * 2];
-    int16_t common_pcm[2][CE_MAX_SAMPLES];
-    uint8_t common_pcm_done[2];
-    uint8_t common_payload[CE_N_CODECS * 2][CE_MAX_PAYLOAD];
-    cp_resampler common_down;
+    ce_common *common; /* made before a member joins who only listens, or there is a floor */
     int16_t common_lane;
     _Atomic int dead;
 };
@@ -331,7 +351,10 @@ typedef struct {
     ce_bridge *b;
     union {
         ce_rtp_config rtp;
-        ce_options options;
+        struct {
+            ce_options options;
+            cp_tone_pattern tone[CP_TONE_PATTERNS];
+        } configure;
         ce_speech_config speech;
         ce_play *play;
         ce_record *record;
@@ -410,12 +433,14 @@ ce_engine *ce_engine_new(uint32_t max_streams, int realtime, int uring, const ch
 int ce_engine_start(ce_engine *e); /* 0 or an errno */
 void ce_engine_stop(ce_engine *e); /* joins the thread */
 void ce_engine_free(ce_engine *e);
-int ce_engine_push(ce_engine *e, const ce_command *c); /* 0, or -1 when the ring is full */
+int ce_engine_push(ce_engine *e, const ce_command *c); /* 0, or -1: ring full or no memory */
 uint32_t ce_engine_room(ce_engine *e); /* commands that can be queued */
 int ce_engine_pop(ce_engine *e, ce_event *out);        /* 1 when there was one */
 void ce_engine_stats_get(ce_engine *e, ce_engine_stats *out);
 ce_stream *ce_stream_new(ce_engine *e, uint32_t id, int kind);
+ce_bridge *ce_bridge_new(void);
 void ce_stream_free(ce_stream *s);
+void ce_bridge_free(ce_bridge *b);
 uint32_t ce_record_fill(ce_record *r); /* frames waiting */
 void ce_record_take(ce_record *r, int16_t *out, uint32_t n);
 int ce_is_set(const _Atomic int *flag); /* `dead` or `done`, with acquire order */

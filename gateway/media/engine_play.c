@@ -67,11 +67,11 @@ int ce_play_frame(ce_stream *s, int16_t *out)
     /* The codec changed while it played. */
     int16_t raw[CE_MAX_SAMPLES];
     int from = (int)(p->is_tone ? (uint32_t)p->tone.sample_rate : p->rate) / 50, more;
-    if (s->from_play.in_per_ms != from / CE_FRAME_MS)
-        cp_resampler_init(&s->from_play, from * 50, (int32_t)s->rate);
+    if (p->resampler.in_per_ms != from / CE_FRAME_MS)
+        cp_resampler_init(&p->resampler, from * 50, (int32_t)s->rate);
     more = p->is_tone ? cp_tone_tx_read(&p->tone, raw, from) == from
                       : pcm_read(p, raw, (uint32_t)from);
-    cp_resample(&s->from_play, raw, from, out, CE_MAX_SAMPLES);
+    cp_resample(&p->resampler, raw, from, out, CE_MAX_SAMPLES);
     if (!more)
         ce_play_end(s, 1);
     return 1;

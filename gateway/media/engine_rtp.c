@@ -426,18 +426,18 @@ void ce_rtp_send_frame(ce_stream *s, const uint8_t *payload)
     uint32_t n = (uint32_t)s->ptime_ms * s->clock_ms * s->bytes_per_tick, at = 0;
     if (!s->tx_fill)
         s->tx_pack_ts = ts;
-    if (s->tx_fill + s->frame_bytes > (int)sizeof s->tx_pack)
+    if (s->tx_fill + s->frame_bytes > CE_PACK_BYTES)
         s->tx_fill = 0;
-    memcpy(s->tx_pack + s->tx_fill, payload, s->frame_bytes);
+    memcpy(s->parts.tx_pack + s->tx_fill, payload, s->frame_bytes);
     s->tx_fill = (uint16_t)(s->tx_fill + s->frame_bytes);
     while (s->tx_fill - at >= n) {
-        send_media(s, s->tx_pack + at, (int)n, s->tx_pack_ts);
+        send_media(s, s->parts.tx_pack + at, (int)n, s->tx_pack_ts);
         s->tx_pack_ts += (uint32_t)s->ptime_ms * s->clock_ms;
         at += n;
     }
     if (at) {
         s->tx_fill = (uint16_t)(s->tx_fill - at);
-        memmove(s->tx_pack, s->tx_pack + at, s->tx_fill);
+        memmove(s->parts.tx_pack, s->parts.tx_pack + at, s->tx_fill);
     }
 }
 

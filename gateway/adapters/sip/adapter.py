@@ -7,6 +7,7 @@ exchanges, registered with or known by address.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -47,6 +48,7 @@ from gateway.protocols.sip.transaction import Flow
 _GOODBYE_S: Final = 1.0
 """How long far ends get to confirm BYE and the end of registrations when we stop."""
 _BEAT_S: Final = 1.0
+_TICK_S: Final = 0.02
 _MOST_TEXTS: Final = 1000
 
 
@@ -200,8 +202,9 @@ class Sip(Adapter):
         if due is not None and (self._timer is None or due < self._due):
             if self._timer:
                 self._timer.cancel()
-            self._due = due
-            wait = max(0.0, due - self.host.now())
+            # Several transactions end, and are repeated, in one tick; none of their times is finer.
+            self._due = math.ceil(due / _TICK_S) * _TICK_S
+            wait = max(0.0, self._due - self.host.now())
             self._timer = asyncio.get_running_loop().call_later(wait, self._tick)
 
     def _tick(self) -> None:

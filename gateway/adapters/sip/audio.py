@@ -19,6 +19,12 @@ _RATES: Final = {Codec.G722: 16000, Codec.PCMA: 8000, Codec.PCMU: 8000}
 class Audio:
     """Stream and session description of one leg."""
 
+    __slots__ = (
+        "_codecs", "_country", "_held", "_hides", "_host", "_id", "_keying", "_leg",
+        "_local_ip", "_media_timeout_s", "_offer", "_peer", "_shown_ip", "_towards",
+        "_version", "choice", "stream", "why",
+    )  # fmt: skip
+
     def __init__(
         self,
         host: Host,

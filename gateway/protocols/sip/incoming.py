@@ -30,6 +30,13 @@ Waiting = tuple[int, bytes, list[Header], str | None]
 class Incoming(Session):
     """A session whose first INVITE is the peer's."""
 
+    __slots__ = (
+        "_after_ack", "_answer_sent", "_bye_headers", "_deferred", "_last", "_may_prack",
+        "_must_prack", "_offer_sent", "_offer_taken", "_queue", "_repeater", "_routes",
+        "_rseq", "_settled", "_timer_headers", "_unacked", "_unacked_ender", "invite",
+        "replaced", "transaction",
+    )  # fmt: skip
+
     def __init__(
         self,
         core: Core,
@@ -270,6 +277,9 @@ class Incoming(Session):
         self.offering = False
         if self.state == "answered":
             self.state = "confirmed"
+            # Nothing is answered any more: what calls that stand keep of it is what PRACK names.
+            invite = self.invite
+            self.invite = Request(INVITE, invite.target, {"cseq": invite.headers["cseq"]})
             self.remote_sdp = body or self.remote_sdp
             self.core.emit(Acked(session=self.id, body=body))
 

@@ -28,6 +28,10 @@ MAX_FORKS = 16
 class Outgoing(Session):
     """A session whose first INVITE is ours."""
 
+    __slots__ = (
+        "_cancel_headers", "_forks", "_heard", "_local", "_local_tag", "_offered",
+        "_ring_timer", "_rseq", "invite",
+    )  # fmt: skip
     caller = True
 
     def __init__(

@@ -63,6 +63,13 @@ Rejecter = Callable[[int, float, list[Header]], None]
 class Session:
     """One INVITE session; `Outgoing` and `Incoming` add how it begins."""
 
+    __slots__ = (
+        "_ack", "_asked", "_change", "_expiry_timer", "_incoming_change", "_interval",
+        "_least", "_next_offer", "_refresh_timer", "_refresher", "ack_wait", "answerer",
+        "auth", "call_id", "contact", "core", "dialog", "extra", "flow", "id",
+        "local_sdp", "offering", "on_ack_body", "peer_allows", "pinned", "refers",
+        "rejecter", "remote_sdp", "secure", "state",
+    )  # fmt: skip
     caller = False
     """We sent the first INVITE, so the Call-ID is ours."""
 

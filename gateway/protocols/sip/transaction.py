@@ -264,6 +264,8 @@ class ClientTransaction(Transaction):
     def receive(self, response: Response, now: float) -> None:
         self._response = response
         self.handle(_CLASS.get(response.status // 100, "error"), now)
+        # The transaction outlives it by half a minute.
+        self._response = None
 
     def transport_failed(self, now: float) -> None:
         """The request could not be sent (RFC 3261 section 17.1.4)."""
