@@ -28,6 +28,8 @@ from gateway.core.events import (
     AlarmCleared,
     AlarmRaised,
     AnnouncementEnded,
+    AudioBorrowed,
+    AudioReturned,
     CallRequested,
     CommandFinished,
     DigitPressed,
@@ -71,7 +73,7 @@ _OF_LEG: Final = frozenset(
     (
         LegRinging, LegProgressed, LegAnswered, LegHeld, LegRetrieved, LegFlashed,
         TransferRequested, LegEnded, PageDelivered, DigitPressed, FloorRequested, FloorReleased,
-        MediaFlowing, MediaLost, ToneHeard, AnnouncementEnded,
+        AudioBorrowed, AudioReturned, MediaFlowing, MediaLost, ToneHeard, AnnouncementEnded,
     )
 )  # fmt: skip
 _OF_PLACE: Final = frozenset(
@@ -373,7 +375,9 @@ class AdapterHost:
     ) -> Stream:
         if self._exchange.legs.get(leg) is not self:
             raise UsageError(f"borrow_stream: {leg} is not an open leg of {self.name}")
-        self._give_back(leg)
+        if leg in self._exchange.loans:
+            self._give_back(leg)
+            self.emit(AudioReturned(leg=leg))
         lender = self._lender(endpoint)
         try:
             loan = lender.adapter.lend(endpoint, leg)
@@ -404,6 +408,7 @@ class AdapterHost:
             lender.take_back(endpoint, leg)
             raise
         self._exchange.loans[leg] = Borrowed(endpoint, lender, self, stream)
+        self.emit(AudioBorrowed(leg=leg, endpoint=endpoint))
         return stream
 
     def _lender(self, endpoint: str) -> AdapterHost:

@@ -94,6 +94,8 @@ class Leg:
     """The number that its far end wants to be called instead."""
     one_way: bool = False
     """Only spoken to: a page."""
+    borrows: str = ""
+    """The endpoint over whose line it speaks, where that is not its own."""
     bridge: str = ""
     saying: str = ""
     """The play that its far end hears now."""

@@ -181,6 +181,19 @@ class FloorReleased(_Event, frozen=True, kw_only=True):
     leg: str
 
 
+class AudioBorrowed(_Event, frozen=True, kw_only=True):
+    """The leg speaks over another endpoint's line, which has none left for others meanwhile."""
+
+    leg: str
+    endpoint: str
+
+
+class AudioReturned(_Event, frozen=True, kw_only=True):
+    """The leg goes on without the line it had borrowed. Its end gives it back by itself."""
+
+    leg: str
+
+
 class MediaFlowing(_Event, frozen=True, kw_only=True):
     """The first audio from the far end arrived."""
 
@@ -406,6 +419,8 @@ Event = (
     | DigitPressed
     | FloorRequested
     | FloorReleased
+    | AudioBorrowed
+    | AudioReturned
     | MediaFlowing
     | MediaLost
     | ToneHeard

@@ -39,8 +39,9 @@ class Waiter:
 class Lines:
     """The use of all endpoints of a switchboard.
 
-    Driven by `take` and `free` (a leg began, ended), `changed` (an endpoint did), and by plans
-    that `obtain` a line or `drop` their place in the queue.
+    Driven by `take` and `free` (a leg began, ended), `lend` and `give_back` (it speaks over another
+    endpoint's line), `changed` (an endpoint did), and by plans that `obtain` a line or `drop` their
+    place in the queue.
     """
 
     def __init__(self, board: Switchboard) -> None:
@@ -53,12 +54,28 @@ class Lines:
         self._legs.setdefault(leg.endpoint, []).append(leg)
 
     def free(self, leg: Leg) -> None:
-        """The leg has ended: whoever waits gets the line."""
-        legs = self._legs[leg.endpoint]
+        """The leg has ended: whoever waits gets the line, and the one that it borrowed."""
+        self.give_back(leg)
+        self._remove(leg, leg.endpoint)
+
+    def lend(self, leg: Leg, endpoint: str) -> None:
+        """The leg speaks over that endpoint's line: it is in use as if it were called."""
+        self.give_back(leg)
+        leg.borrows = endpoint
+        self._legs.setdefault(endpoint, []).append(leg)
+
+    def give_back(self, leg: Leg) -> None:
+        """The leg does so no more."""
+        endpoint, leg.borrows = leg.borrows, ""
+        if endpoint:
+            self._remove(leg, endpoint)
+
+    def _remove(self, leg: Leg, endpoint: str) -> None:
+        legs = self._legs[endpoint]
         legs.remove(leg)
         if not legs:
-            del self._legs[leg.endpoint]
-        self.changed(leg.endpoint)
+            del self._legs[endpoint]
+        self.changed(endpoint)
 
     def changed(self, endpoint: str) -> None:
         """Serve those who wait, as far as there is room; all of them when the place is gone."""
@@ -114,7 +131,7 @@ class Lines:
             return waiter
         if patient:
             return self._wait(endpoint, priority, act, None)
-        return Cause.BUSY, f"{endpoint} is in use"
+        return Cause.BUSY, self._by_whom(endpoint)
 
     def drop(self, waiter: Waiter) -> None:
         """Leave the queue; harmless when the waiter has been served."""
@@ -161,8 +178,14 @@ class Lines:
         """Why a plan whose turn has come cannot dial after all."""
         refusal = self.board.unfit(target)
         if refusal is None and self._full(target.endpoint):
-            return Cause.BUSY, f"{target.endpoint} is in use"
+            return Cause.BUSY, self._by_whom(target.endpoint)
         return refusal
+
+    def _by_whom(self, endpoint: str) -> str:
+        for leg in self._legs.get(endpoint, ()):
+            if leg.borrows == endpoint:
+                return f"{endpoint} is lent to {leg.id}"
+        return f"{endpoint} is in use"
 
     def _full(self, endpoint: str) -> bool:
         place = self.board.endpoints.get(endpoint)

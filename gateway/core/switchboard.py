@@ -45,6 +45,8 @@ from gateway.core.events import (
     AlarmCleared,
     AlarmRaised,
     AnnouncementEnded,
+    AudioBorrowed,
+    AudioReturned,
     CallRequested,
     CommandFinished,
     DigitPressed,
@@ -149,6 +151,8 @@ class Switchboard:
             DigitPressed: lambda event: self.features.digit(event.leg, event.digit),
             FloorRequested: self.bridging.floor_requested,
             FloorReleased: self.bridging.floor_released,
+            AudioBorrowed: self._audio_borrowed,
+            AudioReturned: self._audio_returned,
             MediaFlowing: lambda event: None,
             MediaLost: self._media_lost,
             ToneHeard: lambda event: None,
@@ -532,6 +536,20 @@ class Switchboard:
             self.ignore(event)
             return
         self.hangup(leg, Cause.MEDIA_TIMEOUT, "no audio arrived")
+
+    def _audio_borrowed(self, event: AudioBorrowed) -> None:
+        leg = self.legs.get(event.leg)
+        if leg is None:
+            self.ignore(event)
+            return
+        self.lines.lend(leg, event.endpoint)
+
+    def _audio_returned(self, event: AudioReturned) -> None:
+        leg = self.legs.get(event.leg)
+        if leg is None:
+            self.ignore(event)
+            return
+        self.lines.give_back(leg)
 
     def _page_delivered(self, event: PageDelivered) -> None:
         leg = self.legs.get(event.leg)

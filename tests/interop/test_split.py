@@ -11,8 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.actions import Note
 from gateway.core.causes import Cause
-from gateway.core.events import CallRequested, LegAnswered, LegEnded, LegOffered
+from gateway.core.events import (
+    CallRequested,
+    LegAnswered,
+    LegEnded,
+    LegOffered,
+    MediaFlowing,
+    Priority,
+)
 from gateway.lab import linecard
 from gateway.lab.linecard import LineCard, Outside
 from gateway.lab.softphone import Softphone
@@ -160,8 +168,7 @@ async def test_a_door_calls_over_a_telephone_line_whose_card_is_then_pulled(
         await talk(line)
         # Who calls the telephone line meanwhile is told who has it; its hook begins no call.
         gateway.gateway.emit(CallRequested(origin="fxs/1", target="sip/anna", trace="t"))
-        refused = await gateway.wait(LegEnded, lambda e: e.leg == "fxs/1#1")
-        assert (refused.cause, refused.detail) == (Cause.BUSY, "lent to door/flat#1")
+        await gateway.wait(Note, lambda a: "fxs/1 is lent to door/flat#1" in a.text)
         assert not [e for e in gateway.seen if isinstance(e.event, LegOffered)
                     and e.event.endpoint == "fxs/1"]  # fmt: skip
         await card.fail(1)
@@ -172,3 +179,26 @@ async def test_a_door_calls_over_a_telephone_line_whose_card_is_then_pulled(
         assert not gateway.gateway.loans
         await anna.wait("CALL_CLOSED")
         assert_hears(anna.heard(), HZ, PHONE_HZ)
+
+
+async def test_an_emergency_takes_a_lent_line_from_a_door(tmp_path: Path) -> None:
+    async with world(tmp_path) as (gateway, card, _, kocom, anna):
+        line = card.telephone(1)
+        kocom.write(DOOR_CALLS)
+        await anna.wait("CALL_INCOMING")
+        await anna.accept()
+        await gateway.wait(LegAnswered, lambda e: e.leg == "door/flat#1")
+        await line.lift()
+        await gateway.wait(MediaFlowing, lambda e: e.leg == "sip/anna#1")
+        since = len(card.facts)
+        urgent = CallRequested(
+            origin="fxs/1", target="sip/anna", trace="t", priority=Priority.EMERGENCY
+        )
+        gateway.gateway.emit(urgent)
+        await line.hang_up()
+        ended = await gateway.wait(LegEnded, lambda e: e.leg == "door/flat#1")
+        assert ended.cause is Cause.PREEMPTED
+        await line.wait_for("ringing", "on", since=since)
+        await line.lift()
+        await gateway.wait(LegAnswered, lambda e: e.leg == "fxs/1#1")
+        assert not gateway.gateway.loans
