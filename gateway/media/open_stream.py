@@ -113,6 +113,11 @@ def _cycles(tone: str) -> int:
 class OpenStream:
     """A stream of the engine; see `gateway.media.streams.Stream`."""
 
+    __slots__ = (
+        "_bridge", "_closed", "_engine", "_handle", "_home", "_last", "_levels", "_local",
+        "_on_event", "_options", "_play", "_spec", "_watch",
+    )  # fmt: skip
+
     def __init__(
         self,
         engine: Engine,
@@ -132,7 +137,7 @@ class OpenStream:
         self._bridge: str | None = None
         self._watch = 0
         self._levels = (0.0, 0, 0.0, 0)
-        self._last = StreamStats()
+        self._last: StreamStats | None = None
 
     def __repr__(self) -> str:
         return f"<stream {self.id} {type(self._spec).__name__} {self._local[0]}:{self._local[1]}>"
@@ -352,11 +357,11 @@ class OpenStream:
         """Present counters; after `close`, the last ones."""
         c = None if self._closed else self._handle.counters()
         if c is None:
-            return self._last
+            return self._last or StreamStats()
         before, now = self._levels, (c["sum_in"], c["n_in"], c["sum_out"], c["n_out"])
         self._levels = now
         spec = self._spec
-        self._last = StreamStats(
+        found = self._last = StreamStats(
             codec="" if isinstance(spec, NullSpec) else spec.codec.value,
             local=f"{self._local[0]}:{self._local[1]}" if self._local[1] else "",
             remote=c["remote"],
@@ -399,7 +404,7 @@ class OpenStream:
             slips=c["slips"],
             drift_ppm=drift(c["transits"]),
         )
-        return self._last
+        return found
 
     def close(self) -> None:
         """Free port or descriptor and leave any bridge. Later calls do nothing."""
