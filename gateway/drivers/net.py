@@ -98,7 +98,6 @@ class UdpSocket:
             self._several = i > 0
             self._received(bytes(self._view[:n]), address[:2], self.local)
 
-
     def send(self, data: bytes, destination: Address) -> bool:
         """Send one datagram; False when the kernel refuses it or takes no more for now."""
         sock = self._sock
