@@ -113,11 +113,6 @@ def _cycles(tone: str) -> int:
 class OpenStream:
     """A stream of the engine; see `gateway.media.streams.Stream`."""
 
-    __slots__ = (
-        "_bridge", "_closed", "_engine", "_handle", "_home", "_last", "_levels", "_local",
-        "_on_event", "_options", "_play", "_spec", "_watch",
-    )  # fmt: skip
-
     def __init__(
         self,
         engine: Engine,
