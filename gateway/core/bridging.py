@@ -267,10 +267,12 @@ class Bridging:
         speak there, unless the holder comes first.
         """
         legs = [self.board.legs[member] for member in bridge.members]
-        if bridge.kind is not BridgeKind.FLOOR and not bridge.keyed:
-            # Telephones only, as in most calls: there is nothing to decide.
-            if not any(leg.watched or self.half(leg) for leg in legs):
-                return
+        if (
+            bridge.kind is not BridgeKind.FLOOR
+            and not bridge.keyed
+            and not any(leg.watched or self.half(leg) for leg in legs)
+        ):
+            return  # Telephones only, as in most calls: there is nothing to decide.
         self._watch_voices(bridge)
         holder = bridge.floor.holder
         speaker = self.board.legs.get(holder or "")

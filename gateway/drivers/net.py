@@ -78,9 +78,9 @@ class UdpSocket:
             raise DeviceError(f"cannot listen on udp {host}:{port}: {error.strerror}") from error
 
     def _readable(self) -> None:
-        # Mostly one datagram is there, and the loop tells when there is another: to ask for it costs
-        # a call and an exception. So it is asked for where the last ones came in numbers, and now
-        # and then to find out.
+        # Mostly one datagram is there, and the loop tells when there is another: to ask costs a
+        # call and an exception. So it asks where the last ones came in numbers, and now and then
+        # to find out.
         self._n_wakes += 1
         at_once = _AT_ONCE if self._several or not self._n_wakes % _LOOK else 1
         self._several = False
@@ -97,7 +97,6 @@ class UdpSocket:
                 continue
             self._several = i > 0
             self._received(bytes(self._view[:n]), address[:2], self.local)
-
 
     def send(self, data: bytes, destination: Address) -> bool:
         """Send one datagram; False when the kernel refuses it or takes no more for now."""

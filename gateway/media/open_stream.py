@@ -132,7 +132,7 @@ class OpenStream:
         self._bridge: str | None = None
         self._watch = 0
         self._levels = (0.0, 0, 0.0, 0)
-        self._last = StreamStats()
+        self._last: StreamStats | None = None
 
     def __repr__(self) -> str:
         return f"<stream {self.id} {type(self._spec).__name__} {self._local[0]}:{self._local[1]}>"
@@ -352,11 +352,11 @@ class OpenStream:
         """Present counters; after `close`, the last ones."""
         c = None if self._closed else self._handle.counters()
         if c is None:
-            return self._last
+            return self._last or StreamStats()
         before, now = self._levels, (c["sum_in"], c["n_in"], c["sum_out"], c["n_out"])
         self._levels = now
         spec = self._spec
-        self._last = StreamStats(
+        found = self._last = StreamStats(
             codec="" if isinstance(spec, NullSpec) else spec.codec.value,
             local=f"{self._local[0]}:{self._local[1]}" if self._local[1] else "",
             remote=c["remote"],
@@ -399,7 +399,7 @@ class OpenStream:
             slips=c["slips"],
             drift_ppm=drift(c["transits"]),
         )
-        return self._last
+        return found
 
     def close(self) -> None:
         """Free port or descriptor and leave any bridge. Later calls do nothing."""

@@ -135,6 +135,28 @@ async def test_a_page_is_heard_by_all_and_nobody_answers(engine, peer, leg):
     assert rms_dbm0(steady(speaker)) < -60
 
 
+async def test_a_listener_comes_into_a_call_that_stands(engine, peer, leg):
+    deep = {"jitter_min_ms": 120, "jitter_max_ms": 400}
+    talkers, late = [peer(9), peer(9)], [peer(0), peer(9)]
+    streams = [leg(each, **deep) for each in talkers]
+    engine.open_bridge("pair")
+    for stream in streams:
+        engine.join("pair", stream)
+    signals = [sine(hz, 1.0, 16000) for hz in (607, 1009)]
+    jobs = [
+        talk(who, stream.local, signal)
+        for who, stream, signal in zip(talkers, streams, signals, strict=True)
+    ]
+    await pace(0.4, *jobs)
+    for each in late:
+        engine.join("pair", leg(each), speaks=False)
+    await pace(2.0, *jobs, *(listen(each) for each in late))
+    for each in late:
+        for hz in (607, 1009):
+            assert level_at(steady(each), hz, rate_of(each)) == pytest.approx(-13, abs=1.0)
+    assert level_at(steady(talkers[0]), 1009, 16000) == pytest.approx(-13, abs=1.0)
+
+
 async def test_only_the_floor_holder_is_heard(engine, peer, leg):
     a, b, c = peer(0), peer(0), peer(8)
     legs = [leg(p) for p in (a, b, c)]

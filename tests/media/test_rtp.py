@@ -247,6 +247,28 @@ async def test_update_changes_codec_and_port_stays(engine, peer, leg):
     assert n > 10
 
 
+async def test_update_goes_to_linear_and_back(engine, peer, leg):
+    deep = {"jitter_min_ms": 100, "jitter_max_ms": 190}
+    a, b, sa, sb = pair(engine, peer, leg, **deep)
+    await pace(0.3, talk(a, sa.local, sine(701, 1.0)), talk(b, sb.local, sine(907, 1.0)))
+    for pt, codec, rate, ptime in ((96, Codec.L16, 16000, 30), (0, Codec.PCMU, 8000, 20)):
+        a.pt = pt
+        sa.update(
+            RtpSpec(
+                local_ip="127.0.0.1", remote_ip="127.0.0.1", remote_port=a.port, codec=codec,
+                payload_type=pt, rate=rate, ptime_ms=ptime, **deep,
+            )
+        )  # fmt: skip
+        before, at_a = len(b.packets), len(a.packets)
+        signal = sine(701, 1.0, rate)
+        await pace(1.4, talk(a, sa.local, signal), talk(b, sb.local, sine(907, 1.0)))
+        assert level_at(b.pcm()[-6000:], 701) == pytest.approx(-13, abs=1.5)
+        assert level_at(a.pcm()[-rate * 3 // 4 :], 907, rate) == pytest.approx(-13, abs=1.5)
+        octets = rate * ptime // 1000 * (2 if codec is Codec.L16 else 1)
+        assert {len(p.payload) for p in a.packets[at_a + 5 :]} == {octets}
+        assert len(b.packets) - before >= 60
+
+
 async def test_ipv6(engine, peer, leg):
     a, b = peer(0, "::1"), peer(8)
     sa, sb = leg(a), leg(b)

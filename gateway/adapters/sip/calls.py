@@ -131,7 +131,7 @@ class Calls:
             self._host,
             leg,
             peer,
-            lambda host: (self._wires.bind_towards(host), self._wires.source_towards(host)),
+            self._wires.towards,
             self._wires.hides,
             codecs=who.codecs or self._config.codecs,
             keying=Keying(who.srtp, private=private or self._config.srtp_over is SrtpOver.ANY),

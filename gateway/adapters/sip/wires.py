@@ -158,6 +158,10 @@ class Wires(StreamOwner):
             self._sources[host] = known
         return known
 
+    def towards(self, host: str) -> tuple[str, str]:
+        """Our own address to bind towards a peer, and as it sees it."""
+        return self.bind_towards(host), self.source_towards(host)
+
     def advertise(self, flow: Flow) -> tuple[str, int]:
         """Host and port that the peer behind a flow is to see as ours."""
         port = self.ports.get(flow.transport, 0) or flow.local[1]

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.errors import PeerError, UsageError
+from gateway.protocols.sip.names import SAME
 from gateway.protocols.sip.uri import CACHEABLE, Uri, parse_uri
 
 _NAME_ADDR = re.compile(
@@ -211,7 +212,7 @@ def parse_cseq(value: str) -> CSeq:
     number = int(found[1])
     if number >= CSEQ_LIMIT:
         raise PeerError(f"CSeq {found[1]} is not less than 2**31", status=400)
-    return CSeq(number, found[2])
+    return CSeq(number, SAME.get(found[2], found[2]))
 
 
 def tokens(values: Iterable[str]) -> list[str]:

@@ -30,7 +30,7 @@ from gateway.protocols.sip.headers import (
     split_list,
     tokens,
 )
-from gateway.protocols.sip.names import KEYS, reason_phrase
+from gateway.protocols.sip.names import KEYS, SAME, reason_phrase
 from gateway.protocols.sip.uri import Uri, parse_uri
 
 _REQUEST_LINE = re.compile(r"([A-Za-z0-9.!%*_+`'~-]{1,64}) +([^ ]+) +(SIP/\d+\.\d+) *", re.I)
@@ -279,7 +279,8 @@ def _parse_head(head: bytes, limits: Limits) -> tuple[Request | Response, str | 
     start, headers, fault = _split_head(text, limits)
     found = _REQUEST_LINE.fullmatch(start)
     if found is not None:
-        request = Request(found[1], found[2], headers, b"", found[3].upper())
+        method = SAME.get(found[1], found[1])
+        request = Request(method, found[2], headers, b"", found[3].upper())
         if fault:
             raise BadMessage(fault, 400, request)
         return request, None

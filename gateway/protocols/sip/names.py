@@ -41,6 +41,9 @@ METHODS = frozenset(
 )
 """Methods that are known; any other is answered 501, a known but unsupported one 405."""
 
+SAME = {method: method for method in METHODS}
+"""Gives one text for each method: that of a message would stay in memory with the call."""
+
 REASONS = {
     100: "Trying",
     180: "Ringing",

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import lru_cache
 
 from gateway.errors import PeerError, UsageError
 from gateway.protocols.sip import sessiontimer
@@ -38,7 +39,7 @@ from gateway.protocols.sip.events import (
     RequestReceived,
     ResponseReceived,
 )
-from gateway.protocols.sip.headers import parse_reasons
+from gateway.protocols.sip.headers import parse_reasons, tokens
 from gateway.protocols.sip.message import Header, Request, Response
 from gateway.protocols.sip.names import (
     BYE,
@@ -53,11 +54,18 @@ from gateway.protocols.sip.names import (
 )
 from gateway.protocols.sip.timers import Timer
 from gateway.protocols.sip.transaction import Flow, ServerTransaction
+from gateway.protocols.sip.uri import CACHEABLE
 
 SDP = "application/sdp"
 
 Answerer = Callable[[bytes, float], None]
 Rejecter = Callable[[int, float, list[Header]], None]
+
+
+@lru_cache(maxsize=256)
+def _methods(lines: tuple[str, ...]) -> frozenset[str]:
+    """What Allow names. Peers of one make say the same in each call: kept once."""
+    return frozenset(tokens(lines))
 
 
 class Session:
@@ -418,8 +426,10 @@ class Session:
 
     def note_peer(self, message: Request | Response) -> None:
         """Learn what the peer supports."""
-        if "allow" in message.headers:
-            self.peer_allows = frozenset(message.tokens("allow"))
+        lines = message.headers.get("allow")
+        if lines:
+            short = sum(map(len, lines)) <= CACHEABLE
+            self.peer_allows = _methods(tuple(lines)) if short else frozenset(tokens(lines))
 
     def on_ack(self, request: Request, now: float) -> None:
         """An ACK for a 2xx of ours."""
