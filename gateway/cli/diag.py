@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli import Settings, show
+from gateway.cli import Settings, offline, show
 from gateway.cli.options import complete_call_or_leg, json_option
-from gateway.client import (
-    EXIT_CONFIG,
-    EXIT_FAILED,
-    EXIT_UNREACHABLE,
-    CommandError,
-    find_config,
-)
+from gateway.client import EXIT_FAILED, CommandError
+
+if TYPE_CHECKING:
+    from gateway.config import Configuration
 
 
 @click.command()
@@ -34,10 +31,8 @@ def diag(ctx: click.Context, which: str) -> None:
     try:
         found = settings.client().get("/v1/diagnosis", id=which)
     except CommandError as error:
-        if error.code != EXIT_UNREACHABLE:
-            raise
-        click.echo(f"({error.what}; judged by its journal and records)", err=True)
-        found = _offline(settings, which)
+        known = offline.instead(settings, error, "judged by its journal and records")
+        found = _offline(known, which)
     if settings.as_json:
         show.emit_json(found)
     else:
@@ -46,18 +41,12 @@ def diag(ctx: click.Context, which: str) -> None:
         ctx.exit(EXIT_FAILED)
 
 
-def _offline(settings: Settings, which: str) -> dict[str, Any]:
+def _offline(configuration: Configuration, which: str) -> dict[str, Any]:
     import msgspec
 
-    from gateway.config import load
     from gateway.diagnosis import diagnose, gather
-    from gateway.errors import ConfigError, UsageError
+    from gateway.errors import UsageError
 
-    file = find_config(settings.config)
-    try:
-        configuration = load(file)
-    except ConfigError as error:
-        raise CommandError(str(error), remedy=f"gateway check {file}", code=EXIT_CONFIG) from None
     try:
         call, _ = gather.past(configuration.journal_dir, which)
     except UsageError as error:

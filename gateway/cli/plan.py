@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli import Settings, show
+from gateway.cli import Settings, offline, show
 from gateway.cli.options import complete_endpoint, json_option, when
-from gateway.client import EXIT_CONFIG, EXIT_UNREACHABLE, CommandError, find_config
+from gateway.client import EXIT_CONFIG, CommandError, find_config
 
 if TYPE_CHECKING:
     from gateway.config import Configuration
@@ -82,7 +82,9 @@ def check(settings: Settings, config: str | None, strict: bool) -> None:
 @click.option("--severity", default="major", show_default=True, help="Severity of the alarm.")
 @click.option("--input", "input_", default="", metavar="NAME=VALUE", help="A's input changes.")
 @click.option("--at", type=when, metavar="WHEN", help="14:30, 2026-03-01T22:00 (default: now).")
-@click.option("--offline", is_flag=True, help="By the configuration file, not by the daemon.")
+@click.option(
+    "--offline", "by_file", is_flag=True, help="By the configuration file, not by the daemon."
+)
 @click.pass_obj
 def explain(
     settings: Settings,
@@ -93,7 +95,7 @@ def explain(
     severity: str,
     input_: str,
     at: float | None,
-    offline: bool,
+    by_file: bool,
 ) -> None:
     """Which route would take a call from A to number B, and why the others do not.
 
@@ -114,17 +116,14 @@ def explain(
         "input": name,
         "value": value,
     }
-    found = None
-    if not offline:
+    if not by_file:
         try:
             found = settings.client().get("/v1/explain", at=at, **question)
         except CommandError as error:
-            if error.code != EXIT_UNREACHABLE:
-                raise
-            if not settings.as_json:
-                click.echo(f"({error.what}; answered by the configuration file)", err=True)
-    if found is None:
-        found = _offline(settings, question, time.time() if at is None else at)
+            known = offline.instead(settings, error, "answered by the configuration file")
+            found = _offline(known, question, at)
+    else:
+        found = _offline(offline.configuration(settings), question, at)
     if settings.as_json:
         show.emit_json(found)
     else:
@@ -133,20 +132,16 @@ def explain(
         raise click.exceptions.Exit(1)
 
 
-def _offline(settings: Settings, question: dict[str, Any], at: float) -> dict[str, Any]:
+def _offline(
+    configuration: Configuration, question: dict[str, Any], at: float | None
+) -> dict[str, Any]:
     import msgspec
 
-    from gateway.config import load
     from gateway.control.explain import explain as ask
     from gateway.control.explain import probe
     from gateway.core.endpoints import Target
-    from gateway.errors import ConfigError, UsageError
+    from gateway.errors import UsageError
 
-    file = find_config(settings.config)
-    try:
-        configuration: Configuration = load(file)
-    except ConfigError as error:
-        raise CommandError(str(error), remedy=f"gateway check {file}", code=EXIT_CONFIG) from None
     places = {endpoint.id: endpoint for endpoint in configuration.endpoints}
 
     def unfit(target: Target) -> str:
@@ -163,7 +158,8 @@ def _offline(settings: Settings, question: dict[str, Any], at: float) -> dict[st
         event = probe(**question)
     except UsageError as error:
         raise CommandError(str(error)) from None
-    explanation = ask(configuration.table(), event, at, places, unfit, live=False)
+    moment = time.time() if at is None else at
+    explanation = ask(configuration.table(), event, moment, places, unfit, live=False)
     found: dict[str, Any] = msgspec.to_builtins(explanation)
     return found
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli import Settings, show
+from gateway.cli import Settings, offline, show
 from gateway.cli.options import complete_call_or_leg, json_option
-from gateway.client import EXIT_CONFIG, EXIT_UNREACHABLE, CommandError, find_config
+from gateway.client import EXIT_UNREACHABLE, CommandError
 
 if TYPE_CHECKING:
+    from gateway.config import Configuration
     from gateway.timeline.items import Item
 
 
@@ -44,10 +45,9 @@ def trace(settings: Settings, which: str, follow: bool, html: Path | None) -> No
         if head is None:
             raise CommandError("the gateway ended the answer", code=EXIT_UNREACHABLE)
     except CommandError as error:
-        if error.code != EXIT_UNREACHABLE or follow:
+        if follow:
             raise
-        click.echo(f"({error.what}; read from its journal)", err=True)
-        head, lines = _offline(settings, which)
+        head, lines = _offline(offline.instead(settings, error, "read from its journal"), which)
     if follow:
         _follow(settings, head, lines)
         raise CommandError(
@@ -62,19 +62,15 @@ def trace(settings: Settings, which: str, follow: bool, html: Path | None) -> No
         _ladder(head, found)
 
 
-def _offline(settings: Settings, which: str) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+def _offline(
+    configuration: Configuration, which: str
+) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
     import msgspec
 
-    from gateway.config import load
-    from gateway.errors import ConfigError, UsageError
+    from gateway.errors import UsageError
     from gateway.timeline import search
     from gateway.timeline.items import Picker
 
-    file = find_config(settings.config)
-    try:
-        configuration = load(file)
-    except ConfigError as error:
-        raise CommandError(str(error), remedy=f"gateway check {file}", code=EXIT_CONFIG) from None
     directory = configuration.journal_dir
     try:
         found = search.find(directory, which)

@@ -37,6 +37,13 @@ class AlarmsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     state: Literal["", "active", "acknowledged", "cleared", "exhausted", "dropped"] = ""
 
 
+class ChangesQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Of which configuration."""
+
+    number: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """As kept; 0: the one in use."""
+
+
 class ExplainQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Which event: a call to `called`, or an alarm of kind `alarm`, or an input's value."""
 

@@ -243,8 +243,7 @@ async def test_of_polls_only_those_with_another_answer_are_kept() -> None:
     station = CallPoint(3)
     async with CallPointBus(station, CallPoint(4)) as bus, running(bus) as (host, adapter):
         wires, sent = host.exchange.wires, adapter._lines[0].link.counts
-        while sent["sent"] < 40:
-            await asyncio.sleep(0.02)  # polls go round
+        await until(lambda: sent["sent"] >= 40, "polls go round")
         # An answer that comes too late is none, and is kept.
         assert len(wires) < sent["sent"] / 2
         before = len(wires)
