@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli import Settings, offline, show
-from gateway.cli.options import complete_call_or_leg, json_option
+from gateway.cli.options import complete_call_or_leg, json_option, when
 from gateway.client import EXIT_FAILED, CommandError
 
 if TYPE_CHECKING:
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 @click.command()
 @json_option
 @click.argument("which", metavar="CALL|last", shell_complete=complete_call_or_leg)
+@click.option("--at", type=when, metavar="WHEN", help="Of an endpoint: its newest call then.")
 @click.pass_context
-def diag(ctx: click.Context, which: str) -> None:
+def diag(ctx: click.Context, which: str, at: float | None) -> None:
     """What was wrong with a call: the faulty layer and the remedy, in one sentence.
 
     Then the evidence, leg by leg, and the command to type next. CALL is the end of a call's or
@@ -29,10 +30,10 @@ def diag(ctx: click.Context, which: str) -> None:
     """
     settings: Settings = ctx.obj
     try:
-        found = settings.client().get("/v1/diagnosis", id=which)
+        found = settings.client().get("/v1/diagnosis", id=which, at=at)
     except CommandError as error:
         known = offline.instead(settings, error, "judged by its journal and records")
-        found = _offline(known, which)
+        found = _offline(known, which, at)
     if settings.as_json:
         show.emit_json(found)
     else:
@@ -41,14 +42,14 @@ def diag(ctx: click.Context, which: str) -> None:
         ctx.exit(EXIT_FAILED)
 
 
-def _offline(configuration: Configuration, which: str) -> dict[str, Any]:
+def _offline(configuration: Configuration, which: str, at: float | None) -> dict[str, Any]:
     import msgspec
 
     from gateway.diagnosis import diagnose, gather
     from gateway.errors import UsageError
 
     try:
-        call, _ = gather.past(configuration.journal_dir, which)
+        call, _ = gather.past(configuration.journal_dir, which, at)
     except UsageError as error:
         raise CommandError(str(error), remedy="gateway records") from None
     except OSError as error:

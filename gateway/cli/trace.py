@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli import Settings, offline, show
-from gateway.cli.options import complete_call_or_leg, json_option
+from gateway.cli.options import complete_call_or_leg, json_option, when
 from gateway.client import EXIT_UNREACHABLE, CommandError
 
 if TYPE_CHECKING:
@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 @json_option
 @click.argument("which", metavar="ID|CALL|last|next", shell_complete=complete_call_or_leg)
 @click.option("--follow", "-f", is_flag=True, help="Go on with what happens now.")
+@click.option(
+    "--at", type=when, metavar="WHEN", help="What was then: 14:30, 2h ago, 2026-03-01T22:00."
+)
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write one page.")
 @click.pass_obj
-def trace(settings: Settings, which: str, follow: bool, html: Path | None) -> None:
+def trace(
+    settings: Settings, which: str, follow: bool, at: float | None, html: Path | None
+) -> None:
     """One timeline of a call or alarm over all legs and networks.
 
     It begins with the first physical or human event. The argument is the end of a trace's or call's
@@ -31,7 +36,7 @@ def trace(settings: Settings, which: str, follow: bool, html: Path | None) -> No
     a daemon too, then without what went over the wires: that is kept in memory, for ten minutes.
 
     \b
-    Each endpoint has a lane, the gateway the first one:
+    The networks are the columns; each of their endpoints has a lane, the gateway the first one:
       >  came from there     <  the gateway did there     *  the gateway by itself
 
     Digits that people press are shown as '?' unless the configuration says journal.keep_digits.
@@ -39,15 +44,17 @@ def trace(settings: Settings, which: str, follow: bool, html: Path | None) -> No
     """
     if html is not None and follow:
         raise click.UsageError("--html and --follow contradict each other")
+    if at is not None and follow:
+        raise click.UsageError("--at and --follow contradict each other")
     try:
-        lines = settings.client().stream("/v1/trace", id=which, follow=follow)
+        lines = settings.client().stream("/v1/trace", id=which, follow=follow, at=at)
         head = next(lines, None)
         if head is None:
             raise CommandError("the gateway ended the answer", code=EXIT_UNREACHABLE)
     except CommandError as error:
         if follow:
             raise
-        head, lines = _offline(offline.instead(settings, error, "read from its journal"), which)
+        head, lines = _offline(offline.instead(settings, error, "read from its journal"), which, at)
     if follow:
         _follow(settings, head, lines)
         raise CommandError(
@@ -63,7 +70,7 @@ def trace(settings: Settings, which: str, follow: bool, html: Path | None) -> No
 
 
 def _offline(
-    configuration: Configuration, which: str
+    configuration: Configuration, which: str, at: float | None
 ) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
     import msgspec
 
@@ -73,7 +80,7 @@ def _offline(
 
     directory = configuration.journal_dir
     try:
-        found = search.find(directory, which)
+        found = search.find(directory, which, at)
         picker = Picker(found, keep_digits=configuration.journal.keep_digits)
         items = [msgspec.to_builtins(item) for item in search.read(directory, picker)]
     except UsageError as error:
@@ -148,7 +155,7 @@ def _follow(settings: Settings, head: dict[str, Any], lines: Iterator[dict[str, 
         (item,) = _items([line])
         began = began or item.at
         if item.lane not in lanes:
-            lanes = list(dict.fromkeys([*(lanes or ladder.lanes_of([])), item.lane]))
+            lanes = ladder.grouped([*lanes, item.lane])
             for text in ladder.head(lanes, head["labels"]):
                 click.echo(show.clean(text))
         click.echo(show.clean(ladder.line(item, lanes, began)))

@@ -312,7 +312,7 @@ class Desk:
 
     async def diagnosis(self, query: DiagnosisQuery) -> Diagnosis:
         await self._written()
-        return await diagnosis.of_call(self.gateway, query.id)
+        return await diagnosis.of_call(self.gateway, query.id, query.at)
 
     async def capture(self, query: CaptureQuery) -> AsyncGenerator[bytes, None]:
         await self._written()

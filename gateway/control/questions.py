@@ -87,6 +87,8 @@ class TraceQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     endpoint, of which the newest trace is meant."""
     follow: bool = False
     """Go on with what happens from now on."""
+    at: float | None = None
+    """Wall clock, seconds since 1970: the newest that there was then; now if it is missing."""
 
 
 class DiagnosisQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -94,6 +96,8 @@ class DiagnosisQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     id: _Text = "last"
     """As of a trace, without ``next``."""
+    at: float | None = None
+    """As of a trace."""
 
 
 class CaptureQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
