@@ -18,6 +18,7 @@ from gateway.client import EXIT_UNREACHABLE, CommandError
 
 if TYPE_CHECKING:
     from gateway.config import Configuration
+    from gateway.records import Database
 
 _DAY: Final = 86_400.0
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -149,14 +150,15 @@ def records(settings: Settings, /, legs: bool, **question: Any) -> None:
         kind = "legs" if legs else "calls"
         found = settings.client().get(f"/v1/records/{kind}", **question)
     except CommandError as error:
-        from gateway.control import recorded
-        from gateway.control.questions import RecordsQuery
 
-        query = RecordsQuery(**question)
-        read = recorded.legs if legs else recorded.calls
-        found = offline.recorded(
-            settings, error, "read from its records", lambda database: read(database, query)
-        )
+        def read(database: Database) -> Any:
+            from gateway.control import recorded
+            from gateway.control.questions import RecordsQuery
+
+            query = RecordsQuery(**question)
+            return (recorded.legs if legs else recorded.calls)(database, query)
+
+        found = offline.recorded(settings, error, "read from its records", read)
     if settings.as_json:
         show.emit_json(found)
     elif legs:
@@ -257,19 +259,17 @@ def stats(
     try:
         found = settings.client().get("/v1/stats", **question)
     except CommandError as error:
-        import msgspec
 
-        from gateway.control import recorded
-        from gateway.control.questions import StatsQuery
+        def read(database: Database) -> Any:
+            import msgspec
 
-        given = {name: value for name, value in question.items() if value not in (None, "")}
-        query = msgspec.convert(given, StatsQuery)
-        found = offline.recorded(
-            settings,
-            error,
-            "measured from its records",
-            lambda database: recorded.stats(database, query),
-        )
+            from gateway.control import recorded
+            from gateway.control.questions import StatsQuery
+
+            given = {name: value for name, value in question.items() if value not in (None, "")}
+            return recorded.stats(database, msgspec.convert(given, StatsQuery))
+
+        found = offline.recorded(settings, error, "measured from its records", read)
     if settings.as_json:
         show.emit_json(found)
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli import Settings
-from gateway.client import EXIT_CONFIG, EXIT_UNREACHABLE, CommandError, find_config
+from gateway.client import DEFAULT_DATA, EXIT_CONFIG, EXIT_UNREACHABLE, CommandError, find_config
 
 if TYPE_CHECKING:
     from gateway.config import Configuration
@@ -49,18 +49,18 @@ def recorded(
 ) -> Any:
     """What `read` answers from the records, as JSON types. Raises as `instead`, and `error` when
     nothing has been recorded yet."""
+    if error.code != EXIT_UNREACHABLE or not _exists(settings):
+        raise error
     import msgspec
     import sqlalchemy as sa
 
     from gateway.errors import GatewayError, UsageError
     from gateway.records import Database
 
-    if error.code != EXIT_UNREACHABLE:
-        raise error
-    url = configuration(settings).records_url if _exists(settings) else ""
+    url = configuration(settings).records_url
     try:
-        database = Database(url, read_only=True) if url else None
-        if database is None or (database.path is not None and not database.path.exists()):
+        database = Database(url, read_only=True)
+        if database.path is not None and not database.path.exists():
             raise error
         instead(settings, error, how)
         try:
@@ -81,10 +81,9 @@ def kept(settings: Settings) -> Kept:
     """The configurations that were in use, also when the present one cannot be read."""
     import tomllib
 
-    from gateway.config import GatewaySection
     from gateway.kept import Kept
 
-    found = GatewaySection().data_dir
+    found = DEFAULT_DATA
     try:
         with open(find_config(settings.config), "rb") as file:
             found = str(tomllib.load(file)["gateway"]["data_dir"])

@@ -66,9 +66,7 @@ class Plain(Crosspoint):
     def command(self, profile: str) -> list[str]:
         found = super().command(profile)
         file = self.home / "gateway.toml"
-        text = CONFIG.format(
-            home=self.home, port=self.port, caller=self.caller, called=self.called
-        )
+        text = CONFIG.format(home=self.home, port=self.port, caller=self.caller, called=self.called)
         file.write_text(f"{text}\n[capture]\nrtp_s = {self.rtp_s}\n")
         return found
 
@@ -88,7 +86,9 @@ class Watched(Plain):
 
 def late(client: Client) -> float:
     """Wakes of the audio thread that were late, so far."""
-    found = re.search(r"^crosspoint_engine_late_ticks_total\S* (\S+)", client.text("/v1/metrics"), re.M)
+    found = re.search(
+        r"^crosspoint_engine_late_ticks_total\S* (\S+)", client.text("/v1/metrics"), re.M
+    )
     return float(found[1]) if found else 0.0
 
 
