@@ -223,12 +223,7 @@ class Desk:
         ]
 
     def calls(self, query: CallsQuery) -> list[CallView]:
-        return [
-            view
-            for view in views.calls(self.gateway)
-            if any(_matches(leg.endpoint, query.endpoint) for leg in view.legs)
-            or not query.endpoint
-        ]
+        return views.calls(self.gateway, query.endpoint, query.limit or None)
 
     def call(self, call: str, query: Nothing) -> CallDetail:
         return views.call(self.gateway, self._find_call(call))

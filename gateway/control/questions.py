@@ -28,6 +28,8 @@ class CallsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     endpoint: _Text = ""
     """Shell pattern: calls with a leg of such an endpoint."""
+    limit: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """At most so many, the oldest; 0: all."""
 
 
 class AlarmsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
