@@ -246,6 +246,7 @@ class Desk:
             severity=query.severity,
             input=query.input,
             value=query.value,
+            digits=query.digits,
         )
         if query.source not in board.endpoints:
             self._no_endpoint(query.source)

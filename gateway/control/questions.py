@@ -47,7 +47,8 @@ class ChangesQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class ExplainQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Which event: a call to `called`, or an alarm of kind `alarm`, or an input's value."""
+    """Which event: a call to `called`, or an alarm of kind `alarm`, or an input's value, or digits
+    that are pressed during a call."""
 
     source: _Text
     called: _Text = ""
@@ -56,6 +57,7 @@ class ExplainQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     severity: _Text = "major"
     input: _Text = ""
     value: float = 1.0
+    digits: Annotated[str, msgspec.Meta(pattern="^[0-9A-D*#!]{0,64}$")] = ""
     at: float | None = None
     """Wall clock, seconds since 1970; now if it is missing."""
 

@@ -1,15 +1,16 @@
 """What it costs to look: a technician's tools while calls are up and talk.
 
-Usage: python -m tests.bench.technician [--calls 200] [--seconds 15] [--rounds 3] [--save]
+Usage: python -m tests.bench.technician [--calls 200] [--seconds 6] [--rounds 5] [--save]
 
 SIPp makes the calls through a gateway to another SIPp; both send every RTP packet back, so that
-each call carries 50 packets a second in all four directions. Two gateways take turns: `plain`
-keeps no audio, `watched` keeps everybody's last half minute (`[capture] rtp_s = 30`). Of the
-second one the CPU is measured once while nobody looks, and once while `gateway top` looks each
-second (on a terminal of 50 lines), Prometheus every 15 s, `gateway events` and `gateway trace next`
-follow, and one call is captured. Of several rounds the cheapest counts: what other programs on the
-machine do can only add. The trace ring and the journal are part of both: they cost when something happens, and
-what they cost a call is in the figures of ``tests.bench.sip_calls``.
+each call carries 50 packets a second in all four directions. Two gateways carry them at the same
+time on the same core, so that whatever else the machine does meets both alike, and what counts is
+the difference, the median of several windows: `plain` keeps no audio and nobody looks at it,
+`watched` keeps everybody's last half minute (`[capture] rtp_s = 30`), first while nobody looks, and
+then while `gateway top` looks each second (on a terminal of 50 lines), Prometheus every 15 s,
+`gateway events` and `gateway trace next` follow, and one call is captured. The trace ring and the
+journal are part of both: they cost when something happens, and what they cost a call is in the
+figures of ``tests.bench.sip_calls``.
 
 Meanwhile each question of a technician is asked again and again: milliseconds until the answer is
 complete at the socket (`answer_ms`), and of the whole command with the start of its interpreter
@@ -30,7 +31,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +64,19 @@ COMMANDS = (
 class Plain(Crosspoint):
     name = "plain"
     rtp_s = 0
+    media, ports = 6000, "20000, 39998"
 
     def command(self, profile: str) -> list[str]:
         found = super().command(profile)
         file = self.home / "gateway.toml"
         text = CONFIG.format(home=self.home, port=self.port, caller=self.caller, called=self.called)
+        text = text.replace("20000, 60000", self.ports)
         file.write_text(f"{text}\n[capture]\nrtp_s = {self.rtp_s}\n")
         return found
 
     def _sipp(self, name: str, address: str, port: int, *more: str) -> subprocess.Popen[bytes]:
-        return super()._sipp(name, address, port, "-rtp_echo", *more)
+        more = ("-rtp_echo", "-mp", str(self.media), *more)
+        return super()._sipp(name, address, port, *more)
 
     @property
     def client(self) -> Client:
@@ -83,6 +87,7 @@ class Plain(Crosspoint):
 class Watched(Plain):
     name = "watched"
     rtp_s = 30
+    media, ports = 7000, "40000, 59998"
 
 
 def late(client: Client) -> float:
@@ -93,23 +98,35 @@ def late(client: Client) -> float:
     return float(found[1]) if found else 0.0
 
 
-def window(box: Plain, seconds: float) -> dict[str, float]:
-    """Share of a core, and late wakes, of some seconds."""
-    pid, client = box.process.pid, box.client
-    missed, before, began = late(client), cost(pid), time.monotonic()
+def window(boxes: Sequence[Plain], seconds: float) -> dict[str, dict[str, float]]:
+    """Shares of a core, and late wakes, of some seconds, which are the same for all."""
+    before = [(late(box.client), cost(box.process.pid)) for box in boxes]
+    began = time.monotonic()
     time.sleep(seconds)
-    after, took = cost(pid), time.monotonic() - began
-    return {
-        "core_percent": round(100 * (after.cpu_s - before.cpu_s) / took, 1),
-        "loop_percent": round(
-            100 * (after.threads.get("loop", 0) - before.threads.get("loop", 0)) / took, 1
-        ),
-        "media_percent": round(
-            100 * (after.threads.get("media", 0) - before.threads.get("media", 0)) / took, 1
-        ),
-        "late_ticks": late(client) - missed,
-        "waited_s": round(after.waited_s - before.waited_s, 2),
-    }
+    after = [cost(box.process.pid) for box in boxes]
+    took = time.monotonic() - began
+    found = {}
+    for box, (missed, old), new in zip(boxes, before, after, strict=True):
+        used = {
+            f"{part}_percent": round(
+                100 * (new.threads.get(part, 0.0) - old.threads.get(part, 0.0)) / took, 2
+            )
+            for part in ("loop", "media", "disk")
+        }
+        found[box.name] = used | {
+            "late_ticks": late(box.client) - missed,
+            "waited_s": round(new.waited_s - old.waited_s, 2),
+        }
+    return found
+
+
+def more(found: dict[str, dict[str, float]]) -> float:
+    """How much more of a core the watched one took."""
+    plain, watched = (
+        sum(value for part, value in found[name].items() if part.endswith("_percent"))
+        for name in ("plain", "watched")
+    )
+    return watched - plain
 
 
 @contextlib.contextmanager
@@ -183,25 +200,21 @@ def answers(box: Plain, times: int) -> dict[str, Any]:
     return {"answer_ms": at_socket, "command_ms": whole}
 
 
-def measure(box: Plain, calls: int, seconds: float) -> dict[str, Any]:
-    """One gateway with its calls up."""
-    hold_s = 4 * seconds + 90
-    called, caller = box.begin(calls, 40, int(1000 * hold_s))
+@contextlib.contextmanager
+def call(boxes: Sequence[Plain], calls: int, hold_s: float) -> Iterator[None]:
+    """Calls that stand, through all of them."""
+    processes = [each for box in boxes for each in box.begin(calls, 40, int(1000 * hold_s))]
     try:
         due = time.monotonic() + 60
-        while len(box.client.get("/v1/calls")) < calls:
-            if time.monotonic() > due:
-                raise SystemExit("the calls do not come up")
-            time.sleep(0.5)
+        for box in boxes:
+            while len(box.client.get("/v1/calls")) < calls:
+                if time.monotonic() > due:
+                    raise SystemExit("the calls do not come up")
+                time.sleep(0.5)
         time.sleep(2.0)
-        found: dict[str, Any] = {"box": box.name, "calls": calls, "quiet": window(box, seconds)}
-        if isinstance(box, Watched):
-            with looking(box):
-                found["looked_at"] = window(box, seconds)
-                found |= answers(box, 12)
-        return found
+        yield
     finally:
-        for process in (caller, called):
+        for process in processes:
             process.kill()
             process.wait()
 
@@ -209,40 +222,46 @@ def measure(box: Plain, calls: int, seconds: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--calls", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--save", action="store_true", help="append to history/technician.jsonl")
     chosen = parser.parse_args()
-    runs: dict[str, list[dict[str, Any]]] = {"plain": [], "watched": []}
-    for _ in range(chosen.rounds):
-        for kind in (Plain, Watched):
-            with tempfile.TemporaryDirectory(prefix="bench-") as home:
-                box = kind(Path(home))
-                try:
-                    box.wait()
-                    found = measure(box, chosen.calls, chosen.seconds)
-                finally:
-                    box.stop()
-            print(json.dumps(found), flush=True)
-            runs[kind.name].append(found)
+    quiet, looked_at = [], []
+    with tempfile.TemporaryDirectory(prefix="bench-") as home:
+        boxes = [Plain(Path(home)), Watched(Path(home))]
+        try:
+            for box in boxes:
+                box.wait()
+            hold_s = chosen.rounds * (2 * chosen.seconds + 10) + 90
+            with call(boxes, chosen.calls, hold_s):
+                for _ in range(chosen.rounds):
+                    quiet.append(window(boxes, chosen.seconds))
+                    with looking(boxes[1]):
+                        looked_at.append(window(boxes, chosen.seconds))
+                    print(json.dumps({"quiet": quiet[-1], "looked_at": looked_at[-1]}), flush=True)
+                with looking(boxes[1]):
+                    waited = answers(boxes[1], 12)
+        finally:
+            for box in boxes:
+                box.stop()
 
-    def least(name: str, what: str) -> float:
-        return min(float(run[what]["core_percent"]) for run in runs[name])
+    def median(windows: list[dict[str, dict[str, float]]], name: str, part: str) -> float:
+        return round(statistics.median(each[name][part] for each in windows), 2)
 
-    plain, ring = least("plain", "quiet"), least("watched", "quiet")
     summary = machine() | {
         "calls": chosen.calls,
-        "plain_core_percent": plain,
-        "audio_ring_core_percent": round(ring - plain, 1),
-        "all_looks_core_percent": round(least("watched", "looked_at") - plain, 1),
-        "answer_ms": runs["watched"][-1]["answer_ms"],
-        "command_ms": runs["watched"][-1]["command_ms"],
-        "late_ticks": [run["looked_at"]["late_ticks"] for run in runs["watched"]],
-        "waited_s": max(run["looked_at"]["waited_s"] for run in runs["watched"]),
-    }
+        "plain_media_percent": median(quiet, "plain", "media_percent"),
+        "audio_ring_percent": round(statistics.median(map(more, quiet)), 1),
+        "all_looks_percent": round(statistics.median(map(more, looked_at)), 1),
+        "loop_percent": median(looked_at, "watched", "loop_percent"),
+        "late_ticks": [
+            median(looked_at, name, "late_ticks") for name in ("plain", "watched")
+        ],
+        "waited_s": median(looked_at, "watched", "waited_s"),
+    } | waited  # fmt: skip
     print(json.dumps(summary), flush=True)
     if chosen.save:
-        if summary["waited_s"] > TOO_LONG * chosen.seconds:
+        if float(summary["waited_s"]) > TOO_LONG * chosen.seconds:
             raise SystemExit("the machine is too busy: these figures are not kept")
         keep("technician", summary)
 
