@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 
 from gateway.adapters.secrets import Secret
-from gateway.config import SECTIONS, Configuration
+from gateway.config import SECTIONS, Configuration, load
 from gateway.typed import is_secret
 
 LIVE: Final = frozenset({"gateway.zone", "gateway.drain_s", "gateway.log_level"})
@@ -36,6 +37,14 @@ def compare(before: Configuration, after: Configuration) -> list[Change]:
         *_routes(before, after),
         *_tests(before, after),
     ]
+
+
+def between(before: str, after: str, place: Path) -> list[Change]:
+    """What a kept configuration does differently from the one before it.
+
+    before, after: files; place: the file that both were copies of. Raises `ConfigError`.
+    """
+    return compare(load(before, place=place), load(after, place=place))
 
 
 def _sections(before: Configuration, after: Configuration) -> Iterator[Change]:

@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 
 DEFAULT_SOCKET: Final = "/run/crosspoint/control.sock"
 DEFAULT_CONFIG: Final = "/etc/crosspoint/gateway.toml"
+DEFAULT_DATA: Final = "/var/lib/crosspoint"
 TIMEOUT_S: Final = 20.0
 
 # Exit codes, documented in `gateway --help`.

@@ -277,8 +277,10 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
 _LISTS: Final = ("adapters", "routes", "tests")
 
 
-def load(path: str | Path, *, registry: Registry | None = None) -> Configuration:
-    """Read and check a configuration file.
+def load(
+    path: str | Path, *, registry: Registry | None = None, place: Path | None = None
+) -> Configuration:
+    """Read and check a configuration file. place: the file that it is a copy of, if it is one.
 
     Raises `ConfigErrors` with everything that is wrong. Opens no device and no port; reads
     secrets' files and looks whether announcements exist.
@@ -295,7 +297,9 @@ def load(path: str | Path, *, registry: Registry | None = None) -> Configuration
         raise _one(path, f"not TOML: {what}", line=line) from None
     except RecursionError:
         raise _one(path, "nested too deeply") from None
-    return msgspec.structs.replace(_Loader(path, document, lines, registry).load(), text=text)
+    return msgspec.structs.replace(
+        _Loader(place or path, document, lines, registry).load(), text=text
+    )
 
 
 def _read(path: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.errors import DeviceError
+from gateway.errors import DeviceError, UsageError
 
 KEEP: Final = 10
 _NAME = re.compile(r"(\d{6})\.toml\Z")
@@ -65,6 +65,18 @@ class Kept:
             )
             for file in files
         ]
+
+    def pair(self, number: int = 0) -> tuple[KeptConfiguration, KeptConfiguration]:
+        """The one before, and the one of this number; 0: the one in use, itself where it is the
+        first. Raises `UsageError`."""
+        found = self.all()
+        numbers = [each.number for each in found]
+        if not found or (number and number not in numbers):
+            raise UsageError(f"configuration {number or ''} is not kept".replace("  ", " "))
+        at = numbers.index(number) if number else len(found) - 1
+        if not at and number:
+            raise UsageError(f"the configuration before {numbers[at]} is not kept")
+        return found[max(0, at - 1)], found[at]
 
     def _files(self) -> list[Path]:
         try:

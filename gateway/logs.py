@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, MutableMapping
-from typing import Any, Literal, TextIO
+from typing import Any, Final, Literal, TextIO
 
 import structlog
 
@@ -24,6 +25,39 @@ def redact(_logger: Any, _method: str, event: _EventDict) -> _EventDict:
         if _SECRET.search(key):
             event[key] = "***"
     return event
+
+
+class Traces:
+    """Gives each line the trace that it belongs to: that of its `leg`, or else of the event or
+    action that is being handled at this moment.
+
+    No context variable: those that a timer or task inherits outlive the call that began it.
+    """
+
+    def __init__(self) -> None:
+        self.of_leg: Callable[[str], str] | None = None
+        """The trace of a leg that is up; empty: unknown."""
+        self._now = threading.local()
+
+    def begin(self, trace: str) -> None:
+        """What this thread logs until `end` is about this trace."""
+        self._now.trace = trace
+
+    def end(self) -> None:
+        """What follows is about nothing in particular."""
+        self._now.trace = ""
+
+    def __call__(self, _logger: Any, _method: str, event: _EventDict) -> _EventDict:
+        if not event.get("trace"):
+            leg = event.get("leg")
+            trace = self.of_leg(leg) if self.of_leg is not None and isinstance(leg, str) else ""
+            trace = trace or getattr(self._now, "trace", "")
+            if trace:
+                event["trace"] = trace
+        return event
+
+
+TRACES: Final = Traces()
 
 
 class Limit:
@@ -65,6 +99,7 @@ def setup(
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
+        TRACES,
         redact,
     ]
     if timestamps:

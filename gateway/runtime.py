@@ -278,10 +278,11 @@ class Gateway(Exchange):
             shown = board.shown(event)
         if journalled:
             self.journal.taken(journalled, now=now, at=wall)
+        call, trace = board.call_of(event)
+        logs.TRACES.begin(trace)
         if kind is LegEnded:
             self._dispatch.forget(event.leg)  # type: ignore[union-attr]
             self.patchbay.close_leg(event.leg)  # type: ignore[union-attr]
-        call, trace = board.call_of(event)
         try:
             actions = board.receive(event, now, wall)
         except Exception as error:
@@ -295,6 +296,7 @@ class Gateway(Exchange):
         )
         for action in actions:
             self._carry_out(action, now, wall)
+        logs.TRACES.end()
         if kind is LegEnded:
             if self.stopping and not board.legs:
                 self._idle.set()
@@ -388,6 +390,7 @@ class Gateway(Exchange):
         self._record(
             self._envelope(now, wall, trace, call, host.name if host else "", action=shown)
         )
+        logs.TRACES.begin(trace)
         try:
             self._dispatch(action)
         except Exception as error:
@@ -395,6 +398,12 @@ class Gateway(Exchange):
             self.log.error(
                 "action failed", action=type(action).__name__, error=repr(error), exc_info=error
             )
+        finally:
+            logs.TRACES.end()
+
+    def _trace_of_leg(self, leg: str) -> str:
+        known = self.switchboard.legs.get(leg)
+        return known.call.trace if known is not None else ""
 
     def _keep_records(self, ops: tuple[StoreOp, ...]) -> None:
         self.tally.store(ops)
@@ -418,6 +427,7 @@ class Gateway(Exchange):
         """
         self._loop = loop = asyncio.get_running_loop()
         self.started_at = loop.time()
+        logs.TRACES.of_leg = self._trace_of_leg
         tasks: list[asyncio.Task[None]] = []
         try:
             for host in self.hosts.values():

@@ -41,6 +41,27 @@ def test_text_and_json() -> None:
     assert found == {"level": "debug", "event": "line found", "adapter": "fxs", "line": 3}
 
 
+def test_lines_carry_the_trace_of_their_leg_or_of_what_is_handled() -> None:
+    out = io.StringIO()
+    logs.setup(stream=out, timestamps=False)
+    before = logs.TRACES.of_leg
+    logs.TRACES.of_leg = {"fxs/1#1": "0199c0de"}.get  # type: ignore[assignment]
+    try:
+        logs.get().warning("no audio", leg="fxs/1#1")
+        logs.get().warning("no audio", leg="fxs/1#2")
+        logs.TRACES.begin("0199beef")
+        logs.get().warning("action refused")
+        logs.get().warning("no audio", leg="fxs/1#1")
+        logs.get().warning("its own", trace="0199f00d")
+        logging.getLogger("library").warning("theirs")
+        logs.TRACES.end()
+        logs.get().warning("clock set back")
+    finally:
+        logs.TRACES.of_leg = before
+    found = [line.partition("trace=")[2] for line in out.getvalue().splitlines()]
+    assert found == ["0199c0de", "", "0199beef", "0199c0de", "0199f00d", "0199beef", ""]
+
+
 def test_a_traceback_stays_one_line() -> None:
     for style in ("text", "json"):
         out = io.StringIO()

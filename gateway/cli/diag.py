@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli import Settings, show
-from gateway.cli.options import complete_call_or_leg, json_option
-from gateway.client import (
-    EXIT_CONFIG,
-    EXIT_FAILED,
-    EXIT_UNREACHABLE,
-    CommandError,
-    find_config,
-)
+from gateway.cli import Settings, offline, show
+from gateway.cli.options import complete_call_or_leg, json_option, when
+from gateway.client import EXIT_FAILED, CommandError
+
+if TYPE_CHECKING:
+    from gateway.config import Configuration
 
 
 @click.command()
 @json_option
 @click.argument("which", metavar="CALL|last", shell_complete=complete_call_or_leg)
+@click.option("--at", type=when, metavar="WHEN", help="Of an endpoint: its newest call then.")
 @click.pass_context
-def diag(ctx: click.Context, which: str) -> None:
+def diag(ctx: click.Context, which: str, at: float | None) -> None:
     """What was wrong with a call: the faulty layer and the remedy, in one sentence.
 
     Then the evidence, leg by leg, and the command to type next. CALL is the end of a call's or
@@ -32,12 +30,10 @@ def diag(ctx: click.Context, which: str) -> None:
     """
     settings: Settings = ctx.obj
     try:
-        found = settings.client().get("/v1/diagnosis", id=which)
+        found = settings.client().get("/v1/diagnosis", id=which, at=at)
     except CommandError as error:
-        if error.code != EXIT_UNREACHABLE:
-            raise
-        click.echo(f"({error.what}; judged by its journal and records)", err=True)
-        found = _offline(settings, which)
+        known = offline.instead(settings, error, "judged by its journal and records")
+        found = _offline(known, which, at)
     if settings.as_json:
         show.emit_json(found)
     else:
@@ -46,20 +42,14 @@ def diag(ctx: click.Context, which: str) -> None:
         ctx.exit(EXIT_FAILED)
 
 
-def _offline(settings: Settings, which: str) -> dict[str, Any]:
+def _offline(configuration: Configuration, which: str, at: float | None) -> dict[str, Any]:
     import msgspec
 
-    from gateway.config import load
     from gateway.diagnosis import diagnose, gather
-    from gateway.errors import ConfigError, UsageError
+    from gateway.errors import UsageError
 
-    file = find_config(settings.config)
     try:
-        configuration = load(file)
-    except ConfigError as error:
-        raise CommandError(str(error), remedy=f"gateway check {file}", code=EXIT_CONFIG) from None
-    try:
-        call, _ = gather.past(configuration.journal_dir, which)
+        call, _ = gather.past(configuration.journal_dir, which, at)
     except UsageError as error:
         raise CommandError(str(error), remedy="gateway records") from None
     except OSError as error:

@@ -82,6 +82,7 @@ def examine(configuration: Configuration, client: Client) -> Iterator[Finding]:
     yield from machine.clock()
     yield from machine.processor()
     yield from machine.codecs()
+    yield from plan.encryption(configuration)
     yield from machine.limits(status["pid"] if status else None, realtime)
     yield from machine.ports(configuration, running=running)
     yield from files.devices(configuration)

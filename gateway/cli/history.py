@@ -7,14 +7,18 @@ import re
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from gateway.cli import Settings, show
+from gateway.cli import Settings, offline, show
 from gateway.cli.options import complete_adapter, complete_endpoint, json_option, when
 from gateway.cli.show import Column
-from gateway.client import EXIT_CONFIG, EXIT_UNREACHABLE, CommandError, find_config
+from gateway.client import EXIT_UNREACHABLE, CommandError
+
+if TYPE_CHECKING:
+    from gateway.config import Configuration
+    from gateway.records import Database
 
 _DAY: Final = 86_400.0
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -60,23 +64,16 @@ def events(settings: Settings, /, type_: str, follow: bool | None, **question: A
                 code=EXIT_UNREACHABLE,
             )
     except CommandError as error:
-        if error.code != EXIT_UNREACHABLE or not history or question["follow"]:
+        if not history or question["follow"]:
             raise
-        click.echo(f"({error.what}; read from its journal)", err=True)
-        _print(_offline(settings, question), settings.as_json)
+        configuration = offline.instead(settings, error, "read from its journal")
+        _print(_offline(configuration, question), settings.as_json)
 
 
-def _offline(settings: Settings, question: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    from gateway.config import load
+def _offline(configuration: Configuration, question: dict[str, Any]) -> Iterator[dict[str, Any]]:
     from gateway.control import history
     from gateway.control.questions import EventsQuery
-    from gateway.errors import ConfigError
 
-    file = find_config(settings.config)
-    try:
-        configuration = load(file)
-    except ConfigError as error:
-        raise CommandError(str(error), remedy=f"gateway check {file}", code=EXIT_CONFIG) from None
     given = {name: value for name, value in question.items() if value is not None}
     try:
         for envelope in history.past(configuration.journal_dir, EventsQuery(**given)):
@@ -137,7 +134,7 @@ def _line(event: dict[str, Any]) -> str:
 @click.option("--since", type=when, metavar="WHEN", help="From 2h, 1d ago; 14:30; 2026-03-01.")
 @click.option("--until", type=when, metavar="WHEN", help="Up to then.")
 @click.option("--endpoint", default="", metavar="PATTERN", shell_complete=complete_endpoint)
-@click.option("--trace", default="", metavar="ID", help="Whole trace id.")
+@click.option("--trace", default="", metavar="ID", help="Of this trace (the end of its id).")
 @click.option(
     "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True,
     help="At most so many, the newest.",
@@ -147,9 +144,21 @@ def records(settings: Settings, /, legs: bool, **question: Any) -> None:
     """Call detail records, newest first.
 
     WAIT is from the first human or physical demand to the first human answer. --legs shows what
-    became of each side, with loss and jitter.
+    became of each side, with loss and jitter. Works without a daemon too.
     """
-    found = settings.client().get("/v1/records/legs" if legs else "/v1/records/calls", **question)
+    try:
+        kind = "legs" if legs else "calls"
+        found = settings.client().get(f"/v1/records/{kind}", **question)
+    except CommandError as error:
+
+        def read(database: Database) -> Any:
+            from gateway.control import recorded
+            from gateway.control.questions import RecordsQuery
+
+            query = RecordsQuery(**question)
+            return (recorded.legs if legs else recorded.calls)(database, query)
+
+        found = offline.recorded(settings, error, "read from its records", read)
     if settings.as_json:
         show.emit_json(found)
     elif legs:
@@ -246,9 +255,21 @@ def stats(
     begin = since if since is not None else end - _DAY
     if begin >= end:
         raise click.UsageError("--since must be before --until")
-    found = settings.client().get(
-        "/v1/stats", since=begin, until=end, by="" if by == "all" else by, **question
-    )
+    question |= {"since": begin, "until": end, "by": "" if by == "all" else by}
+    try:
+        found = settings.client().get("/v1/stats", **question)
+    except CommandError as error:
+
+        def read(database: Database) -> Any:
+            import msgspec
+
+            from gateway.control import recorded
+            from gateway.control.questions import StatsQuery
+
+            given = {name: value for name, value in question.items() if value not in (None, "")}
+            return recorded.stats(database, msgspec.convert(given, StatsQuery))
+
+        found = offline.recorded(settings, error, "measured from its records", read)
     if settings.as_json:
         show.emit_json(found)
         return

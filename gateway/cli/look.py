@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import click
@@ -18,7 +19,10 @@ from gateway.cli.options import (
     json_option,
 )
 from gateway.cli.show import Column
-from gateway.client import EXIT_CONFIG, EXIT_UNREACHABLE, CommandError, find_config
+from gateway.client import EXIT_UNREACHABLE, CommandError, find_config
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 _CALLS: Final = (
     Column("CALL"), Column("FROM"), Column("TO"), Column("NUMBER"), Column("STATE"),
@@ -140,24 +144,16 @@ def adapters(settings: Settings, counters: bool) -> None:
 
 
 def _installed(settings: Settings) -> None:
-    """The kinds that can be configured, and those that the configuration names."""
-    from gateway.errors import ConfigError
-    from gateway.registry import Registry
+    """The kinds that can be configured, and those that the configuration names: by the packages'
+    metadata, for to import them all would take a second."""
+    from importlib.metadata import entry_points
 
-    try:
-        registry = Registry()
-    except ConfigError as error:
-        raise CommandError(error.what, remedy=error.remedy or "", code=EXIT_CONFIG) from None
+    points = {point.name: point for point in entry_points(group="gateway.adapters")}
     sections = _sections(find_config(settings.config))
-    names = {kind: [name for name, of in sections.items() if of == kind] for kind in registry.kinds}
     rows = []
-    for kind in sorted({*registry.kinds, *sections.values()}):
-        reason = ""
-        try:
-            registry.load(kind)
-        except ConfigError as error:
-            reason = f"{error.what} ({error.remedy})" if error.remedy else error.what
-        for name in names.get(kind) or [n for n, of in sections.items() if of == kind] or [""]:
+    for kind in sorted({*points, *sections.values()}):
+        reason = _missing(points[kind]) if kind in points else f"no adapter is called {kind!r}"
+        for name in [name for name, of in sections.items() if of == kind] or [""]:
             state = "unusable" if reason else "not running" if name else "not configured"
             rows.append({"name": name, "kind": kind, "state": state, "reason": reason})
     if settings.as_json:
@@ -168,6 +164,21 @@ def _installed(settings: Settings) -> None:
         [(row["name"], row["kind"], row["state"], row["reason"]) for row in rows],
         empty="no adapter is installed",
     )
+
+
+def _missing(point: EntryPoint) -> str:
+    """Which package an optional adapter lacks; empty: none."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    for wanted in (point.dist.requires or []) if point.dist else []:
+        package, _, marker = wanted.partition(";")
+        if re.search(rf"extra *== *[\"']{re.escape(point.name)}[\"']", marker):
+            found = re.match(r"[A-Za-z0-9._-]+", package)
+            try:
+                version(found[0] if found else package)
+            except PackageNotFoundError:
+                return f"{package.strip()} is missing (pip install '{package.strip()}')"
+    return ""
 
 
 def _sections(file: str) -> dict[str, str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from gateway.cli import Settings, show
+from gateway.cli import Settings, offline, show
 from gateway.cli.options import complete_endpoint, json_option, when
-from gateway.client import EXIT_CONFIG, EXIT_UNREACHABLE, CommandError, find_config
+from gateway.client import EXIT_CONFIG, CommandError, find_config
 
 if TYPE_CHECKING:
     from gateway.config import Configuration
+
+
+_VALUES: Final = {"on": 1.0, "off": 0.0}
 
 
 @click.command()
@@ -81,8 +84,11 @@ def check(settings: Settings, config: str | None, strict: bool) -> None:
 @click.option("--alarm", default="", metavar="KIND", help="A raises an alarm of this kind.")
 @click.option("--severity", default="major", show_default=True, help="Severity of the alarm.")
 @click.option("--input", "input_", default="", metavar="NAME=VALUE", help="A's input changes.")
+@click.option("--digits", default="", metavar="DIGITS", help="A presses them during a call.")
 @click.option("--at", type=when, metavar="WHEN", help="14:30, 2026-03-01T22:00 (default: now).")
-@click.option("--offline", is_flag=True, help="By the configuration file, not by the daemon.")
+@click.option(
+    "--offline", "by_file", is_flag=True, help="By the configuration file, not by the daemon."
+)
 @click.pass_obj
 def explain(
     settings: Settings,
@@ -92,19 +98,27 @@ def explain(
     alarm: str,
     severity: str,
     input_: str,
+    digits: str,
     at: float | None,
-    offline: bool,
+    by_file: bool,
 ) -> None:
     """Which route would take a call from A to number B, and why the others do not.
+
+    A is an endpoint, or a number that belongs to one. With --alarm, --input or --digits: which
+    route would take that.
 
     Nothing is called. Without a daemon, or with --offline, the configuration file is asked; then
     nothing is known of what is up or in use. Exit code 1: nothing would take it.
     """
     name, equals, text = input_.partition("=")
     try:
-        value = float(text) if equals else 1.0
+        value = _VALUES.get(text.lower()) if equals else 1.0
+        value = float(text) if value is None else value
     except ValueError:
-        raise click.UsageError(f"--input: {text!r} is no number") from None
+        raise click.UsageError(
+            f"--input: {text!r} is no value; write on, off or a number, as "
+            "'gateway endpoints A --detail' shows it"
+        ) from None
     question: dict[str, Any] = {
         "source": source,
         "called": called,
@@ -113,18 +127,19 @@ def explain(
         "severity": severity,
         "input": name,
         "value": value,
+        "digits": digits,
     }
-    found = None
-    if not offline:
+    if not by_file:
         try:
-            found = settings.client().get("/v1/explain", at=at, **question)
+            client = settings.client()
+            if "/" not in source:
+                question["source"] = _named(source, client.get("/v1/endpoints"))
+            found = client.get("/v1/explain", at=at, **question)
         except CommandError as error:
-            if error.code != EXIT_UNREACHABLE:
-                raise
-            if not settings.as_json:
-                click.echo(f"({error.what}; answered by the configuration file)", err=True)
-    if found is None:
-        found = _offline(settings, question, time.time() if at is None else at)
+            known = offline.instead(settings, error, "answered by the configuration file")
+            found = _offline(known, question, at)
+    else:
+        found = _offline(offline.configuration(settings), question, at)
     if settings.as_json:
         show.emit_json(found)
     else:
@@ -133,21 +148,24 @@ def explain(
         raise click.exceptions.Exit(1)
 
 
-def _offline(settings: Settings, question: dict[str, Any], at: float) -> dict[str, Any]:
+def _named(source: str, places: list[dict[str, Any]]) -> str:
+    """The endpoint whose number it is; what is nobody's stays as it is."""
+    return next((place["id"] for place in places if place["number"] == source), source)
+
+
+def _offline(
+    configuration: Configuration, question: dict[str, Any], at: float | None
+) -> dict[str, Any]:
     import msgspec
 
-    from gateway.config import load
     from gateway.control.explain import explain as ask
     from gateway.control.explain import probe
     from gateway.core.endpoints import Target
-    from gateway.errors import ConfigError, UsageError
+    from gateway.errors import UsageError
 
-    file = find_config(settings.config)
-    try:
-        configuration: Configuration = load(file)
-    except ConfigError as error:
-        raise CommandError(str(error), remedy=f"gateway check {file}", code=EXIT_CONFIG) from None
     places = {endpoint.id: endpoint for endpoint in configuration.endpoints}
+    known = [{"id": place.id, "number": place.number} for place in places.values()]
+    question = question | {"source": _named(question["source"], known)}
 
     def unfit(target: Target) -> str:
         place = places.get(target.endpoint)
@@ -163,7 +181,8 @@ def _offline(settings: Settings, question: dict[str, Any], at: float) -> dict[st
         event = probe(**question)
     except UsageError as error:
         raise CommandError(str(error)) from None
-    explanation = ask(configuration.table(), event, at, places, unfit, live=False)
+    moment = time.time() if at is None else at
+    explanation = ask(configuration.table(), event, moment, places, unfit, live=False)
     found: dict[str, Any] = msgspec.to_builtins(explanation)
     return found
 

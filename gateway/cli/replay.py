@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 @click.argument("journal", required=False, type=click.Path(path_type=Path), metavar="[FILE|DIR]")
 @click.option("--routes", metavar="CONFIG", help="Use the routes of this configuration instead.")
 @click.option("--last", is_flag=True, help="Only the newest run of the gateway.")
-@click.option("--trace", default="", metavar="ID", help="Of --make-test: only this trace or call.")
+@click.option(
+    "--trace",
+    default="",
+    metavar="ID",
+    help="Of --make-test: only this trace, call, leg, endpoint's newest, or 'last'.",
+)
 @click.option(
     "--make-test", type=click.Path(path_type=Path), metavar="FILE.flow",
     help="Write the newest run, or the --trace, as a flow test.",
@@ -49,17 +54,21 @@ def replay(
     """
     from gateway.errors import UsageError
     from gateway.replay.tape import Tape
+    from gateway.timeline import search
 
     if trace and make_test is None:
         raise click.UsageError("--trace is for --make-test")
     if make_test is not None and routes:
         raise click.UsageError("--make-test writes the routes of the journal: leave out --routes")
+    trace = trace.lower() if "/" not in trace else trace
     where = journal or _load(find_config(settings.config)).journal_dir
     table = _load(routes).table() if routes else None
     try:
         tape = Tape(where)
         if make_test is not None:
-            _make_test(settings, tape, make_test, trace.lower())
+            if trace == search.LAST or "/" in trace:
+                trace = search.find(where if where.is_dir() else where.parent, trace)
+            _make_test(settings, tape, make_test, trace)
             return
         outcomes = list(_play(tape, table, last=last))
     except UsageError as error:

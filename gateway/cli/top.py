@@ -50,12 +50,13 @@ class Snapshot:
     """Why there is no newer one."""
 
 
-def look(client: Client) -> Snapshot:
-    """Ask for everything that is shown. Raises `CommandError` when nobody answers."""
+def look(client: Client, n_calls: int = 0) -> Snapshot:
+    """Ask for everything that is shown, of calls the first so many, 0: all. Raises `CommandError`
+    when nobody answers."""
     return Snapshot(
         time.time(),
         client.get("/v1/status"),
-        client.get("/v1/calls"),
+        client.get("/v1/calls", limit=n_calls),
         client.get("/v1/alarms"),
         client.get("/v1/adapters"),
         client.get("/v1/endpoints"),
@@ -149,6 +150,8 @@ def _calls(found: Snapshot, chosen: str) -> list[Line]:
             mark = ">" if style and n == 0 else " "
             name = show.short(call["id"]) if n == 0 else ""
             lines.append(Line(f"{mark} {name:8}  {_leg(call, leg)}", style))
+    if (n_more := found.status["calls"] - len(found.calls)) > 0:
+        lines.append(Line(f"... {n_more} more calls: arrow down", "dim"))
     return lines
 
 
@@ -258,9 +261,15 @@ class _Top:
                 continue
             due = time.monotonic() + self._every
             try:
-                self._found = look(self._client)
+                self._found = look(self._client, self._n_calls())
             except CommandError as error:
                 self._found.lost = error.what
+
+    def _n_calls(self) -> int:
+        """No more calls than are on this screen and the next: each costs the gateway time."""
+        ids = [call["id"] for call in self._found.calls]
+        at = ids.index(self._chosen) if self._chosen in ids else 0
+        return int(at + self._screen.getmaxyx()[0])
 
     def _pressed(self, key: int) -> bool:
         """Whether to go on."""

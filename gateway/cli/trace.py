@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli import Settings, show
-from gateway.cli.options import complete_call_or_leg, json_option
-from gateway.client import EXIT_CONFIG, EXIT_UNREACHABLE, CommandError, find_config
+from gateway.cli import Settings, offline, show
+from gateway.cli.options import complete_call_or_leg, json_option, when
+from gateway.client import EXIT_UNREACHABLE, CommandError
 
 if TYPE_CHECKING:
+    from gateway.config import Configuration
     from gateway.timeline.items import Item
 
 
@@ -20,9 +21,14 @@ if TYPE_CHECKING:
 @json_option
 @click.argument("which", metavar="ID|CALL|last|next", shell_complete=complete_call_or_leg)
 @click.option("--follow", "-f", is_flag=True, help="Go on with what happens now.")
+@click.option(
+    "--at", type=when, metavar="WHEN", help="What was then: 14:30, 2h ago, 2026-03-01T22:00."
+)
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write one page.")
 @click.pass_obj
-def trace(settings: Settings, which: str, follow: bool, html: Path | None) -> None:
+def trace(
+    settings: Settings, which: str, follow: bool, at: float | None, html: Path | None
+) -> None:
     """One timeline of a call or alarm over all legs and networks.
 
     It begins with the first physical or human event. The argument is the end of a trace's or call's
@@ -30,7 +36,7 @@ def trace(settings: Settings, which: str, follow: bool, html: Path | None) -> No
     a daemon too, then without what went over the wires: that is kept in memory, for ten minutes.
 
     \b
-    Each endpoint has a lane, the gateway the first one:
+    The networks are the columns; each of their endpoints has a lane, the gateway the first one:
       >  came from there     <  the gateway did there     *  the gateway by itself
 
     Digits that people press are shown as '?' unless the configuration says journal.keep_digits.
@@ -38,16 +44,17 @@ def trace(settings: Settings, which: str, follow: bool, html: Path | None) -> No
     """
     if html is not None and follow:
         raise click.UsageError("--html and --follow contradict each other")
+    if at is not None and follow:
+        raise click.UsageError("--at and --follow contradict each other")
     try:
-        lines = settings.client().stream("/v1/trace", id=which, follow=follow)
+        lines = settings.client().stream("/v1/trace", id=which, follow=follow, at=at)
         head = next(lines, None)
         if head is None:
             raise CommandError("the gateway ended the answer", code=EXIT_UNREACHABLE)
     except CommandError as error:
-        if error.code != EXIT_UNREACHABLE or follow:
+        if follow:
             raise
-        click.echo(f"({error.what}; read from its journal)", err=True)
-        head, lines = _offline(settings, which)
+        head, lines = _offline(offline.instead(settings, error, "read from its journal"), which, at)
     if follow:
         _follow(settings, head, lines)
         raise CommandError(
@@ -62,22 +69,18 @@ def trace(settings: Settings, which: str, follow: bool, html: Path | None) -> No
         _ladder(head, found)
 
 
-def _offline(settings: Settings, which: str) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+def _offline(
+    configuration: Configuration, which: str, at: float | None
+) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
     import msgspec
 
-    from gateway.config import load
-    from gateway.errors import ConfigError, UsageError
+    from gateway.errors import UsageError
     from gateway.timeline import search
     from gateway.timeline.items import Picker
 
-    file = find_config(settings.config)
-    try:
-        configuration = load(file)
-    except ConfigError as error:
-        raise CommandError(str(error), remedy=f"gateway check {file}", code=EXIT_CONFIG) from None
     directory = configuration.journal_dir
     try:
-        found = search.find(directory, which)
+        found = search.find(directory, which, at)
         picker = Picker(found, keep_digits=configuration.journal.keep_digits)
         items = [msgspec.to_builtins(item) for item in search.read(directory, picker)]
     except UsageError as error:
@@ -152,7 +155,7 @@ def _follow(settings: Settings, head: dict[str, Any], lines: Iterator[dict[str, 
         (item,) = _items([line])
         began = began or item.at
         if item.lane not in lanes:
-            lanes = list(dict.fromkeys([*(lanes or ladder.lanes_of([])), item.lane]))
+            lanes = ladder.grouped([*lanes, item.lane])
             for text in ladder.head(lanes, head["labels"]):
                 click.echo(show.clean(text))
         click.echo(show.clean(ladder.line(item, lanes, began)))

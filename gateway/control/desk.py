@@ -7,14 +7,15 @@ import difflib
 import fnmatch
 import importlib.metadata
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 
+from gateway.changes import Change, between
 from gateway.config import load
-from gateway.control import capturing, diagnosis, history, tracing, views
+from gateway.control import capturing, diagnosis, history, recorded, tracing, views
 from gateway.control.explain import explain, probe
 from gateway.control.metrics import exposition
 from gateway.control.openapi import Operation
@@ -22,6 +23,7 @@ from gateway.control.questions import (
     AlarmsQuery,
     CallsQuery,
     CaptureQuery,
+    ChangesQuery,
     DiagnosisQuery,
     EndpointsQuery,
     EventsQuery,
@@ -67,12 +69,11 @@ from gateway.core.events import (
     Priority,
 )
 from gateway.diagnosis import Diagnosis
-from gateway.errors import ConfigError, GatewayError, UsageError
+from gateway.errors import ConfigError, GatewayError
 from gateway.hosting import Feed
 from gateway.kept import KeptConfiguration
 from gateway.pathtests import SECONDS, Limits, signal_of
-from gateway.records import CallRecord, Database, LegRecord, Measures, Options, measure
-from gateway.records.measures import DAY, HOUR, QUARTER_HOUR
+from gateway.records import CallRecord, Database, LegRecord, Measures
 from gateway.reload import Reloader
 from gateway.runtime import Gateway
 from gateway.timeline.items import Item
@@ -83,9 +84,7 @@ HEARTBEAT_S: Final = 15.0
 """An empty line this often, so that a follower who went away is noticed."""
 DECIDE_S: Final = 2.0
 """How long the switchboard may take to begin a call that was asked for."""
-STATS_ROWS: Final = 500_000
 
-_INTERVALS: Final = {"": None, "quarter": QUARTER_HOUR, "hour": HOUR, "day": DAY}
 _T = TypeVar("_T")
 
 OPERATIONS: Final = (
@@ -171,6 +170,10 @@ OPERATIONS: Final = (
         summary="The last configurations that were in use, oldest first.",
     ),
     Operation(
+        "GET", "/v1/changes", "changes", list[Change], ChangesQuery,
+        summary="What one of them does differently from the one before it.",
+    ),
+    Operation(
         "POST", "/v1/stop", "stop", StopAnswer, Nothing, StopRequest, summary="Stop the gateway."
     ),
 )  # fmt: skip
@@ -220,12 +223,7 @@ class Desk:
         ]
 
     def calls(self, query: CallsQuery) -> list[CallView]:
-        return [
-            view
-            for view in views.calls(self.gateway)
-            if any(_matches(leg.endpoint, query.endpoint) for leg in view.legs)
-            or not query.endpoint
-        ]
+        return views.calls(self.gateway, query.endpoint, query.limit or None)
 
     def call(self, call: str, query: Nothing) -> CallDetail:
         return views.call(self.gateway, self._find_call(call))
@@ -248,6 +246,7 @@ class Desk:
             severity=query.severity,
             input=query.input,
             value=query.value,
+            digits=query.digits,
         )
         if query.source not in board.endpoints:
             self._no_endpoint(query.source)
@@ -309,7 +308,7 @@ class Desk:
 
     async def diagnosis(self, query: DiagnosisQuery) -> Diagnosis:
         await self._written()
-        return await diagnosis.of_call(self.gateway, query.id)
+        return await diagnosis.of_call(self.gateway, query.id, query.at)
 
     async def capture(self, query: CaptureQuery) -> AsyncGenerator[bytes, None]:
         await self._written()
@@ -339,50 +338,13 @@ class Desk:
             feed.close()
 
     async def call_records(self, query: RecordsQuery) -> list[CallRecord]:
-        def read(database: Database) -> list[CallRecord]:
-            if query.call:
-                raise UsageError("parameter call is for leg records; use trace")
-            found = database.calls(
-                since=query.since, until=query.until, trace=query.trace,
-                limit=None if query.endpoint else query.limit,
-            )  # fmt: skip
-            fits = (record for record in found if _matches(record.endpoint, query.endpoint))
-            return _first(fits, query.limit)
-
-        return await self._database(read)
+        return await self._database(lambda database: recorded.calls(database, query))
 
     async def leg_records(self, query: RecordsQuery) -> list[LegRecord]:
-        def read(database: Database) -> list[LegRecord]:
-            found = database.legs(
-                since=query.since, until=query.until, call=query.call, trace=query.trace,
-                limit=None if query.endpoint else query.limit,
-            )  # fmt: skip
-            fits = (record for record in found if _matches(record.endpoint, query.endpoint))
-            return _first(fits, query.limit)
-
-        return await self._database(read)
+        return await self._database(lambda database: recorded.legs(database, query))
 
     async def stats(self, query: StatsQuery) -> list[Measures]:
-        fields: dict[str, Any] = {
-            "by": tuple(part.strip() for part in query.by.split(",") if part.strip()),
-            "interval": _INTERVALS[query.interval],
-            "service_level_s": query.service_level_s,
-            "short_abandon_s": query.short_abandon_s,
-            "variant": query.variant,
-        }
-        if query.kinds:
-            fields["kinds"] = tuple(part.strip() for part in query.kinds.split(","))
-        options = Options(**fields)
-
-        def read(database: Database) -> list[Measures]:
-            # Later calls tell whether the earlier ones were resolved.
-            until = query.until + options.resolution_h * 3600.0
-            found = list(database.calls(since=query.since, until=until, limit=STATS_ROWS))
-            if len(found) == STATS_ROWS:
-                raise UsageError(f"more than {STATS_ROWS} calls: ask for a shorter period")
-            return measure(found, since=query.since, until=query.until, options=options)
-
-        return await self._database(read)
+        return await self._database(lambda database: recorded.stats(database, query))
 
     async def _database(self, read: Callable[[Database], _T]) -> _T:
         url = self.gateway.configuration.records_url
@@ -577,6 +539,14 @@ class Desk:
     def configurations(self, query: Nothing) -> list[KeptConfiguration]:
         return self.reloader.kept.all()
 
+    async def changes(self, query: ChangesQuery) -> list[Change]:
+        before, after = self.reloader.kept.pair(query.number)
+        file = self.gateway.configuration.file
+        try:
+            return await asyncio.to_thread(between, before.path, after.path, file)
+        except ConfigError as error:
+            raise Refused(400, str(error), "compare the files by hand") from None
+
     def stop(self, body: StopRequest, query: Nothing, by: str) -> StopAnswer:
         gateway = self.gateway
         within = 0.0 if body.now else gateway.configuration.gateway.drain_s
@@ -628,12 +598,3 @@ class Desk:
 
 def _matches(endpoint: str, pattern: str) -> bool:
     return not pattern or fnmatch.fnmatchcase(endpoint, pattern)
-
-
-def _first(records: Iterable[_T], limit: int) -> list[_T]:
-    found: list[_T] = []
-    for record in records:
-        if len(found) == limit:
-            break
-        found.append(record)
-    return found

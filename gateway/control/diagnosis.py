@@ -17,13 +17,13 @@ WRITTEN_S: Final = 2.0
 """How long the records of a call that has just ended are waited for."""
 
 
-async def of_call(gateway: Gateway, which: str) -> Diagnosis:
+async def of_call(gateway: Gateway, which: str, at: float | None = None) -> Diagnosis:
     """The verdict on a call or alarm, as `gateway.timeline.search.find` takes it.
 
     Raises `UsageError` when there is none.
     """
     configuration = gateway.configuration
-    call, _ = await asyncio.to_thread(gather.past, configuration.journal_dir, which)
+    call, _ = await asyncio.to_thread(gather.past, configuration.journal_dir, which, at)
     live = [leg for leg in gateway.switchboard.legs.values() if leg.call.trace == call.trace]
     call.live = bool(live)
     if call.live:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from gateway.control.shapes import Explanation, Refusal, TargetView
 from gateway.core.endpoints import Endpoint, Target
 from gateway.core.events import AlarmRaised, InputChanged, LegOffered, Severity
-from gateway.core.routes import Match, Route, RouteTable, Strategy
+from gateway.core.routes import CompiledRoute, Match, Route, RouteTable, Strategy, Trigger
 from gateway.errors import UsageError
 
 Unfit = Callable[[Target], str]
 """Why a target cannot be called now; empty when it can."""
+
+
+class DigitsPressed(NamedTuple):
+    """Digits, one soon after the other, that a party to a call presses."""
+
+    endpoint: str
+    digits: str
+
+
+Probe = LegOffered | AlarmRaised | InputChanged | DigitsPressed
 
 
 def probe(
@@ -23,8 +34,9 @@ def probe(
     severity: str = "major",
     input: str = "",
     value: float = 1.0,
-) -> LegOffered | AlarmRaised | InputChanged:
-    """The event that is asked about: a call, or an alarm of a kind, or an input.
+    digits: str = "",
+) -> Probe:
+    """The event that is asked about: a call, or an alarm of a kind, or an input, or digits.
 
     Raises `UsageError` when the severity is none.
     """
@@ -35,10 +47,13 @@ def probe(
             legal = ", ".join(member.name.lower() for member in Severity)
             raise UsageError(f"severity {severity!r} is none of {legal}") from None
         return AlarmRaised(
-            endpoint=source, alarm=alarm, kind=alarm, severity=rank, trace="", raised_at=0.0
-        )
+            endpoint=source, alarm=alarm, kind=alarm, severity=rank, trace="", raised_at=0.0,
+            text="(its text)",
+        )  # fmt: skip
     if input:
         return InputChanged(endpoint=source, input=input, value=value)
+    if digits:
+        return DigitsPressed(source, digits)
     leg = f"{source}#0"
     return LegOffered(
         leg=leg, endpoint=source, called=called, calling=calling, trace="", demanded_at=0.0
@@ -47,7 +62,7 @@ def probe(
 
 def explain(
     table: RouteTable,
-    event: LegOffered | AlarmRaised | InputChanged,
+    event: Probe,
     wall: float,
     endpoints: Mapping[str, Endpoint],
     unfit: Unfit,
@@ -58,7 +73,10 @@ def explain(
     taken: Match | None = None
     refusals: list[Refusal] = []
     for route in table.routes:
-        found = route.match(event, wall)
+        if isinstance(event, DigitsPressed):
+            found = _pressed(route, event, wall)
+        else:
+            found = route.match(event, wall)
         if isinstance(found, str):
             refusals.append(Refusal(route=route.name, reason=found))
         elif taken is None:
@@ -87,9 +105,28 @@ def explain(
         _directory(explanation, event, endpoints, unfit)
     elif isinstance(event, AlarmRaised):
         explanation.why = "no route takes it: the alarm is listed, but NOBODY IS TOLD"
+    elif isinstance(event, DigitsPressed):
+        explanation.why = (
+            "no route takes them: they go to whom it speaks with; where its own call's route "
+            "waits for a talk key or an acknowledgement, they are that"
+        )
     else:
         explanation.why = "no route takes it: the input is listed, nothing else happens"
     return explanation
+
+
+def _pressed(route: CompiledRoute, event: DigitsPressed, wall: float) -> Match | str:
+    """As the switchboard does while a call stands: the last digits count."""
+    if route.route.on is not Trigger.DIGITS:
+        return f"it is for {route.route.on} events"
+    if not route.takes(event.endpoint, wall):
+        return f"it is not for {event.endpoint} now (from = {', '.join(route.route.source)})"
+    for start in range(len(event.digits)):
+        captures = route.digits.match(event.digits[start:])
+        if captures is not None:
+            fields = {str(index): text for index, text in enumerate(captures, 1)}
+            return Match(route, fields | {"source": event.endpoint})
+    return f"{event.digits} does not match digits = {route.route.digits}"
 
 
 def _directory(
@@ -140,13 +177,15 @@ def _target(text: str, endpoints: Mapping[str, Endpoint], unfit: Unfit) -> Targe
     return TargetView(target=text, usable=not reason, reason=reason)
 
 
-def _in_words(event: LegOffered | AlarmRaised | InputChanged) -> str:
+def _in_words(event: Probe) -> str:
     match event:
         case LegOffered():
             caller = f" as {event.calling}" if event.calling else ""
             return f"{event.endpoint} calls {event.called or '(no number)'}{caller}"
         case AlarmRaised():
             return f"{event.endpoint} raises {event.alarm} ({event.severity.name.lower()})"
+        case DigitsPressed():
+            return f"{event.endpoint} presses {event.digits} during a call"
         case InputChanged():
             return f"input {event.input} of {event.endpoint} is {event.value:g}"
 

@@ -28,6 +28,8 @@ class CallsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     endpoint: _Text = ""
     """Shell pattern: calls with a leg of such an endpoint."""
+    limit: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """At most so many, the oldest; 0: all."""
 
 
 class AlarmsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -37,8 +39,16 @@ class AlarmsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     state: Literal["", "active", "acknowledged", "cleared", "exhausted", "dropped"] = ""
 
 
+class ChangesQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Of which configuration."""
+
+    number: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """As kept; 0: the one in use."""
+
+
 class ExplainQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Which event: a call to `called`, or an alarm of kind `alarm`, or an input's value."""
+    """Which event: a call to `called`, or an alarm of kind `alarm`, or an input's value, or digits
+    that are pressed during a call."""
 
     source: _Text
     called: _Text = ""
@@ -47,6 +57,7 @@ class ExplainQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     severity: _Text = "major"
     input: _Text = ""
     value: float = 1.0
+    digits: Annotated[str, msgspec.Meta(pattern="^[0-9A-D*#!]{0,64}$")] = ""
     at: float | None = None
     """Wall clock, seconds since 1970; now if it is missing."""
 
@@ -80,6 +91,8 @@ class TraceQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     endpoint, of which the newest trace is meant."""
     follow: bool = False
     """Go on with what happens from now on."""
+    at: float | None = None
+    """Wall clock, seconds since 1970: the newest that there was then; now if it is missing."""
 
 
 class DiagnosisQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -87,6 +100,8 @@ class DiagnosisQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     id: _Text = "last"
     """As of a trace, without ``next``."""
+    at: float | None = None
+    """As of a trace."""
 
 
 class CaptureQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

@@ -36,7 +36,8 @@ async def find(gateway: Gateway, query: TraceQuery) -> str:
         if not query.follow:
             raise UsageError("next is what comes: it needs --follow")
         return ""
-    return await asyncio.to_thread(search.find, gateway.configuration.journal_dir, query.id)
+    directory = gateway.configuration.journal_dir
+    return await asyncio.to_thread(search.find, directory, query.id, query.at)
 
 
 async def lines(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import time
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 
 from gateway.control.diagnosis import findings
@@ -164,10 +166,20 @@ def path_test(gateway: Gateway, result: Result) -> PathTestView:
     )
 
 
-def calls(gateway: Gateway) -> list[CallView]:
-    """All calls, oldest first."""
+def calls(gateway: Gateway, pattern: str = "", limit: int | None = None) -> list[CallView]:
+    """Calls with a leg of an endpoint that fits the shell pattern, oldest first."""
     now = gateway.now()
-    return [_call(gateway, call, now) for call in gateway.switchboard.calls.values()]
+    fitting = (
+        call
+        for call in gateway.switchboard.calls.values()
+        if not pattern
+        or any(
+            fnmatch.fnmatchcase(leg.endpoint, pattern)
+            for leg in call.legs
+            if leg.state is not LegState.NULL
+        )
+    )
+    return [_call(gateway, call, now) for call in islice(fitting, limit)]
 
 
 def _call(gateway: Gateway, call: Call, now: float) -> CallView:

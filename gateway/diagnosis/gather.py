@@ -19,12 +19,12 @@ MAXIMUM: Final = 50_000
 """Items of one trace that are read."""
 
 
-def past(directory: Path, which: str) -> tuple[CallEvidence, list[Item]]:
+def past(directory: Path, which: str, at: float | None = None) -> tuple[CallEvidence, list[Item]]:
     """The newest trace that is meant, as `gateway.timeline.search.find` takes it, without counters.
 
     Raises `UsageError` when there is none, `OSError` when the journal cannot be read.
     """
-    trace = search.find(directory, which)
+    trace = search.find(directory, which, at)
     items = []
     for item in search.read(directory, Picker(trace)):
         items.append(item)

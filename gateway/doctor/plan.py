@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from gateway.config import Configuration
 from gateway.core.routes import Trigger
-from gateway.doctor.findings import Finding, ok, unknown, warning, wrong
+from gateway.doctor.findings import Finding, ok, settings, unknown, warning, wrong
+from gateway.media import srtp
 
 
 def alarms(configuration: Configuration) -> Iterator[Finding]:
@@ -40,6 +41,28 @@ def emergencies(configuration: Configuration) -> Iterator[Finding]:
                 "alarms", f"route {route.name!r} calls one person once: who if he does not answer?",
                 "give it more targets or rounds",
             )  # fmt: skip
+
+
+def encryption(configuration: Configuration, *, missing: str | None = None) -> Iterator[Finding]:
+    """Whether SRTP that the configuration asks for can be had. missing: why not, for tests."""
+    wanted = {
+        key.removesuffix(".srtp"): str(value)
+        for key, name, value in settings(configuration)
+        if name == "srtp" and value in ("offered", "required")
+    }
+    if not wanted:
+        return
+    if missing is None:
+        missing = srtp.missing()
+    if not missing:
+        yield ok("srtp", f"libsrtp2 is there: {', '.join(srtp.suites())}")
+        return
+    for where, mode in wanted.items():
+        found = f"{where}: srtp = {mode!r}, but there is {missing.partition(';')[0]}"
+        if mode == "required":
+            yield wrong("srtp", f"{found}: no call comes about", "apt install libsrtp2-1")
+        else:
+            yield warning("srtp", f"{found}: calls are in the clear", "apt install libsrtp2-1")
 
 
 def adapters(down: dict[str, str] | None, degraded: dict[str, str] | None) -> Iterator[Finding]:

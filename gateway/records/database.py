@@ -39,6 +39,8 @@ from gateway.records.tables import (
     streams,
 )
 
+_ID_LENGTH: Final = 32
+"""Of whole ids, with or without hyphens."""
 BUSY_S: Final = 2.5
 """How long another program may hold the database before that counts as trouble."""
 
@@ -289,7 +291,7 @@ class Database:
         query = _between(query, legs.c.ended_at, since, until)
         for column, value in ((legs.c.call, call), (legs.c.trace, trace)):
             if value:
-                query = query.where(column == value)
+                query = query.where(_means(column, value))
         if endpoint:
             query = query.where(legs.c.endpoint == endpoint)
         for row in self._rows(query.limit(limit)):
@@ -317,7 +319,7 @@ class Database:
         query = sa.select(calls).order_by(calls.c.demanded_at.desc(), calls.c.id.desc())
         query = _between(query, calls.c.demanded_at, since, until)
         if trace:
-            query = query.where(calls.c.trace == trace)
+            query = query.where(_means(calls.c.trace, trace))
         if box:
             query = query.where(calls.c.box == box)
         for row in self._rows(query.limit(limit)):
@@ -363,6 +365,13 @@ class Database:
                 yield dict(zip(names, row, strict=True))
         finally:
             connection.rollback()
+
+
+def _means(column: sa.Column[Any], value: str) -> sa.ColumnElement[bool]:
+    """A whole id, or the end of one."""
+    if len(value) >= _ID_LENGTH:
+        return column == value
+    return column.endswith(value, autoescape=True)
 
 
 def _between(

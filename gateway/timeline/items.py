@@ -76,12 +76,14 @@ class Picker:
         """Legs of the present run of the gateway: the next one counts from 1 again."""
         self._going: set[str] = set()
         """Legs and alarms that are not over."""
+        self._over: set[str] = set()
         self._until = 0.0
 
     def restart(self) -> None:
         """A new run of the gateway begins: no leg and no bridge of the one before is left."""
         self._live.clear()
         self._going.clear()
+        self._over.clear()
         self._bridges.clear()
         self._opened = None
         self.needles = {self.trace.encode()}
@@ -132,7 +134,12 @@ class Picker:
         if isinstance(leg, str) and leg:
             self.legs.setdefault(leg)
             self._live.add(leg)
-            (self._going.discard if isinstance(body, LegEnded) else self._going.add)(leg)
+            # It leaves its bridge after its end.
+            if isinstance(body, LegEnded):
+                self._over.add(leg)
+                self._going.discard(leg)
+            elif leg not in self._over:
+                self._going.add(leg)
             self.needles.add(leg.encode())
             place = place or leg.rpartition("#")[0]
         if isinstance(place, Endpoint):

@@ -1,8 +1,11 @@
-"""Ladder: a timeline as text, a narrow lane for each endpoint and the words beside them.
+"""Ladder: a timeline as text, networks as columns, a lane for each endpoint, words beside them.
 
-    00:03:27.571  +0.001  *  |  |  Note route 'nines' matched 900
-    00:03:27.571  +0.001  |  |  <  Dial number=900
-    00:03:27.583  +0.013  |  |  >  LegRinging
+                           gateway  loopback
+                           |        loopback/carol
+                           |        |  loopback/bob
+    00:03:27.571  +0.001   *        |  |      Note route 'nines' matched 900
+    00:03:27.571  +0.001   |        |  <      Dial number=900
+    00:03:27.583  +0.013   |        |  >      LegRinging
 
 ``>`` came from that endpoint, ``<`` the gateway did there, ``*`` it decided by itself. All plain
 ASCII and at most one line each, so that it can be sent over a slow line and searched with grep.
@@ -17,16 +20,48 @@ from gateway.timeline.items import GATEWAY, Item
 
 
 def head(lanes: list[str], labels: dict[str, str]) -> Iterator[str]:
-    """The lines that name the lanes."""
+    """The lines that name the networks, and under them the endpoints."""
     indent = " " * 23
+    groups = networks(lanes)
+    yield indent + "  ".join(name.ljust(_width(name, of)) for name, of in groups).rstrip()
     for n, lane in enumerate(lanes):
+        if lane == GATEWAY:
+            continue
         label = labels.get(lane, "")
-        yield f"{indent}{'|  ' * n}{lane}{f' ({label})' if label else ''}"
+        marks = ["|"] * n + [f"{lane}{f' ({label})' if label else ''}"]
+        yield indent + _row(marks + [""] * (len(lanes) - n - 1), groups)
 
 
 def lanes_of(items: Iterable[Item]) -> list[str]:
-    """The gateway and then every endpoint, in the order of appearance."""
-    return list(dict.fromkeys([GATEWAY, *(item.lane for item in items)]))
+    """The gateway and then every endpoint, network by network, in the order of appearance."""
+    return grouped(item.lane for item in items)
+
+
+def grouped(lanes: Iterable[str]) -> list[str]:
+    """Lanes in the order of their networks, the gateway's the first, none twice."""
+    found = dict.fromkeys([GATEWAY, *lanes])
+    return [lane for _, of in networks(found) for lane in of]
+
+
+def networks(lanes: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """Each network and its lanes: what stands before the slash of an endpoint's id."""
+    found: dict[str, list[str]] = {}
+    for lane in lanes:
+        found.setdefault(lane.partition("/")[0], []).append(lane)
+    return list(found.items())
+
+
+def _width(name: str, lanes: list[str]) -> int:
+    return max(len(name), 3 * len(lanes) - 2)
+
+
+def _row(marks: list[str], groups: list[tuple[str, list[str]]]) -> str:
+    """One mark for each lane, those of a network beside each other, the networks further apart."""
+    parts, n = [], 0
+    for name, of in groups:
+        parts.append("  ".join(marks[n : n + len(of)]).ljust(_width(name, of)))
+        n += len(of)
+    return "  ".join(parts).rstrip()
 
 
 def line(item: Item, lanes: list[str], began: float) -> str:
@@ -34,7 +69,10 @@ def line(item: Item, lanes: list[str], began: float) -> str:
     mark = {"event": ">", "in": ">", "action": "<", "out": "<"}[item.kind]
     if item.lane == GATEWAY:
         mark = "*"
-    marks = "  ".join(mark if lane == item.lane else "|" for lane in lanes)
+    groups = networks(lanes)
+    marks = _row([mark if lane == item.lane else "|" for lane in lanes], groups)
+    # The words of all lines begin in the same column.
+    marks = marks.ljust(sum(_width(name, of) + 2 for name, of in groups) - 2)
     words = item.text.splitlines() or [""]
     more = f" (+{len(words) - 1} lines)" if len(words) > 1 else ""
     name = f"{item.name}:" if item.kind in ("in", "out") else item.name

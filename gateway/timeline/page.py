@@ -8,6 +8,7 @@ from html import escape
 from typing import Final
 
 from gateway.timeline.items import GATEWAY, Item
+from gateway.timeline.ladder import networks
 
 _STYLE: Final = """
 body{font:14px/1.4 system-ui,sans-serif;margin:1.5em;color:#222;background:#fff}
@@ -16,6 +17,7 @@ dt{color:#666}dd{margin:0}
 table{border-collapse:collapse;margin-top:1em}
 th{text-align:left;font-weight:600;padding:.2em .6em;border-bottom:2px solid #444;
 vertical-align:bottom}
+tr.networks th{border-bottom:0;border-left:1px solid #ccc;font-size:1.1em}
 td{padding:.1em .6em;vertical-align:top;white-space:nowrap}
 td.lane{border-left:1px solid #ccc;min-width:7em;color:#06c}
 td.lane.action,td.lane.out{color:#a50}td.lane.own{color:#555}
@@ -50,9 +52,12 @@ def _lines(
     yield f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1><dl>"
     for name, value in facts.items():
         yield f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
-    yield "</dl><table><thead><tr><th>Time</th><th>After</th>"
+    yield '</dl><table><thead><tr class="networks"><th></th><th></th>'
+    for name, of in networks(lanes):
+        yield f'<th colspan="{len(of)}">{escape(name)}</th>'
+    yield "<th></th></tr><tr><th>Time</th><th>After</th>"
     for lane in lanes:
-        yield f"<th>{escape(lane)}</th>"
+        yield f"<th>{escape(lane.partition('/')[2])}</th>"
     yield "<th></th></tr></thead><tbody>"
     began = items[0].at if items else 0.0
     for item in items:

@@ -18,12 +18,13 @@ from gateway.timeline.items import Item, Picker
 
 LAST: Final = "last"
 _TRACE: Final = re.compile(rb'"trace":"([0-9A-Za-z_-]{1,64})"')
+_AT: Final = re.compile(rb'"at":([0-9.]{1,32})')
 _ID: Final = re.compile(r"[0-9A-Za-z_-]{4,64}\Z")
 
 
-def find(directory: Path, wanted: str) -> str:
+def find(directory: Path, wanted: str, at: float | None = None) -> str:
     """The newest trace that is meant: ``last``, the end of a trace's or call's id, a leg, or an
-    endpoint.
+    endpoint. at: the newest that there was at this moment, seconds since 1970.
 
     Raises `UsageError` when there is none, `OSError` when the journal cannot be read.
     """
@@ -45,16 +46,20 @@ def find(directory: Path, wanted: str) -> str:
             "characters), fxs/1#18, fxs/1, or last"
         )
     for path in reversed(segments(directory)):
+        if at is not None and begun(path) > at:
+            continue
         for line in reversed(path.read_bytes().splitlines()):
             if line.startswith(MARKS) or not pattern.search(line):
+                continue
+            if at is not None and (stamp := _AT.search(line)) and float(stamp[1]) > at:
                 continue
             trace = _TRACE.search(line)
             if trace is not None:
                 return trace[1].decode()
-    where = (
-        "nothing has been traced yet" if wanted == LAST else f"the journal has nothing of {wanted}"
-    )
-    raise UsageError(where)
+    then = "" if at is None else " up to then"
+    if wanted == LAST:
+        raise UsageError(f"nothing has been traced {then.strip() or 'yet'}")
+    raise UsageError(f"the journal has nothing of {wanted}{then}")
 
 
 def read(directory: Path, picker: Picker) -> Iterator[Item]:

@@ -16,7 +16,7 @@ from gateway.errors import GatewayError
 from gateway.media import _engine
 from gateway.media.streams import RtpSpec
 
-DRAIN_S: Final = 0.2
+DRAIN_S: Final = 0.3
 RING: Final = 64 << 10
 """Octets that wait for the next round: three seconds of G.711, half a second of video."""
 FOLLOWED_S: Final = 10.0

@@ -239,6 +239,22 @@ async def test_contacts_and_a_talk_key_are_inputs() -> None:
         assert len(host.of(InputChanged, endpoint="intercom/km3", input="b", value=1.0)) == 1
 
 
+async def test_of_polls_only_those_with_another_answer_are_kept() -> None:
+    station = CallPoint(3)
+    async with CallPointBus(station, CallPoint(4)) as bus, running(bus) as (host, adapter):
+        wires, sent = host.exchange.wires, adapter._lines[0].link.counts
+        await until(lambda: sent["sent"] >= 40, "polls go round")
+        # An answer that comes too late is none, and is kept.
+        assert len(wires) < sent["sent"] / 2
+        before = len(wires)
+        station.contacts = 2
+        await host.wait_for(InputChanged, endpoint="intercom/km3", input="b", value=1.0)
+        fresh = wires.entries()[before:]
+        told = [(entry.outward, bytes(entry.data)[2:4]) for entry in fresh]  # type: ignore[arg-type]
+        assert (True, b"\x03\x01") in told
+        assert (False, b"\x03\x81") in told
+
+
 async def test_nobody_answers_refuses_or_is_there() -> None:
     mute, sulky = CallPoint(3), CallPoint(4, refuses=True)
     async with CallPointBus(mute, sulky) as bus, running(bus) as (host, adapter):

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 
-BENCHMARKS = ("codecs", "relay", "sip_calls")
+BENCHMARKS = ("codecs", "relay", "sip_calls", "technician")
 
 
 def main() -> None:

@@ -127,6 +127,31 @@ def test_reload_takes_new_routes_and_refuses_wrong_ones(box: Box) -> None:
     assert box.json("explain", "loopback/alice", "55")["route"] == "fives"
 
 
+def test_what_a_reload_changed_is_told_and_undone_also_without_a_gateway(box: Box) -> None:
+    text = box.config.read_text()
+    assert box.ok("reload", "--changes") == "nothing has changed\n"
+    done = box.run("reload", "--changes", "1")
+    assert (done.returncode, "is not kept" in done.stderr) == (1, True)
+    box.config.write_text(text.replace('number = "102"', 'number = "107"'))
+    box.ok("reload", "--now")
+    told = ["~ adapter loopback changed", '    ports.bob.number: "102" -> "107"']
+    assert box.ok("reload", "--changes").splitlines() == told
+    assert [item["number"] for item in box.json("reload", "--kept")] == [1, 2]
+    box.ok("stop", "--now")
+    assert box.daemon is not None
+    box.daemon.wait(10)
+    # What is asked for when the newest configuration does not even start.
+    box.config.write_text("[gateway\n")
+    done = box.run("reload", "--restore", "1")
+    assert done.returncode == 1
+    assert "is not kept" in done.stderr, "where the data are is not known any more"
+    box.config.write_text(text + "[adapters.gone]\n")
+    assert box.ok("reload", "--changes").splitlines() == told
+    assert "as configuration 1 was" in box.ok("reload", "--restore", "1")
+    assert box.config.read_text() == text
+    assert box.run("check").returncode == 0
+
+
 def test_stop(box: Box) -> None:
     box.ok("dial", "loopback/alice", "loopback/bob", "--wait")
     assert box.ok("stop", "--now").startswith("stopping: 1 calls")

@@ -127,6 +127,22 @@ def test_records_and_stats(box: Box) -> None:
     assert "cannot group by 'weather'" in done.stderr
 
 
+def test_records_and_stats_of_a_gateway_that_was_killed(box: Box) -> None:
+    _one_call(box)
+    deadline = time.monotonic() + 10.0
+    while not (calls := box.json("records")):
+        assert time.monotonic() < deadline
+    legs, stats = box.json("records", "--legs"), box.ok("stats")
+    trace = calls[0]["trace"]
+    box.kill()
+    done = box.run("records")
+    assert (done.returncode, "read from its records" in done.stderr) == (0, True)
+    assert box.json("records", "--trace", trace[-8:]) == calls
+    assert box.json("records", "--trace", f"{trace[-8:]}x") == []
+    assert box.json("records", "--legs") == legs
+    assert box.ok("stats") == stats
+
+
 def test_a_time_that_is_none(box: Box) -> None:
     done = box.run("events", "--since", "yesterday")
     assert done.returncode == 2

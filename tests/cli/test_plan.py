@@ -103,3 +103,39 @@ def test_explain_tells_of_live_paging_keys_and_outputs(idle: Box) -> None:
     said = idle.ok("explain", "loopback/alice", "82")
     assert "the caller speaks to them" in said
     assert "half-duplex call with *, and gives it back with #" in said
+
+
+def test_explain_digits_inputs_in_words_and_numbers_for_endpoints(box: Box) -> None:
+    text = box.config.read_text()
+    box.config.write_text(
+        text
+        + """
+[[routes]]
+name = "gate"
+on = "digits"
+digits = "*5"
+from = ["loopback/alice"]
+targets = ["loopback/carol"]
+
+[[routes]]
+name = "door"
+on = "input"
+from = ["loopback/*"]
+input = "door"
+value = 0
+targets = ["loopback/carol"]
+"""
+    )
+    box.ok("reload", "--now")
+    for more in ((), ("--offline",)):
+        found = box.json("explain", "101", "--digits", "7*5", *more)
+        assert (found["route"], found["event"]) == (
+            "gate", "loopback/alice presses 7*5 during a call"
+        )  # fmt: skip
+        done = box.run("explain", "102", "--digits", "*5", *more)
+        assert (done.returncode, "it is not for loopback/bob now" in done.stdout) == (1, True)
+        assert box.json("explain", "101", "102", *more)["by"] == "directory"
+        assert box.json("explain", "102", "--input", "door=off", *more)["route"] == "door"
+    done = box.run("explain", "102", "--input", "door=ajar")
+    assert (done.returncode, "write on, off or a number" in done.stderr) == (2, True)
+    assert box.run("explain", "777", "102").returncode == 1

@@ -7,8 +7,13 @@ import json
 import re
 import subprocess
 import threading
+from pathlib import Path
 from typing import ClassVar
 
+import pytest
+
+from gateway.errors import UsageError
+from gateway.timeline import search
 from tests.box import Box
 
 
@@ -21,7 +26,7 @@ def _call(box: Box) -> str:
 
 def _rungs(text: str) -> list[list[str]]:
     """Marks and name of each line of a ladder."""
-    found = re.findall(r"^\d\d:\d\d:\d\d\.\d+ +\+[\d.]+  ([*<>|](?:  [*<>|])*)  (.*)$", text, re.M)
+    found = re.findall(r"^\d\d:\d\d:\d\d\.\d+ +\+[\d.]+  ([*<>|](?: +[*<>|])*) +(.*)$", text, re.M)
     return [[marks.replace(" ", ""), words] for marks, words in found]
 
 
@@ -38,10 +43,15 @@ def test_a_call_as_a_ladder(box: Box) -> None:
     # Told by nobody: the bridge has neither leg nor call, but belongs to it.
     assert names.index("OpenBridge") < names.index("Join")
     assert names[-1] == "CloseBridge"
-    lanes = [line.split()[-1] for line in text.splitlines()[2:5]]
-    assert text.splitlines()[2].strip() == "gateway"
-    assert "loopback/alice" in text.splitlines()[3]
-    assert len(lanes) == 3
+    # The networks are the columns, and hold their endpoints' lanes.
+    networks, *lanes = text.splitlines()[2:5]
+    assert networks.split() == ["gateway", "loopback"]
+    assert [lane.split()[:-2] for lane in lanes] == [
+        ["|", "loopback/alice"], ["|", "|", "loopback/bob"]
+    ]  # fmt: skip
+    column = networks.index("loopback")
+    assert lanes[0].index("loopback/alice") == column
+    assert {line[column] for line in text.splitlines()[4:]} == set("|<>")
     dials = [marks for marks, words in rungs if words.startswith("Dial")]
     assert dials == ["|<|", "||<"]
     assert ["||>", "loopback: picked up"] in rungs
@@ -51,6 +61,31 @@ def test_a_call_as_a_ladder(box: Box) -> None:
     assert text == box.ok("trace", "loopback/bob#3")
     assert text == box.ok("trace", "loopback/bob")
     assert "trace" in box.ok("trace", "loopback/bob#1")
+    # What was then: the newest that there was.
+    assert box.json("trace", "loopback/bob", "--at", "now")["trace"] in text
+    done = box.run("trace", "loopback/bob", "--at", "2001-01-01")
+    assert (done.returncode, "nothing of loopback/bob up to then" in done.stderr) == (1, True)
+
+
+def test_what_was_at_a_time(tmp_path: Path) -> None:
+    """Three calls of one endpoint, an hour apart: the one is meant that was the newest then."""
+    traces = [f"0199c0de-0000-7000-8000-00000000000{n}" for n in range(3)]
+    first = 1_800_000_000
+    lines = [
+        f'{{"at":{first + 3600 * n}.5,"trace":"{trace}","action":{{"leg":"radio/1#{n}"}}}}\n'
+        for n, trace in enumerate(traces)
+    ]
+    journal = tmp_path / "journal"
+    journal.mkdir()
+    name = f"{1_800_000_000_000:012x}"
+    (journal / f"journal-{name[:8]}-{name[8:]}-7000-8000-000000000000.jsonl").write_text(
+        "".join(lines)
+    )
+    for n, trace in enumerate(traces):
+        assert search.find(journal, "radio/1", first + 3600 * n + 60) == trace
+        assert search.find(journal, "last", first + 3600 * n + 60) == trace
+    with pytest.raises(UsageError, match="up to then"):
+        search.find(journal, "radio/1", first)
 
 
 def test_as_json_and_as_a_page(box: Box) -> None:
@@ -70,7 +105,8 @@ def test_as_json_and_as_a_page(box: Box) -> None:
             self.tags.append(tag)
 
     Reader().feed(page)
-    assert Reader.tags.count("tr") == len(found["items"]) + 1
+    assert Reader.tags.count("tr") == len(found["items"]) + 2
+    assert '<th colspan="2">loopback</th>' in page
     assert not {"script", "img", "link", "iframe"} & set(Reader.tags)
     assert "http" not in page.replace("http-equiv", "")
 

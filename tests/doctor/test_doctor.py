@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from gateway.config import load
 from gateway.doctor import files, machine, plan
 from gateway.doctor.findings import Finding
+from gateway.media import srtp
 from tests.box import Box
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl")
@@ -42,6 +43,30 @@ def certificate(directory: Path, days: int) -> Path:
         check=True, capture_output=True,
     )  # fmt: skip
     return pem
+
+
+SIP = """
+[adapters.sip]
+listen = ["udp:127.0.0.1:5060"]
+srtp_over = "any"
+[adapters.sip.trunks.telco]
+peer = "sip:192.0.2.1"
+srtp = "{}"
+"""
+
+
+def test_srtp_that_is_asked_for_needs_its_library(tmp_path: Path) -> None:
+    never = configured(tmp_path, SIP.format("never"))
+    assert list(plan.encryption(never, missing="no SRTP: there is none; x")) == []  # type: ignore[arg-type]
+    for mode, grade in (("required", "wrong"), ("offered", "warning")):
+        wanted = configured(tmp_path, SIP.format(mode))
+        (found,) = plan.encryption(wanted, missing="no SRTP: cannot open libsrtp2.so.1; x")  # type: ignore[arg-type]
+        assert (found.grade, found.remedy) == (grade, "apt install libsrtp2-1")
+        assert "adapters.sip.trunks.telco" in found.what
+        assert "cannot open libsrtp2.so.1" in found.what
+        if srtp.suites():
+            (well,) = plan.encryption(wanted)  # type: ignore[arg-type]
+            assert well.grade == "ok"
 
 
 @needs_openssl

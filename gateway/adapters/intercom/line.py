@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from gateway.drivers.serial import SerialPort, Settings
 from gateway.protocols.intercom.fields import Value
 from gateway.protocols.intercom.link import Happening, Link
+
+_LONGEST: Final = 4096
+"""Octets of an unfinished answer that are remembered."""
 
 
 class Line:
@@ -23,11 +27,14 @@ class Line:
         happened: Callable[[Line, Happening], None],
         told: Callable[[bytes, bool], None],
     ) -> None:
-        """told: octets as they went over the line, and whether we sent them."""
+        """told: octets as they went over the line, and whether we sent them; polls and speech only
+        where something else than before comes back."""
         self.link = link
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._now, self._happened, self._told = now, happened, told
         self._port: SerialPort | None = None
+        self._asked = b""
+        self._came = bytearray()
         self._timer: asyncio.TimerHandle | None = None
 
     async def open(self, url: str, settings: Settings) -> None:
@@ -68,14 +75,33 @@ class Line:
             port.close()
 
     def _received(self, data: bytes) -> None:
-        if self._port is not None:
-            self._told(data, False)
-            self._tell(self.link.receive(data, self._now()))
+        if self._port is None:
+            return
+        happenings = self.link.receive(data, self._now())
+        self._came += data
+        self._note()
+        self._tell(happenings)
 
     def _tick(self) -> None:
         self._timer = None
         if self._port is not None:
-            self._tell(self.link.advance(self._now()))
+            happenings = self.link.advance(self._now())
+            self._note()
+            self._tell(happenings)
+
+    def _note(self) -> None:
+        """Tell what came, with the question before it, unless it is what comes all day."""
+        if not self._came:
+            return
+        if not self.link.routine_in:
+            if self._asked:
+                self._told(self._asked, True)
+            self._told(bytes(self._came), False)
+        elif self.link.pending:
+            del self._came[:-_LONGEST]
+            return
+        self._asked = b""
+        self._came.clear()
 
     def _tell(self, happenings: list[Happening]) -> None:
         self._kick()
@@ -87,7 +113,12 @@ class Line:
             return
         data = self.link.take()
         if data:
-            self._told(data, True)
+            # A line is polled for years: what changes nothing is not worth remembering.
+            if self.link.routine_out:
+                self._asked = data
+            else:
+                self._asked = b""
+                self._told(data, True)
             self._port.write(data)
         if self._timer is not None:
             self._timer.cancel()

@@ -28,6 +28,8 @@ ECHO_S: Final = 0.05
 FLOOD_REST_S: Final = 5.0
 CHECK_S: Final = 0.25
 SETUP_OCTETS: Final = 1024
+_LEVELS: Final = ("alive", "floor", "input", "audio")
+"""Meanings that a station repeats in each of its answers."""
 
 
 class Heard(msgspec.Struct, frozen=True):
@@ -95,6 +97,7 @@ class _Request(msgspec.Struct):
     values: dict[str, Value]
     tries: int = 0
     collisions: int = 0
+    routine: bool = False
 
 
 class _Station(msgspec.Struct):
@@ -103,6 +106,7 @@ class _Station(msgspec.Struct):
     there: bool | None = None
     tokens: float = 0.0
     filled_at: float = 0.0
+    said: tuple[tuple[str, str], ...] = ()
     flooding_until: float = 0.0
     sequence: int = 0
 
@@ -140,6 +144,7 @@ class Link:
     def _reset(self, now: float) -> None:
         self._framer.reset()
         self._out = bytearray()
+        self._routine = True
         self._commands: deque[_Request] = deque()
         self._replies: deque[_Request] = deque(maxlen=QUEUE)
         self._speech: dict[str, deque[_Request]] = {}
@@ -153,6 +158,9 @@ class Link:
         self._echoed: _Request | None = None
         self._echo_due = 0.0
         self._once: dict[tuple[str, str, str], float] = {}
+        self.routine_out = self.routine_in = True
+        """Whether what `take` gave, and what `receive` took, was nothing but what goes on all day:
+        polls and speech, and the same answers to them as before."""
         self._steps = list(self.profile.setup)
         self._raw = bytearray()
         self._step_due: float | None = None
@@ -180,6 +188,7 @@ class Link:
         """What is to be written now."""
         data = bytes(self._out)
         self._out.clear()
+        self.routine_out, self._routine = self._routine, True
         return data
 
     def request(self, name: str, station: str, now: float, **values: Value) -> int:
@@ -208,8 +217,14 @@ class Link:
         if late:
             queue.popleft()
         queue.append(self._make(name, station, {} if audio is None else {"audio": audio}))
+        queue[-1].routine = True
         self._pump(now)
         return not late
+
+    @property
+    def pending(self) -> bool:
+        """Whether half a frame waits for the rest."""
+        return self._framer.pending
 
     def urgent(self, name: str, station: str, **values: Value) -> bytes:
         """A command as octets, outside any queue: for when there is no time left."""
@@ -218,6 +233,7 @@ class Link:
     def receive(self, data: bytes, now: float) -> list[Happening]:
         """Octets came."""
         found: list[Happening] = []
+        self.routine_in = True
         gap = self.profile.framing.gap_ms / 1000
         if gap and self._framer.pending and now - self._received_at > gap:
             self._take_frames(self._framer.idle(), now, found)
@@ -230,6 +246,7 @@ class Link:
         if self._echo:
             data = self._strip_echo(data, now, found)
         if self._steps and self._login is None:
+            self.routine_in = False
             self._raw += data
             self._raw = self._raw[-SETUP_OCTETS:]
             found += self._setup(now)
@@ -241,6 +258,7 @@ class Link:
     def advance(self, now: float) -> list[Happening]:
         """Time has come to `now`."""
         found: list[Happening] = []
+        self.routine_in = True
         framing = self.profile.framing
         patience = (framing.gap_ms or framing.stale_ms) / 1000
         if self._framer.pending and now >= self._received_at + patience:
@@ -286,6 +304,7 @@ class Link:
         while self._steps:
             step = self._steps[0]
             if self._step_due is None:
+                self._routine = False
                 self._write(bytes.fromhex(step.send), now)
                 self._step_due = now + step.within_s
             expected = bytes.fromhex(step.expect)
@@ -316,6 +335,7 @@ class Link:
             found.append(Failed(str(error)))
             return
         for answer in answers:
+            self._routine = False
             self._write(answer.encode(), now)
         if self._login.done:
             found.append(self._opened(now))
@@ -327,8 +347,10 @@ class Link:
     ) -> None:
         for frame in frames:
             if isinstance(frame, Spoiled):
+                self.routine_in = False
                 found.append(Trouble(frame.kind, frame.octets[:32].hex(" ")))
             elif self._login is not None and not self._open:
+                self.routine_in = False
                 self._log_in(frame, now, found)
             else:
                 self.counts["received"] += 1
@@ -338,6 +360,9 @@ class Link:
         values = extract(self.profile.fields, frame)
         whose = ""
         understood = False
+        asked = self._waiting
+        routine = asked is not None and asked.routine
+        said: list[tuple[str, str]] = []
         for rule in self.profile.rules:
             mine = matches(rule, frame, values)
             if mine is None:
@@ -356,12 +381,20 @@ class Link:
                 whose = station
                 if not self._here(station, now, found):
                     return
+            routine = routine and rule.means in _LEVELS
+            said.append((rule.name, _value(rule, mine)))
             self._complete(rule, station, mine, now, found)
             again = self._again(rule, station, mine, now)
             if rule.reply:
                 self._replies.append(self._make(rule.reply, station, mine))
             if rule.means is not None and not again:
                 found.append(Heard(rule.means, station, rule, mine))
+        if whose in self._stations:
+            place = self._stations[whose]
+            routine = routine and place.said == tuple(said)
+            place.said = tuple(said)
+        if not (understood and routine):
+            self.routine_in = False
         if not understood:
             found.append(Trouble("unknown_frame", frame.octets[:32].hex(" ")))
 
@@ -462,6 +495,7 @@ class Link:
 
     def _transmit(self, request: _Request, now: float) -> None:
         request.tries += 1
+        self._routine = self._routine and request.routine
         data = self._frame(request)
         self._write(data, now)
         if request.station in self._stations:
@@ -557,6 +591,7 @@ class Link:
     def _unasked(self, poll: Poll, name: str) -> _Request:
         request = self._make(poll.command, name, {})
         request.number = 0
+        request.routine = True
         return request
 
     def _check(self, now: float, found: list[Happening]) -> None:
@@ -579,6 +614,13 @@ class Link:
                 if now - since > silent_s:
                     place.there = False
                     found.append(Presence(name, False, f"not heard of for {silent_s:g} s"))
+
+
+def _value(rule: Rule, values: Mapping[str, Value]) -> str:
+    try:
+        return render(rule.value, values)
+    except UsageError:
+        return ""
 
 
 def _whole(frame: Frame) -> str:

@@ -1,0 +1,93 @@
+"""Offline: what the files of a gateway that does not run still tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gateway.cli import Settings
+from gateway.client import DEFAULT_DATA, EXIT_CONFIG, EXIT_UNREACHABLE, CommandError, find_config
+
+if TYPE_CHECKING:
+    from gateway.config import Configuration
+    from gateway.kept import Kept
+    from gateway.records import Database
+
+
+def configuration(settings: Settings) -> Configuration:
+    """The configuration that the gateway would run with. Raises `CommandError`."""
+    from gateway.config import load
+    from gateway.errors import ConfigError
+
+    file = find_config(settings.config)
+    try:
+        return load(file)
+    except ConfigError as error:
+        raise CommandError(str(error), remedy=f"gateway check {file}", code=EXIT_CONFIG) from None
+
+
+def instead(settings: Settings, error: CommandError, how: str) -> Configuration:
+    """The configuration, when there is no gateway to ask; says so. Raises `error` if it is another
+    one, `CommandError` when the configuration cannot be used."""
+    if error.code != EXIT_UNREACHABLE or not _exists(settings):
+        # With nothing to fall back on, that no gateway answers is the answer.
+        raise error
+    found = configuration(settings)
+    click.echo(f"({error.what}; {how})", err=True)
+    return found
+
+
+def _exists(settings: Settings) -> bool:
+    return Path(find_config(settings.config)).exists()
+
+
+def recorded(
+    settings: Settings, error: CommandError, how: str, read: Callable[[Database], Any]
+) -> Any:
+    """What `read` answers from the records, as JSON types. Raises as `instead`, and `error` when
+    nothing has been recorded yet."""
+    if error.code != EXIT_UNREACHABLE or not _exists(settings):
+        raise error
+    import msgspec
+    import sqlalchemy as sa
+
+    from gateway.errors import GatewayError, UsageError
+    from gateway.records import Database
+
+    url = configuration(settings).records_url
+    try:
+        database = Database(url, read_only=True)
+        if database.path is not None and not database.path.exists():
+            raise error
+        instead(settings, error, how)
+        try:
+            return msgspec.to_builtins(read(database))
+        finally:
+            database.close()
+    except UsageError as wrong:
+        raise CommandError(str(wrong)) from None
+    except (sa.exc.SQLAlchemyError, GatewayError) as wrong:
+        raise CommandError(
+            f"the records cannot be read: {getattr(wrong, 'orig', None) or wrong}",
+            remedy="try again with sudo",
+            code=EXIT_UNREACHABLE,
+        ) from None
+
+
+def kept(settings: Settings) -> Kept:
+    """The configurations that were in use, also when the present one cannot be read."""
+    import tomllib
+
+    from gateway.kept import Kept
+
+    found = DEFAULT_DATA
+    try:
+        with open(find_config(settings.config), "rb") as file:
+            found = str(tomllib.load(file)["gateway"]["data_dir"])
+    except (OSError, ValueError, KeyError, TypeError):
+        # What is wrong with it is perhaps why somebody wants the one before.
+        pass
+    return Kept(Path(found) / "configurations")

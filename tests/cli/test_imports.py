@@ -1,0 +1,57 @@
+"""Commands start quickly: what takes long to import is not imported before it is needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.box import Box
+
+HEAVY = (
+    "aiohttp", "asyncio", "curses", "gateway._codecs", "gateway.config", "gateway.media",
+    "gateway.records", "gateway.runtime", "msgspec", "numpy", "paho", "prometheus_client",
+    "pymodbus", "sqlalchemy", "structlog",
+)  # fmt: skip
+SCRIPT = """
+import json, sys
+from gateway.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def _imported(*command: str, **environment: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *command],
+        capture_output=True, text=True, check=True, timeout=60, env=environment or None,
+    )  # fmt: skip
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "--help", "status", "adapters", "endpoints", "calls", "call x", "alarms",
+        "explain loopback/alice 102", "doctor --help", "dial a/b c/d", "hangup x", "safe-state",
+        "stop", "reload --dry-run", "reload --kept", "events --last 3", "diag last", "trace --help",
+        "capture last -o x", "records", "stats", "test a/b",
+    ],
+)  # fmt: skip
+def test_a_simple_command_imports_nothing_heavy(idle: Box, command: str) -> None:
+    # No socket and no configuration: what has to be asked of nobody is not prepared for either.
+    before = ["--socket", str(idle.home / "none"), "--config", str(idle.home / "none.toml")]
+    found = _imported(*before, *command.split())
+    allowed = {"reload --kept": {"msgspec"}}.get(command, set())
+    assert found & set(HEAVY) <= allowed
+    assert len(found) < 260
+
+
+def test_answers_of_a_gateway_import_nothing_heavy(box: Box) -> None:
+    for command in (("status",), ("calls",), ("explain", "loopback/alice", "102"), ("records",)):
+        found = _imported("--socket", str(box.socket), *command)
+        assert not found & set(HEAVY), command
