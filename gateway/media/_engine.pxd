@@ -1,4 +1,5 @@
 # C face of the engine (engine_impl.h) as the handles use it.
+from gateway._codecs.xr cimport cp_voip_metrics
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "<netinet/in.h>":
@@ -69,6 +70,8 @@ cdef extern from "engine_impl.h" nogil:
         ce_addr remote
         uint8_t remote_set, codec, pt, te_pt, ptime_ms, tx, rx, symmetric, anywhere, wideband
         uint32_t latch_ms, timeout_ms, jitter_min_ms, jitter_max_ms
+        uint8_t xr_metrics, xr_round_trip
+        uint8_t cn_pt, cn_send
         uint8_t set_srtp_in, set_srtp_out
         ce_srtp *srtp_in
         ce_srtp *srtp_out
@@ -125,8 +128,13 @@ cdef extern from "engine_impl.h" nogil:
         uint32_t rtt_us
         ce_addr source
         ce_health health
+    ctypedef struct ce_xr:
+        uint8_t have_there
+        cp_voip_metrics there
     ctypedef struct ce_stream:
         int fd, fd_rtcp
+        uint8_t kind, rx_seen
+        ce_xr xr
         uint32_t ssrc_out
         uint8_t paced, readable, writable
         uint16_t block_bytes
@@ -198,6 +206,7 @@ cdef extern from "engine_impl.h" nogil:
     uint32_t ce_tap_fill(ce_tap *t)
     void ce_tap_take(ce_tap *t, uint8_t *out, uint32_t n)
     int ce_is_set(const void *flag)
+    void ce_xr_metrics(const ce_stream *s, cp_voip_metrics *m)
     uint32_t ce_srtp_load(const char *file, const char **why)
     ce_srtp *ce_srtp_new(int suite, const uint8_t *key, int n, int sends)
     void ce_srtp_free(ce_srtp *k)

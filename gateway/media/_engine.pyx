@@ -67,6 +67,11 @@ cdef int _rtp_config(ce_rtp_config *c, dict f) except -1:
     c.timeout_ms = f.get("timeout_ms", 0)
     c.jitter_min_ms = f.get("jitter_min_ms", 20)
     c.jitter_max_ms = f.get("jitter_max_ms", 200)
+    noise = f.get("cn_pt")
+    c.cn_pt = CE_NO_PT if noise is None else noise
+    c.cn_send = f.get("cn_send", 0)
+    c.xr_metrics = f.get("xr_metrics", 0)
+    c.xr_round_trip = f.get("xr_round_trip", 0)
     cdef Srtp key
     if "srtp_in" in f:
         key = f["srtp_in"]
@@ -142,6 +147,17 @@ cdef class Handle:
             "remote": _addr_text(&self.s.remote) if self.s.remote_set else "",
             **_health(&c.health),
         }
+
+    def metrics(self):
+        """VoIP metrics (RFC 3611 4.7, its units) of what came, and what the far end reported."""
+        cdef cp_voip_metrics m
+        if self.s == NULL or self.s.kind != CE_RTP:
+            return None, None
+        here = None
+        if self.s.rx_seen:
+            ce_xr_metrics(self.s, &m)
+            here = m
+        return here, self.s.xr.there if self.s.xr.have_there else None
 
     def is_dead(self):
         """True once the worker has let go of it."""

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <sys/socket.h>
 
+#include "cn_impl.h"
 #include "codec.h"
 #include "dtmf_impl.h"
 #include "fsk_impl.h"
@@ -30,6 +31,7 @@
 #include "resample_impl.h"
 #include "rtp_impl.h"
 #include "tone_impl.h"
+#include "xr_impl.h"
 
 enum { CE_PCMU, CE_PCMA, CE_G722, CE_L16, CE_NONE, CE_N_CODECS };
 enum { CE_RTP, CE_DEVICE, CE_NULL };
@@ -50,6 +52,7 @@ enum {
     CE_EVENTS = 2048,
     CE_EVENT_BYTES = 272,
     CE_NO_PT = 255,
+    CE_PT_COMFORT_NOISE = 13, /* RFC 3551 table 4 */
     CE_SPEECH_FRAMES = 50, /* of 20 ms: the longest echo that is told from speech */
     CE_LATE_BINS = 16,
     CE_SRTP_KEY = 46, /* octets: the longest master key with its salt */
@@ -76,6 +79,8 @@ typedef struct {
     ce_addr remote;
     uint8_t remote_set, codec, pt, te_pt, ptime_ms, tx, rx, symmetric, anywhere, wideband;
     uint32_t latch_ms, timeout_ms, jitter_min_ms, jitter_max_ms;
+    uint8_t xr_metrics, xr_round_trip; /* RFC 3611, as agreed */
+    uint8_t cn_pt, cn_send;            /* RFC 3389: agreed type; in place of our own silence */
     uint8_t set_srtp_in, set_srtp_out; /* else they stay: a key goes on with its packet count */
     ce_srtp *srtp_in, *srtp_out;       /* NULL: in the clear */
 } ce_rtp_config;
@@ -181,6 +186,27 @@ typedef struct {
     ce_health health;
 } ce_counters;
 
+typedef struct { /* extended reports; see engine_xr.c */
+    uint8_t metrics, round_trip; /* what we send */
+    uint8_t asked, have_there, known;
+    cp_bursts bursts;
+    uint64_t discarded; /* like seq_window: came, and could not be played */
+    uint32_t asked_ssrc, asked_at;
+    int64_t asked_ns;
+    cp_voip_metrics there; /* what the far end says of us */
+} ce_xr;
+
+typedef struct { /* comfort noise; see engine_cn.c */
+    uint8_t pt, send;
+    uint8_t active; /* received: noise until audio comes that is newer than `ts` */
+    uint8_t told, level; /* sent */
+    uint16_t quiet_ms, since_ms;
+    uint32_t ts;
+    uint64_t alive_tick; /* a report of its sender while it has nothing to say */
+    cp_cn_noise noise;
+    cp_cn_meter meter;
+} ce_cn;
+
 typedef struct {
     uint8_t speaking;
     uint32_t ms;
@@ -268,6 +294,8 @@ struct ce_stream {
     /* RTCP */
     uint64_t rtcp_due;
     uint8_t bye_seen;
+    ce_xr xr;
+    ce_cn cn;
     /* devices */
     uint8_t paced, readable, writable;
     uint16_t block_bytes, since_write, starved;
@@ -283,7 +311,7 @@ struct ce_stream {
     uint32_t digit_ts;
     _Atomic int dead;
     /* processing; what every frame touches stands together, what few streams use stands last */
-    uint8_t in_state; /* 0 nothing, 1 a frame, 2 lost */
+    uint8_t in_state; /* 0 nothing, 1 a frame, 2 lost, 3 comfort noise */
     uint8_t muting, from_common;
     int16_t decoder_lane, encoder_lane; /* G.722; -1: none */
     const int16_t *bus;                 /* what the others say, at the bridge's rate */
@@ -492,7 +520,7 @@ uint8_t *ce_srtp_protect_rtcp(ce_stream *s, const uint8_t *p, int *n);
 
 /* engine_jitter.c */
 void ce_jitter_put(ce_stream *s, uint32_t ts, const uint8_t *p, int n);
-void ce_rtp_fetch(ce_stream *s); /* in_state: 1 a frame, 2 lost, 0 the sender is silent */
+void ce_rtp_fetch(ce_stream *s); /* sets in_state */
 
 /* engine_rtp.c */
 void ce_rtp_apply(ce_stream *s, const ce_rtp_config *c, int first);
@@ -501,10 +529,27 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from);
 void ce_rtcp_readable(ce_engine *e, ce_stream *s);
 void ce_rtp_send_frame(ce_stream *s, const uint8_t *payload);
 void ce_rtp_skip_frame(ce_stream *s);
+void ce_rtp_send_noise(ce_stream *s, const uint8_t *payload, int n);
 void ce_rtp_send_event(ce_stream *s, int event, int end, uint32_t duration, uint32_t ts, int marker);
 void ce_rtp_timers(ce_stream *s);
 void ce_rtp_bye(ce_stream *s);
 uint32_t ce_rtp_now_ts(const ce_stream *s);
+void ce_rtcp_round_trip(ce_stream *s, uint32_t trip); /* 1/65536 s; beyond half the range: none */
+
+/* engine_cn.c */
+int ce_cn_is(const ce_stream *s, int payload_type);
+void ce_cn_receive(ce_stream *s, uint32_t ts, const uint8_t *p, int n);
+void ce_cn_generate(ce_stream *s, int16_t *pcm); /* one frame */
+void ce_cn_watch(ce_stream *s, const int16_t *pcm, double mean_square); /* what we would send */
+int ce_cn_suppress(ce_stream *s); /* 1: it is silent, and its level told where needed */
+
+/* engine_xr.c */
+void ce_xr_advance(ce_stream *s, int n); /* before the sequence window moves by n */
+void ce_xr_discarded(ce_stream *s, uint16_t seq);
+void ce_xr_restart(ce_stream *s);
+void ce_xr_metrics(const ce_stream *s, cp_voip_metrics *m);
+int ce_xr_build(ce_stream *s, uint8_t *p, int cap, uint64_t ntp); /* octets; 0: nothing to say */
+void ce_xr_receive(ce_stream *s, const uint8_t *body, int len, uint32_t ssrc, uint32_t ntp_middle);
 
 /* engine_health.c */
 void ce_health_refused(ce_stream *s, const ce_addr *from, int payload_type); /* -1: its source */

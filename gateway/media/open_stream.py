@@ -13,6 +13,7 @@ from gateway.core.actions import Vox
 from gateway.errors import DeviceError, UsageError
 from gateway.media import _engine, srtp, tones
 from gateway.media.offer import RATES
+from gateway.media.quality import metrics
 from gateway.media.streams import (
     Codec,
     Direction,
@@ -78,6 +79,8 @@ def rtp_config(spec: RtpSpec) -> dict[str, Any]:
         raise UsageError(f"payload_type {spec.payload_type}; use 0 to 127")
     if spec.telephone_event is not None and not 0 <= spec.telephone_event <= 127:
         raise UsageError(f"telephone_event {spec.telephone_event}; use 0 to 127")
+    if spec.comfort_noise is not None and not 0 <= spec.comfort_noise <= 127:
+        raise UsageError(f"comfort_noise {spec.comfort_noise}; use 0 to 127")
     if not 0 <= spec.jitter_min_ms <= spec.jitter_max_ms:
         raise UsageError("jitter_min_ms must be 0 to jitter_max_ms")
     wideband = wideband_of(spec.codec, spec.rate if spec.codec is not Codec.G722 else 16000, "RTP")
@@ -102,6 +105,10 @@ def rtp_config(spec: RtpSpec) -> dict[str, Any]:
         "timeout_ms": round(spec.media_timeout_s * 1000),
         "jitter_min_ms": spec.jitter_min_ms,
         "jitter_max_ms": spec.jitter_max_ms,
+        "cn_pt": spec.comfort_noise,
+        "cn_send": spec.suppress_silence,
+        "xr_metrics": spec.xr_metrics,
+        "xr_round_trip": spec.xr_round_trip,
     }
 
 
@@ -353,6 +360,7 @@ class OpenStream:
         c = None if self._closed else self._handle.counters()
         if c is None:
             return self._last
+        here, there = self._handle.metrics()
         before, now = self._levels, (c["sum_in"], c["n_in"], c["sum_out"], c["n_out"])
         self._levels = now
         spec = self._spec
@@ -377,6 +385,8 @@ class OpenStream:
             level_out_dbm0=_level(now[2] - before[2], now[3] - before[3]),
             remote_loss_percent=c["remote_loss"],
             round_trip_ms=c["round_trip_ms"],
+            quality=metrics(here),
+            remote_quality=metrics(there),
             silent_s=c["silent_s"],
             signalled=_signalled(spec),
             direction=spec.direction.value if isinstance(spec, RtpSpec) else "",

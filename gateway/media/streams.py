@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from gateway.core.actions import Vox
+from gateway.media.quality import VoipMetrics
 
 
 class Direction(StrEnum):
@@ -91,6 +92,15 @@ class RtpSpec(msgspec.Struct, frozen=True, kw_only=True):
     multicast_ttl: int = 1
     srtp: Srtp | None = None
     """Keys of SRTP and SRTCP; None: in the clear. With keys nothing is taken in the clear."""
+    comfort_noise: int | None = None
+    """Payload type of comfort noise (RFC 3389), None when it was not negotiated. Noise that comes
+    as type 13 is heard all the same, and what is relayed is never silence in its place."""
+    suppress_silence: bool = False
+    """Where comfort noise was negotiated, send it instead of what is under -50 dBm0 for 200 ms."""
+    xr_metrics: bool = False
+    """Report VoIP metrics to the far end (RFC 3611 4.7): it asked for them."""
+    xr_round_trip: bool = False
+    """Both sides measure round trips by RRTR and DLRR (RFC 3611 4.4, 4.5), sender or not."""
     dscp: int = 46
     """Differentiated services code point of what is sent; 46 is expedited forwarding."""
 
@@ -170,6 +180,10 @@ class StreamStats(msgspec.Struct, kw_only=True):
     remote_loss_percent: float = 0.0
     """What the far end reported of our stream (RTCP receiver report)."""
     round_trip_ms: float | None = None
+    quality: VoipMetrics | None = None
+    """How well the far end is heard here; None: nothing came, or not over RTP."""
+    remote_quality: VoipMetrics | None = None
+    """How well it says that it hears us; None: it has sent no such report (RFC 3611)."""
     silent_s: float = 0.0
     """How long what we receive has been under -60 dBm0."""
     signalled: str = ""
