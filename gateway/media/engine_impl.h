@@ -53,6 +53,8 @@ enum {
     CE_EVENT_BYTES = 272,
     CE_NO_PT = 255,
     CE_PT_COMFORT_NOISE = 13, /* RFC 3551 table 4 */
+    CE_EXT_OCTETS = 64,       /* of a header extension's data */
+    CE_EXT_PACKET = 12 + 4 + CE_EXT_OCTETS + CE_MAX_PAYLOAD * 4,
     CE_SPEECH_FRAMES = 50, /* of 20 ms: the longest echo that is told from speech */
     CE_LATE_BINS = 16,
     CE_SRTP_KEY = 46, /* octets: the longest master key with its salt */
@@ -80,6 +82,7 @@ typedef struct {
     uint8_t remote_set, codec, pt, te_pt, ptime_ms, tx, rx, symmetric, anywhere, wideband;
     uint32_t latch_ms, timeout_ms, jitter_min_ms, jitter_max_ms;
     uint8_t xr_metrics, xr_round_trip; /* RFC 3611, as agreed */
+    uint8_t pass_ext;                  /* a relay passes header extensions on to it */
     uint8_t cn_pt, cn_send;            /* RFC 3389: agreed type; in place of our own silence */
     uint8_t set_srtp_in, set_srtp_out; /* else they stay: a key goes on with its packet count */
     ce_srtp *srtp_in, *srtp_out;       /* NULL: in the clear */
@@ -175,6 +178,7 @@ typedef struct {
     uint64_t rx_packets, rx_octets, tx_packets, tx_octets;
     uint64_t refused, late, duplicate, concealed, dropped_blocks, slips, dropped_digits;
     uint64_t srtp_failed, srtp_replayed;
+    uint64_t ext_received, ext_refused;
     int64_t expected, lost;
     cp_level level_in, level_out;
     uint64_t silent_frames;
@@ -195,6 +199,12 @@ typedef struct { /* extended reports; see engine_xr.c */
     int64_t asked_ns;
     cp_voip_metrics there; /* what the far end says of us */
 } ce_xr;
+
+typedef struct { /* an RTP header extension */
+    uint8_t set, n;
+    uint16_t profile;
+    uint8_t data[CE_EXT_OCTETS];
+} ce_extension;
 
 typedef struct { /* comfort noise; see engine_cn.c */
     uint8_t pt, send;
@@ -296,6 +306,11 @@ struct ce_stream {
     uint8_t bye_seen;
     ce_xr xr;
     ce_cn cn;
+    /* header extensions */
+    uint8_t pass_ext;
+    _Atomic uint32_t ext_serial;
+    ce_extension ext_in, ext_out;
+    const ce_extension *ext_pass; /* of the packet that is being relayed to it */
     /* devices */
     uint8_t paced, readable, writable;
     uint16_t block_bytes, since_write, starved;
@@ -369,7 +384,7 @@ enum {
     CE_CMD_OPEN, CE_CMD_CLOSE, CE_CMD_UPDATE, CE_CMD_CONFIGURE, CE_CMD_PLAY, CE_CMD_STOP_PLAY,
     CE_CMD_DIGITS, CE_CMD_RECORD, CE_CMD_STOP_RECORD, CE_CMD_BRIDGE_OPEN, CE_CMD_BRIDGE_CLOSE,
     CE_CMD_JOIN, CE_CMD_LEAVE, CE_CMD_FLOOR, CE_CMD_TAP, CE_CMD_SPEECH, CE_CMD_RELEASE,
-    CE_CMD_ADOPT,
+    CE_CMD_ADOPT, CE_CMD_EXTENSION,
 };
 enum { CE_CLOSES = 1, CE_MOVES };
 
@@ -387,6 +402,7 @@ typedef struct {
         ce_play *play;
         ce_record *record;
         ce_tap *tap;
+        ce_extension extension;
         struct { char digits[CE_MAX_DIGITS]; uint8_t n; uint16_t on_ms, off_ms; } digits;
         struct { uint8_t speaks, hears; float gain; } join;
         uint32_t move; /* CE_CMD_ADOPT */
@@ -542,6 +558,12 @@ void ce_cn_receive(ce_stream *s, uint32_t ts, const uint8_t *p, int n);
 void ce_cn_generate(ce_stream *s, int16_t *pcm); /* one frame */
 void ce_cn_watch(ce_stream *s, const int16_t *pcm, double mean_square); /* what we would send */
 int ce_cn_suppress(ce_stream *s); /* 1: it is silent, and its level told where needed */
+
+/* engine_ext.c */
+/* The packet with its extension, in room for CE_EXT_PACKET octets; NULL: it has none. */
+uint8_t *ce_ext_attach(ce_stream *s, const uint8_t *packet, int *n, uint8_t *room);
+void ce_ext_receive(ce_stream *s, const uint8_t *data, int n, uint16_t profile);
+int ce_ext_read(ce_stream *s, ce_extension *out); /* Python's; 1: there is one */
 
 /* engine_xr.c */
 void ce_xr_advance(ce_stream *s, int n); /* before the sequence window moves by n */

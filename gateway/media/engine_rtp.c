@@ -80,6 +80,7 @@ void ce_rtp_apply(ce_stream *s, const ce_rtp_config *c, int first)
         ce_srtp_set(&s->srtp_in, c->srtp_in);
     if (c->set_srtp_out)
         ce_srtp_set(&s->srtp_out, c->srtp_out);
+    s->pass_ext = c->pass_ext;
     s->cn.pt = c->cn_pt;
     s->cn.send = c->cn_send && c->cn_pt != CE_NO_PT;
     s->xr.metrics = c->xr_metrics;
@@ -156,8 +157,12 @@ static void te_receive(ce_stream *s, uint32_t ts, const uint8_t *p, int n)
 
 static void send_packet(ce_stream *s, uint8_t *packet, int n)
 {
-    int n_clear = n;
-    uint8_t *clear = packet;
+    uint8_t room[CE_EXT_PACKET], *clear;
+    int n_media = n - 12, n_clear;
+    if ((s->ext_out.set || s->ext_pass) && (clear = ce_ext_attach(s, packet, &n, room)) != NULL)
+        packet = clear;
+    n_clear = n;
+    clear = packet;
     if (s->srtp_out && !(packet = ce_srtp_protect(s, packet, &n))) {
         s->e->st.send_errors++;
         return;
@@ -174,7 +179,7 @@ static void send_packet(ce_stream *s, uint8_t *packet, int n)
         ce_tap_put(s, s->tap->clear ? clear : packet, s->tap->clear ? n_clear : n, &s->remote,
                    CE_TAP_SENT);
     s->c.tx_packets++;
-    s->c.tx_octets += (uint64_t)n_clear - 12;
+    s->c.tx_octets += (uint64_t)n_media;
     s->e->st.tx_packets++;
 }
 
@@ -278,6 +283,7 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
         h.ssrc = (uint32_t)p[8] << 24 | (uint32_t)p[9] << 16 | (uint32_t)p[10] << 8 | p[11];
         h.payload_offset = 12;
         h.payload_len = n - 12;
+        h.has_extension = 0;
         if (h.payload_type >= 72 && h.payload_type <= 76) {
             rtcp_receive(s, p, n, from, 0);
             return;
@@ -332,6 +338,8 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
     s->c.source = *from;
     s->c.rx_packets++;
     s->c.rx_octets += (uint64_t)h.payload_len;
+    if (h.has_extension)
+        ce_ext_receive(s, p + h.extension_offset, h.extension_len, h.extension_profile);
     if (is_cn)
         ce_cn_receive(s, h.timestamp, p + h.payload_offset, h.payload_len);
     else if (!is_te)
@@ -349,8 +357,11 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
             s->cn.active = 0;
             ce_relay_level(s, p + h.payload_offset, h.payload_len);
         }
+        to->ext_pass = to->pass_ext && h.has_extension && h.extension_len <= CE_EXT_OCTETS
+                           ? &s->ext_in : NULL;
         relay(s, to, p, h.payload_offset, h.payload_len, h.payload_type, h.marker, h.seq,
               h.timestamp);
+        to->ext_pass = NULL;
     } else if (s->rx && !is_cn) {
         uint64_t late = s->c.late;
         ce_jitter_put(s, h.timestamp, p + h.payload_offset,

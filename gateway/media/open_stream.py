@@ -17,6 +17,7 @@ from gateway.media.quality import metrics
 from gateway.media.streams import (
     Codec,
     Direction,
+    HeaderExtension,
     MediaEvent,
     NullSpec,
     RtpSpec,
@@ -105,6 +106,7 @@ def rtp_config(spec: RtpSpec) -> dict[str, Any]:
         "timeout_ms": round(spec.media_timeout_s * 1000),
         "jitter_min_ms": spec.jitter_min_ms,
         "jitter_max_ms": spec.jitter_max_ms,
+        "pass_ext": spec.pass_extensions,
         "cn_pt": spec.comfort_noise,
         "cn_send": spec.suppress_silence,
         "xr_metrics": spec.xr_metrics,
@@ -340,6 +342,28 @@ class OpenStream:
         if not self._closed:
             self._engine._do(self._core().stop_record, self._handle)
 
+    def attach_extension(self, extension: HeaderExtension | None) -> None:
+        """Attach a header extension to every packet from the next one on, also to those that are
+        relayed; None: to none. `UsageError` on a stream that is not RTP, and for a bad length.
+        """
+        core = self._core()
+        if not isinstance(self._spec, RtpSpec):
+            raise UsageError(f"stream {self.id} is no RTP stream")
+        profile, data = (extension.profile, extension.data) if extension else (-1, b"")
+        if extension is not None and not (
+            0 <= profile <= 0xFFFF and len(data) <= 64 and len(data) % 4 == 0
+        ):
+            raise UsageError(
+                f"header extension {profile:#x} of {len(data)} octets; use a profile of 16 bits "
+                "and at most 64 octets in whole words"
+            )
+        self._engine._do(core.extension, self._handle, profile, data)
+
+    def received_extension(self) -> HeaderExtension | None:
+        """The last header extension that came; None: none so far, or the stream is closed."""
+        found = None if self._closed else self._handle.extension()
+        return HeaderExtension(*found) if found else None
+
     def tap(self, octets: int, *, clear: bool = False) -> _engine.Tap:
         """Copy its packets, both ways, into a ring of so many octets until `untap` or the end.
 
@@ -385,6 +409,8 @@ class OpenStream:
             level_out_dbm0=_level(now[2] - before[2], now[3] - before[3]),
             remote_loss_percent=c["remote_loss"],
             round_trip_ms=c["round_trip_ms"],
+            extensions_received=c["ext_received"],
+            extensions_refused=c["ext_refused"],
             quality=metrics(here),
             remote_quality=metrics(there),
             silent_s=c["silent_s"],
