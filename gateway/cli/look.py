@@ -525,6 +525,8 @@ def _leg(leg: dict[str, Any]) -> None:
                 f"{audio['frames_concealed']} frames concealed"
                 + (f", round trip {trip:.0f} ms" if trip is not None else ""),
             ),
+            ("heard here", _quality(audio.get("quality"))),
+            ("heard there", _quality(audio.get("remote_quality"))),
             (
                 "level",
                 f"in {show.level(audio['level_in_dbm0'])}, "
@@ -533,6 +535,21 @@ def _leg(leg: dict[str, Any]) -> None:
             ),
         )
     )
+
+
+def _quality(found: dict[str, Any] | None) -> str:
+    """VoIP metrics of one direction in a line; empty when there are none."""
+    if not found:
+        return ""
+    bad = f"{found['loss_percent']:.1f} % lost, {found['discard_percent']:.1f} % too late"
+    if found["burst_ms"]:
+        bad += f", in bursts of {found['burst_ms']} ms"
+    rated = ""
+    if found["r_factor"] is not None:
+        rated = f"R {found['r_factor']}"
+    if found["mos_cq"] is not None:
+        rated += f"{' ' if rated else ''}(MOS {found['mos_cq']:.1f})"
+    return f"{rated}, {bad}" if rated else bad
 
 
 @click.group(invoke_without_command=True)

@@ -175,6 +175,13 @@ def _finished(gateway: Gateway) -> Iterator[Metric]:
         "audio_jitter_seconds", "Interarrival jitter of finished streams (RFC 3550 6.4.1).",
         tally.jitters,
     )  # fmt: skip
+    yield _histograms(
+        "audio_r_factor", "Rating of finished streams as heard here (ITU-T G.107).", tally.ratings
+    )
+    yield _histograms(
+        "audio_remote_r_factor", "Rating that the far end reported (RFC 3611).",
+        tally.remote_ratings,
+    )  # fmt: skip
 
 
 def _places(gateway: Gateway) -> Iterator[Metric]:

@@ -1,4 +1,5 @@
 # C face of the engine (engine_impl.h) as the handles use it.
+from gateway._codecs.xr cimport cp_voip_metrics
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "<netinet/in.h>":
@@ -29,6 +30,7 @@ cdef extern from "engine_impl.h" nogil:
     enum: CE_CMD_STOP_PLAY, CE_CMD_DIGITS, CE_CMD_RECORD, CE_CMD_STOP_RECORD
     enum: CE_CMD_BRIDGE_OPEN, CE_CMD_BRIDGE_CLOSE, CE_CMD_JOIN, CE_CMD_LEAVE, CE_CMD_FLOOR
     enum: CE_CMD_TAP, CE_CMD_SPEECH, CE_SPEECH_FRAMES
+    enum: CE_CMD_EXTENSION, CE_EXT_OCTETS
     enum: CE_CMD_RELEASE, CE_CMD_ADOPT, CE_LATE_BINS
 
     ctypedef struct ce_addr:
@@ -69,9 +71,15 @@ cdef extern from "engine_impl.h" nogil:
         ce_addr remote
         uint8_t remote_set, codec, pt, te_pt, ptime_ms, tx, rx, symmetric, anywhere, wideband
         uint32_t latch_ms, timeout_ms, jitter_min_ms, jitter_max_ms
+        uint8_t xr_metrics, xr_round_trip
+        uint8_t pass_ext, cn_pt, cn_send
         uint8_t set_srtp_in, set_srtp_out
         ce_srtp *srtp_in
         ce_srtp *srtp_out
+    ctypedef struct ce_extension:
+        uint8_t set, n
+        uint16_t profile
+        uint8_t data[64]
     ctypedef struct ce_options:
         uint8_t detect_dtmf, mute_dtmf, detect_fsk, n_tones
         float gain_in, gain_out
@@ -116,6 +124,7 @@ cdef extern from "engine_impl.h" nogil:
         uint64_t rx_packets, rx_octets, tx_packets, tx_octets
         uint64_t refused, late, duplicate, concealed, dropped_blocks, slips, dropped_digits
         uint64_t srtp_failed, srtp_replayed
+        uint64_t ext_received, ext_refused
         int64_t expected, lost
         cp_level level_in, level_out
         uint64_t silent_frames
@@ -125,8 +134,13 @@ cdef extern from "engine_impl.h" nogil:
         uint32_t rtt_us
         ce_addr source
         ce_health health
+    ctypedef struct ce_xr:
+        uint8_t have_there
+        cp_voip_metrics there
     ctypedef struct ce_stream:
         int fd, fd_rtcp
+        uint8_t kind, rx_seen
+        ce_xr xr
         uint32_t ssrc_out
         uint8_t paced, readable, writable
         uint16_t block_bytes
@@ -157,6 +171,7 @@ cdef extern from "engine_impl.h" nogil:
         ce_play *play
         ce_record *record
         ce_tap *tap
+        ce_extension extension
         _Digits digits
         _Join join
         uint32_t move
@@ -198,6 +213,8 @@ cdef extern from "engine_impl.h" nogil:
     uint32_t ce_tap_fill(ce_tap *t)
     void ce_tap_take(ce_tap *t, uint8_t *out, uint32_t n)
     int ce_is_set(const void *flag)
+    int ce_ext_read(ce_stream *s, ce_extension *out)
+    void ce_xr_metrics(const ce_stream *s, cp_voip_metrics *m)
     uint32_t ce_srtp_load(const char *file, const char **why)
     ce_srtp *ce_srtp_new(int suite, const uint8_t *key, int n, int sends)
     void ce_srtp_free(ce_srtp *k)

@@ -67,6 +67,12 @@ cdef int _rtp_config(ce_rtp_config *c, dict f) except -1:
     c.timeout_ms = f.get("timeout_ms", 0)
     c.jitter_min_ms = f.get("jitter_min_ms", 20)
     c.jitter_max_ms = f.get("jitter_max_ms", 200)
+    c.pass_ext = f.get("pass_ext", 0)
+    noise = f.get("cn_pt")
+    c.cn_pt = CE_NO_PT if noise is None else noise
+    c.cn_send = f.get("cn_send", 0)
+    c.xr_metrics = f.get("xr_metrics", 0)
+    c.xr_round_trip = f.get("xr_round_trip", 0)
     cdef Srtp key
     if "srtp_in" in f:
         key = f["srtp_in"]
@@ -140,8 +146,27 @@ cdef class Handle:
             "remote_loss": c.remote_fraction_lost * 100.0 / 256.0,
             "round_trip_ms": c.rtt_us / 1000.0 if c.have_rtt else None,
             "remote": _addr_text(&self.s.remote) if self.s.remote_set else "",
+            "ext_received": c.ext_received, "ext_refused": c.ext_refused,
             **_health(&c.health),
         }
+
+    def extension(self):
+        """Profile and octets of the last header extension received, or None."""
+        cdef ce_extension x
+        if self.s == NULL or not ce_ext_read(self.s, &x):
+            return None
+        return x.profile, (<const uint8_t *>x.data)[:x.n]
+
+    def metrics(self):
+        """VoIP metrics (RFC 3611 4.7, its units) of what came, and what the far end reported."""
+        cdef cp_voip_metrics m
+        if self.s == NULL or self.s.kind != CE_RTP:
+            return None, None
+        here = None
+        if self.s.rx_seen:
+            ce_xr_metrics(self.s, &m)
+            here = m
+        return here, self.s.xr.there if self.s.xr.have_there else None
 
     def is_dead(self):
         """True once the worker has let go of it."""
@@ -572,6 +597,21 @@ cdef class Core:
         memset(&c, 0, sizeof(c))
         c.type, c.s = CE_CMD_TAP, h.s
         c.u.tap = t.t if t is not None else NULL
+        return self._push(&c)
+
+    def extension(self, Handle h, int profile, const uint8_t[::1] octets):
+        """Attach a header extension (whole words) to what is sent; a negative profile: none."""
+        cdef ce_command c
+        memset(&c, 0, sizeof(c))
+        if octets.shape[0] > CE_EXT_OCTETS or octets.shape[0] % 4:
+            raise ValueError(f"a header extension has 0 to {CE_EXT_OCTETS} octets, in words")
+        c.type, c.s = CE_CMD_EXTENSION, h.s
+        if profile >= 0:
+            c.u.extension.set = 1
+            c.u.extension.profile = profile
+            c.u.extension.n = octets.shape[0]
+            if octets.shape[0]:
+                memcpy(c.u.extension.data, &octets[0], octets.shape[0])
         return self._push(&c)
 
     def join(self, BridgeHandle b, Handle h, bint speaks, bint hears, float gain):

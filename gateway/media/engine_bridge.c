@@ -21,7 +21,8 @@ static int plain(const ce_stream *s)
     const ce_options *o = &s->opt;
     return s->kind == CE_RTP && s->speaks && s->hears && s->gain_bridge == 1.0f &&
            o->gain_in == 1.0f && o->gain_out == 1.0f && !o->detect_dtmf && !o->detect_fsk &&
-           !o->n_tones && !s->speech.config.on && !s->play && !s->record && !s->n_digits;
+           !o->n_tones && !s->speech.config.on && !s->play && !s->record && !s->n_digits &&
+           !s->cn.send;
 }
 
 /* Packets fit the other leg as they come: one codec, or the two laws of G.711, which differ by a
@@ -276,6 +277,9 @@ static void frame_in(ce_stream *s)
     } else if (s->in_state == 2) {
         cp_plc_lost(&s->plc, s->f->pcm_in, n);
         s->c.concealed++;
+    } else if (s->in_state == 3) {
+        ce_cn_generate(s, s->f->pcm_in);
+        cp_plc_good(&s->plc, s->f->pcm_in, n);
     } else {
         memset(s->f->pcm_in, 0, (size_t)n * sizeof *s->f->pcm_in);
     }
@@ -431,6 +435,7 @@ static void frame_out(ce_engine *e, ce_stream *s)
     int n = s->n_samples, sent;
     ce_bridge *b = s->bridge;
     const int16_t *pcm = s->f->pcm_out;
+    ce_stream *peer;
     int common = 0;
     s->send_payload = s->f->payload_out;
     if ((sent = ce_digit_frame(s, s->f->pcm_out)) != 0) {
@@ -449,6 +454,8 @@ static void frame_out(ce_engine *e, ce_stream *s)
         } else {
             pcm = s->bus;
         }
+    } else if (b && b->relay && (peer = peer_of(s)) != NULL && peer->cn.active) {
+        ce_cn_generate(peer, s->f->pcm_out); /* it cannot be told the level */
     } else {
         memset(s->f->pcm_out, 0, sizeof s->f->pcm_out);
     }
@@ -458,6 +465,8 @@ static void frame_out(ce_engine *e, ce_stream *s)
     }
     double before = s->c.level_out.sum_squares;
     cp_level_add(&s->c.level_out, pcm, n);
+    if (s->cn.send)
+        ce_cn_watch(s, pcm, (s->c.level_out.sum_squares - before) / n);
     if (s->speech.config.on)
         ce_speech_out(s, (s->c.level_out.sum_squares - before) / n);
     if (s->record)
@@ -494,6 +503,8 @@ static int relay_rests(ce_stream *s)
     ce_stream *from = peer_of(s);
     if (s->e->tick - from->last_rx_tick <= RELAY_SILENT_MS && from->rx_seen)
         return 1;
+    if (from->cn.active && s->cn.pt != CE_NO_PT)
+        return 1; /* it was told the level */
     int32_t clock = (int32_t)s->clock_ms;
     int32_t left = (int32_t)(s->last_ts + s->frame_ticks - ce_rtp_now_ts(s));
     if (from->relay_anchored && left > (CE_FRAME_MS - RELAY_SILENT_MS) * clock &&

@@ -151,6 +151,7 @@ static void execute(ce_engine *e, const ce_command *c)
             atomic_store(&s->record->done, 1);
         s->record = NULL;
         break;
+    case CE_CMD_EXTENSION: s->ext_out = c->u.extension; return;
     case CE_CMD_TAP: ce_tap_set(s, c->u.tap); return;
     case CE_CMD_BRIDGE_OPEN:
         b->phase = (uint8_t)ce_choose_phase(e, 0);

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <sys/socket.h>
 
+#include "cn_impl.h"
 #include "codec.h"
 #include "dtmf_impl.h"
 #include "fsk_impl.h"
@@ -30,6 +31,7 @@
 #include "resample_impl.h"
 #include "rtp_impl.h"
 #include "tone_impl.h"
+#include "xr_impl.h"
 
 enum { CE_PCMU, CE_PCMA, CE_G722, CE_L16, CE_NONE, CE_N_CODECS };
 enum { CE_RTP, CE_DEVICE, CE_NULL };
@@ -50,6 +52,9 @@ enum {
     CE_EVENTS = 2048,
     CE_EVENT_BYTES = 272,
     CE_NO_PT = 255,
+    CE_PT_COMFORT_NOISE = 13, /* RFC 3551 table 4 */
+    CE_EXT_OCTETS = 64,       /* of a header extension's data */
+    CE_EXT_PACKET = 12 + 4 + CE_EXT_OCTETS + CE_MAX_PAYLOAD * 4,
     CE_SPEECH_FRAMES = 50, /* of 20 ms: the longest echo that is told from speech */
     CE_LATE_BINS = 16,
     CE_SRTP_KEY = 46, /* octets: the longest master key with its salt */
@@ -76,6 +81,9 @@ typedef struct {
     ce_addr remote;
     uint8_t remote_set, codec, pt, te_pt, ptime_ms, tx, rx, symmetric, anywhere, wideband;
     uint32_t latch_ms, timeout_ms, jitter_min_ms, jitter_max_ms;
+    uint8_t xr_metrics, xr_round_trip; /* RFC 3611, as agreed */
+    uint8_t pass_ext;                  /* a relay passes header extensions on to it */
+    uint8_t cn_pt, cn_send;            /* RFC 3389: agreed type; in place of our own silence */
     uint8_t set_srtp_in, set_srtp_out; /* else they stay: a key goes on with its packet count */
     ce_srtp *srtp_in, *srtp_out;       /* NULL: in the clear */
 } ce_rtp_config;
@@ -170,6 +178,7 @@ typedef struct {
     uint64_t rx_packets, rx_octets, tx_packets, tx_octets;
     uint64_t refused, late, duplicate, concealed, dropped_blocks, slips, dropped_digits;
     uint64_t srtp_failed, srtp_replayed;
+    uint64_t ext_received, ext_refused;
     int64_t expected, lost;
     cp_level level_in, level_out;
     uint64_t silent_frames;
@@ -180,6 +189,33 @@ typedef struct {
     ce_addr source;
     ce_health health;
 } ce_counters;
+
+typedef struct { /* extended reports; see engine_xr.c */
+    uint8_t metrics, round_trip; /* what we send */
+    uint8_t asked, have_there, known;
+    cp_bursts bursts;
+    uint64_t discarded; /* like seq_window: came, and could not be played */
+    uint32_t asked_ssrc, asked_at;
+    int64_t asked_ns;
+    cp_voip_metrics there; /* what the far end says of us */
+} ce_xr;
+
+typedef struct { /* an RTP header extension */
+    uint8_t set, n;
+    uint16_t profile;
+    uint8_t data[CE_EXT_OCTETS];
+} ce_extension;
+
+typedef struct { /* comfort noise; see engine_cn.c */
+    uint8_t pt, send;
+    uint8_t active; /* received: noise until audio comes that is newer than `ts` */
+    uint8_t told, level; /* sent */
+    uint16_t quiet_ms, since_ms;
+    uint32_t ts;
+    uint64_t alive_tick; /* a report of its sender while it has nothing to say */
+    cp_cn_noise noise;
+    cp_cn_meter meter;
+} ce_cn;
 
 typedef struct {
     uint8_t speaking;
@@ -268,6 +304,13 @@ struct ce_stream {
     /* RTCP */
     uint64_t rtcp_due;
     uint8_t bye_seen;
+    ce_xr xr;
+    ce_cn cn;
+    /* header extensions */
+    uint8_t pass_ext;
+    _Atomic uint32_t ext_serial;
+    ce_extension ext_in, ext_out;
+    const ce_extension *ext_pass; /* of the packet that is being relayed to it */
     /* devices */
     uint8_t paced, readable, writable;
     uint16_t block_bytes, since_write, starved;
@@ -283,7 +326,7 @@ struct ce_stream {
     uint32_t digit_ts;
     _Atomic int dead;
     /* processing; what every frame touches stands together, what few streams use stands last */
-    uint8_t in_state; /* 0 nothing, 1 a frame, 2 lost */
+    uint8_t in_state; /* 0 nothing, 1 a frame, 2 lost, 3 comfort noise */
     uint8_t muting, from_common;
     int16_t decoder_lane, encoder_lane; /* G.722; -1: none */
     const int16_t *bus;                 /* what the others say, at the bridge's rate */
@@ -341,7 +384,7 @@ enum {
     CE_CMD_OPEN, CE_CMD_CLOSE, CE_CMD_UPDATE, CE_CMD_CONFIGURE, CE_CMD_PLAY, CE_CMD_STOP_PLAY,
     CE_CMD_DIGITS, CE_CMD_RECORD, CE_CMD_STOP_RECORD, CE_CMD_BRIDGE_OPEN, CE_CMD_BRIDGE_CLOSE,
     CE_CMD_JOIN, CE_CMD_LEAVE, CE_CMD_FLOOR, CE_CMD_TAP, CE_CMD_SPEECH, CE_CMD_RELEASE,
-    CE_CMD_ADOPT,
+    CE_CMD_ADOPT, CE_CMD_EXTENSION,
 };
 enum { CE_CLOSES = 1, CE_MOVES };
 
@@ -359,6 +402,7 @@ typedef struct {
         ce_play *play;
         ce_record *record;
         ce_tap *tap;
+        ce_extension extension;
         struct { char digits[CE_MAX_DIGITS]; uint8_t n; uint16_t on_ms, off_ms; } digits;
         struct { uint8_t speaks, hears; float gain; } join;
         uint32_t move; /* CE_CMD_ADOPT */
@@ -492,7 +536,7 @@ uint8_t *ce_srtp_protect_rtcp(ce_stream *s, const uint8_t *p, int *n);
 
 /* engine_jitter.c */
 void ce_jitter_put(ce_stream *s, uint32_t ts, const uint8_t *p, int n);
-void ce_rtp_fetch(ce_stream *s); /* in_state: 1 a frame, 2 lost, 0 the sender is silent */
+void ce_rtp_fetch(ce_stream *s); /* sets in_state */
 
 /* engine_rtp.c */
 void ce_rtp_apply(ce_stream *s, const ce_rtp_config *c, int first);
@@ -501,10 +545,33 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from);
 void ce_rtcp_readable(ce_engine *e, ce_stream *s);
 void ce_rtp_send_frame(ce_stream *s, const uint8_t *payload);
 void ce_rtp_skip_frame(ce_stream *s);
+void ce_rtp_send_noise(ce_stream *s, const uint8_t *payload, int n);
 void ce_rtp_send_event(ce_stream *s, int event, int end, uint32_t duration, uint32_t ts, int marker);
 void ce_rtp_timers(ce_stream *s);
 void ce_rtp_bye(ce_stream *s);
 uint32_t ce_rtp_now_ts(const ce_stream *s);
+void ce_rtcp_round_trip(ce_stream *s, uint32_t trip); /* 1/65536 s; beyond half the range: none */
+
+/* engine_cn.c */
+int ce_cn_is(const ce_stream *s, int payload_type);
+void ce_cn_receive(ce_stream *s, uint32_t ts, const uint8_t *p, int n);
+void ce_cn_generate(ce_stream *s, int16_t *pcm); /* one frame */
+void ce_cn_watch(ce_stream *s, const int16_t *pcm, double mean_square); /* what we would send */
+int ce_cn_suppress(ce_stream *s); /* 1: it is silent, and its level told where needed */
+
+/* engine_ext.c */
+/* The packet with its extension, in room for CE_EXT_PACKET octets; NULL: it has none. */
+uint8_t *ce_ext_attach(ce_stream *s, const uint8_t *packet, int *n, uint8_t *room);
+void ce_ext_receive(ce_stream *s, const uint8_t *data, int n, uint16_t profile);
+int ce_ext_read(ce_stream *s, ce_extension *out); /* Python's; 1: there is one */
+
+/* engine_xr.c */
+void ce_xr_advance(ce_stream *s, int n); /* before the sequence window moves by n */
+void ce_xr_discarded(ce_stream *s, uint16_t seq);
+void ce_xr_restart(ce_stream *s);
+void ce_xr_metrics(const ce_stream *s, cp_voip_metrics *m);
+int ce_xr_build(ce_stream *s, uint8_t *p, int cap, uint64_t ntp); /* octets; 0: nothing to say */
+void ce_xr_receive(ce_stream *s, const uint8_t *body, int len, uint32_t ssrc, uint32_t ntp_middle);
 
 /* engine_health.c */
 void ce_health_refused(ce_stream *s, const ce_addr *from, int payload_type); /* -1: its source */

@@ -96,12 +96,12 @@ void ce_jitter_put(ce_stream *s, uint32_t ts, const uint8_t *p, int n)
     }
 }
 
-/* One frame of 20 ms: 1 there, 2 lost, 0 the sender is silent. */
+/* One frame of 20 ms: 1 there, 2 lost, 3 comfort noise, 0 the sender is silent. */
 void ce_rtp_fetch(ce_stream *s)
 {
     ce_jitter *j = &s->jb;
     uint32_t f = s->frame_ticks, bpt = s->bytes_per_tick;
-    s->in_state = 0;
+    s->in_state = s->cn.active ? 3 : 0;
     if (!j->started)
         return;
     int32_t depth = (int32_t)(j->end - j->play);
@@ -109,8 +109,8 @@ void ce_rtp_fetch(ce_stream *s)
         j->started = 0; /* nothing for long: the next packet starts afresh */
         return;
     }
-    if (depth < (int32_t)f && s->e->tick - s->te_tick < CE_TE_SILENT_MS) {
-        /* Audio gives way to telephone events: nothing is lost. */
+    if (depth < (int32_t)f && (s->cn.active || s->e->tick - s->te_tick < CE_TE_SILENT_MS)) {
+        /* Audio gives way to telephone events or to silence: nothing is lost. */
         bits(j->have, j->play % CE_JB_TICKS, f, 0);
         j->play += f;
         return;
@@ -133,7 +133,9 @@ void ce_rtp_fetch(ce_stream *s)
         memcpy(s->f->payload_in, j->data + at * bpt, k * bpt);
         memcpy(s->f->payload_in + k * bpt, j->data, (f - k) * bpt);
         s->in_state = 1;
-    } else {
+        if ((int32_t)(j->play + f - s->cn.ts) > 0)
+            s->cn.active = 0;
+    } else if (!s->cn.active) {
         s->in_state = (int32_t)(j->play - j->first) < 0 ? 0 : 2;
     }
     bits(j->have, at, f, 0);

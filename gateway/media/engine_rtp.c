@@ -8,7 +8,6 @@
 enum {
     RTCP_MS = 5000,
     SOURCE_SILENT_MS = 1000, /* before another source may take over in a latch window */
-    PT_COMFORT_NOISE = 13,  /* RFC 3389 */
     MAX_PAYLOAD = 1400,     /* fits any path without fragments */
 };
 
@@ -81,6 +80,11 @@ void ce_rtp_apply(ce_stream *s, const ce_rtp_config *c, int first)
         ce_srtp_set(&s->srtp_in, c->srtp_in);
     if (c->set_srtp_out)
         ce_srtp_set(&s->srtp_out, c->srtp_out);
+    s->pass_ext = c->pass_ext;
+    s->cn.pt = c->cn_pt;
+    s->cn.send = c->cn_send && c->cn_pt != CE_NO_PT;
+    s->xr.metrics = c->xr_metrics;
+    s->xr.round_trip = c->xr_round_trip;
     s->rx = c->rx;
     s->tx = c->tx;
     s->symmetric = c->symmetric;
@@ -153,8 +157,12 @@ static void te_receive(ce_stream *s, uint32_t ts, const uint8_t *p, int n)
 
 static void send_packet(ce_stream *s, uint8_t *packet, int n)
 {
-    int n_clear = n;
-    uint8_t *clear = packet;
+    uint8_t room[CE_EXT_PACKET], *clear;
+    int n_media = n - 12, n_clear;
+    if ((s->ext_out.set || s->ext_pass) && (clear = ce_ext_attach(s, packet, &n, room)) != NULL)
+        packet = clear;
+    n_clear = n;
+    clear = packet;
     if (s->srtp_out && !(packet = ce_srtp_protect(s, packet, &n))) {
         s->e->st.send_errors++;
         return;
@@ -171,7 +179,7 @@ static void send_packet(ce_stream *s, uint8_t *packet, int n)
         ce_tap_put(s, s->tap->clear ? clear : packet, s->tap->clear ? n_clear : n, &s->remote,
                    CE_TAP_SENT);
     s->c.tx_packets++;
-    s->c.tx_octets += (uint64_t)n_clear - 12;
+    s->c.tx_octets += (uint64_t)n_media;
     s->e->st.tx_packets++;
 }
 
@@ -200,7 +208,8 @@ static void relay(ce_stream *s, ce_stream *to, uint8_t *packet, int offset, int 
     if (s->codec != to->codec && pt == s->pt)
         (s->codec == CE_PCMU ? cp_ulaw_to_alaw : cp_alaw_to_ulaw)(packet + offset,
                                                                   packet + offset, len);
-    cp_rtp_header(h, pt == s->te_pt ? to->te_pt : to->pt, marker, out, ts + s->relay_ts_off,
+    int out_pt = pt == s->te_pt ? to->te_pt : pt == s->pt ? to->pt : to->cn.pt;
+    cp_rtp_header(h, (uint8_t)out_pt, marker, out, ts + s->relay_ts_off,
                   to->ssrc_out);
     to->sent_any = 1;
     to->last_ts = ts + s->relay_ts_off;
@@ -211,6 +220,7 @@ static int in_window(ce_stream *s, uint16_t seq)
 {
     int16_t d = (int16_t)(seq - s->window_seq);
     if (d > 0) {
+        ce_xr_advance(s, d);
         s->seq_window = d >= 64 ? 0 : s->seq_window << d;
         s->seq_window |= 1;
         s->window_seq = seq;
@@ -232,6 +242,8 @@ static void new_source(ce_stream *s, uint32_t ssrc, uint16_t seq)
     cp_rtp_source_init(&s->source, ssrc, seq, s->clock_ms * 1000u, 0);
     s->window_seq = (uint16_t)(seq - 1);
     s->seq_window = 0;
+    ce_xr_restart(s);
+    s->cn.active = 0;
     s->has_probation = 0;
     s->jb.started = 0;
     s->te_known = s->te_active = 0;
@@ -271,6 +283,7 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
         h.ssrc = (uint32_t)p[8] << 24 | (uint32_t)p[9] << 16 | (uint32_t)p[10] << 8 | p[11];
         h.payload_offset = 12;
         h.payload_len = n - 12;
+        h.has_extension = 0;
         if (h.payload_type >= 72 && h.payload_type <= 76) {
             rtcp_receive(s, p, n, from, 0);
             return;
@@ -287,7 +300,8 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
         }
     }
     int is_te = h.payload_type == s->te_pt;
-    int wrong_type = h.payload_type != s->pt && !is_te && h.payload_type != PT_COMFORT_NOISE;
+    int is_cn = ce_cn_is(s, h.payload_type);
+    int wrong_type = h.payload_type != s->pt && !is_te && !is_cn;
     if (wrong_type || h.payload_len < 1 || !accept_source(s, from)) {
         s->c.refused++;
         ce_health_refused(s, from, wrong_type ? h.payload_type : -1);
@@ -324,9 +338,11 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
     s->c.source = *from;
     s->c.rx_packets++;
     s->c.rx_octets += (uint64_t)h.payload_len;
-    if (h.payload_type == PT_COMFORT_NOISE && s->pt != PT_COMFORT_NOISE && !is_te)
-        return;
-    if (!is_te)
+    if (h.has_extension)
+        ce_ext_receive(s, p + h.extension_offset, h.extension_len, h.extension_profile);
+    if (is_cn)
+        ce_cn_receive(s, h.timestamp, p + h.payload_offset, h.payload_len);
+    else if (!is_te)
         ce_health_arrival(s, h.timestamp);
     if (is_te) {
         te_receive(s, h.timestamp, p + h.payload_offset, h.payload_len);
@@ -335,13 +351,23 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
     }
     if (s->bridge && s->bridge->relay) {
         ce_stream *to = s->bridge_next ? s->bridge_next : s->bridge_prev;
-        if (!is_te)
+        if (is_cn && to->cn.pt == CE_NO_PT)
+            return; /* it is sent our noise instead */
+        if (!is_cn && !is_te) {
+            s->cn.active = 0;
             ce_relay_level(s, p + h.payload_offset, h.payload_len);
+        }
+        to->ext_pass = to->pass_ext && h.has_extension && h.extension_len <= CE_EXT_OCTETS
+                           ? &s->ext_in : NULL;
         relay(s, to, p, h.payload_offset, h.payload_len, h.payload_type, h.marker, h.seq,
               h.timestamp);
-    } else if (s->rx) {
+        to->ext_pass = NULL;
+    } else if (s->rx && !is_cn) {
+        uint64_t late = s->c.late;
         ce_jitter_put(s, h.timestamp, p + h.payload_offset,
                    h.payload_len < CE_MAX_PAYLOAD * 3 ? h.payload_len : CE_MAX_PAYLOAD * 3);
+        if (s->c.late != late)
+            ce_xr_discarded(s, h.seq);
     }
 }
 
@@ -412,9 +438,18 @@ void ce_rtp_skip_frame(ce_stream *s)
     s->tx_fill = 0;
 }
 
+void ce_rtp_send_noise(ce_stream *s, const uint8_t *payload, int n)
+{
+    uint8_t packet[12 + CP_CN_OCTETS];
+    cp_rtp_header(packet, s->cn.pt, 0, s->seq_out++, ce_rtp_now_ts(s), s->ssrc_out);
+    memcpy(packet + 12, payload, (size_t)n);
+    s->sent_any = 1;
+    send_packet(s, packet, n + 12);
+}
+
 void ce_rtp_send_frame(ce_stream *s, const uint8_t *payload)
 {
-    if (!s->remote_set || !s->tx) {
+    if (!s->remote_set || !s->tx || (s->cn.send && ce_cn_suppress(s))) {
         ce_rtp_skip_frame(s);
         return;
     }
@@ -464,12 +499,20 @@ static uint64_t ntp_now(void)
     return ((uint64_t)t.tv_sec + 2208988800ull) << 32 | ((uint64_t)t.tv_nsec << 32) / 1000000000ull;
 }
 
+void ce_rtcp_round_trip(ce_stream *s, uint32_t trip)
+{
+    if (trip >= 0x80000000u)
+        return;
+    s->c.rtt_us = (uint32_t)((uint64_t)trip * 1000000u >> 16);
+    s->c.have_rtt = 1;
+}
+
 static void rtcp_send(ce_stream *s, int bye)
 {
     ce_engine *e = s->e;
     if (s->fd_rtcp < 0 || !s->remote_set || (!s->sent_any && !s->rx_seen))
         return;
-    uint8_t clear[256], *p = clear;
+    uint8_t clear[384], *p = clear;
     cp_report_block block;
     cp_rtcp_packet sr = {0};
     uint64_t ntp = ntp_now();
@@ -485,6 +528,7 @@ static void rtcp_send(ce_stream *s, int bye)
     int k = cp_rtcp_build_sdes(p + n, (int)sizeof clear - n, s->ssrc_out, (const uint8_t *)e->cname,
                                (int)strlen(e->cname));
     n += k > 0 ? k : 0;
+    n += ce_xr_build(s, p + n, (int)sizeof clear - n, ntp);
     if (bye) {
         k = cp_rtcp_build_bye(p + n, (int)sizeof clear - n, s->ssrc_out, NULL, 0);
         n += k > 0 ? k : 0;
@@ -526,6 +570,8 @@ static void rtcp_receive(ce_stream *s, uint8_t *p, int n, const ce_addr *from, i
     while ((r = cp_rtcp_next(p, n, &at, &k)) != 0) {
         if (r < 0)
             continue;
+        if (k.type <= CP_RTCP_RR && s->rx_seen && k.ssrc == s->source.ssrc)
+            s->cn.alive_tick = s->e->tick;
         if (k.type == CP_RTCP_SR && s->rx_seen && k.ssrc == s->source.ssrc)
             cp_rtp_source_sr(&s->source, k.ntp_sec, k.ntp_frac, s->e->now_ns);
         if (k.type == CP_RTCP_SR || k.type == CP_RTCP_RR) {
@@ -535,15 +581,13 @@ static void rtcp_receive(ce_stream *s, uint8_t *p, int n, const ce_addr *from, i
                     continue;
                 s->c.remote_fraction_lost = b.fraction_lost;
                 s->c.have_remote = 1;
-                if (b.last_sr) {
-                    uint32_t rtt = (uint32_t)(ntp_now() >> 16) - b.last_sr - b.delay_since_sr;
-                    if (rtt < 0x80000000u) {
-                        s->c.rtt_us = (uint32_t)((uint64_t)rtt * 1000000u >> 16);
-                        s->c.have_rtt = 1;
-                    }
-                }
+                if (b.last_sr)
+                    ce_rtcp_round_trip(s, (uint32_t)(ntp_now() >> 16) - b.last_sr -
+                                              b.delay_since_sr);
             }
         }
+        if (k.type == CP_RTCP_XR)
+            ce_xr_receive(s, p + k.offset, k.len, k.ssrc, (uint32_t)(ntp_now() >> 16));
         if (k.type == CP_RTCP_BYE && !s->bye_seen && s->rx_seen && k.ssrc == s->source.ssrc) {
             s->bye_seen = 1;
             ce_post(s->e, CE_EV_BYE, s, 0, 0, 0, NULL, 0);
@@ -572,7 +616,8 @@ void ce_rtp_timers(ce_stream *s)
     if (s->te_active && tick - s->te_tick > CE_TE_SILENT_MS)
         te_finish(s);
     if (s->timeout_ms && s->rx && s->remote_set && !s->timed_out &&
-        tick - s->last_rx_tick > s->timeout_ms) {
+        tick - s->last_rx_tick > s->timeout_ms &&
+        !(s->cn.active && tick - s->cn.alive_tick <= s->timeout_ms)) {
         s->timed_out = 1;
         ce_post(s->e, CE_EV_TIMEOUT, s, 0, 0, 0, NULL, 0);
     }

@@ -13,9 +13,11 @@ from gateway.core.actions import Vox
 from gateway.errors import DeviceError, UsageError
 from gateway.media import _engine, srtp, tones
 from gateway.media.offer import RATES
+from gateway.media.quality import metrics
 from gateway.media.streams import (
     Codec,
     Direction,
+    HeaderExtension,
     MediaEvent,
     NullSpec,
     RtpSpec,
@@ -78,6 +80,8 @@ def rtp_config(spec: RtpSpec) -> dict[str, Any]:
         raise UsageError(f"payload_type {spec.payload_type}; use 0 to 127")
     if spec.telephone_event is not None and not 0 <= spec.telephone_event <= 127:
         raise UsageError(f"telephone_event {spec.telephone_event}; use 0 to 127")
+    if spec.comfort_noise is not None and not 0 <= spec.comfort_noise <= 127:
+        raise UsageError(f"comfort_noise {spec.comfort_noise}; use 0 to 127")
     if not 0 <= spec.jitter_min_ms <= spec.jitter_max_ms:
         raise UsageError("jitter_min_ms must be 0 to jitter_max_ms")
     wideband = wideband_of(spec.codec, spec.rate if spec.codec is not Codec.G722 else 16000, "RTP")
@@ -102,6 +106,11 @@ def rtp_config(spec: RtpSpec) -> dict[str, Any]:
         "timeout_ms": round(spec.media_timeout_s * 1000),
         "jitter_min_ms": spec.jitter_min_ms,
         "jitter_max_ms": spec.jitter_max_ms,
+        "pass_ext": spec.pass_extensions,
+        "cn_pt": spec.comfort_noise,
+        "cn_send": spec.suppress_silence,
+        "xr_metrics": spec.xr_metrics,
+        "xr_round_trip": spec.xr_round_trip,
     }
 
 
@@ -333,6 +342,28 @@ class OpenStream:
         if not self._closed:
             self._engine._do(self._core().stop_record, self._handle)
 
+    def attach_extension(self, extension: HeaderExtension | None) -> None:
+        """Attach a header extension to every packet from the next one on, also to those that are
+        relayed; None: to none. `UsageError` on a stream that is not RTP, and for a bad length.
+        """
+        core = self._core()
+        if not isinstance(self._spec, RtpSpec):
+            raise UsageError(f"stream {self.id} is no RTP stream")
+        profile, data = (extension.profile, extension.data) if extension else (-1, b"")
+        if extension is not None and not (
+            0 <= profile <= 0xFFFF and len(data) <= 64 and len(data) % 4 == 0
+        ):
+            raise UsageError(
+                f"header extension {profile:#x} of {len(data)} octets; use a profile of 16 bits "
+                "and at most 64 octets in whole words"
+            )
+        self._engine._do(core.extension, self._handle, profile, data)
+
+    def received_extension(self) -> HeaderExtension | None:
+        """The last header extension that came; None: none so far, or the stream is closed."""
+        found = None if self._closed else self._handle.extension()
+        return HeaderExtension(*found) if found else None
+
     def tap(self, octets: int, *, clear: bool = False) -> _engine.Tap:
         """Copy its packets, both ways, into a ring of so many octets until `untap` or the end.
 
@@ -353,6 +384,7 @@ class OpenStream:
         c = None if self._closed else self._handle.counters()
         if c is None:
             return self._last or StreamStats()
+        here, there = self._handle.metrics()
         before, now = self._levels, (c["sum_in"], c["n_in"], c["sum_out"], c["n_out"])
         self._levels = now
         spec = self._spec
@@ -377,6 +409,10 @@ class OpenStream:
             level_out_dbm0=_level(now[2] - before[2], now[3] - before[3]),
             remote_loss_percent=c["remote_loss"],
             round_trip_ms=c["round_trip_ms"],
+            extensions_received=c["ext_received"],
+            extensions_refused=c["ext_refused"],
+            quality=metrics(here),
+            remote_quality=metrics(there),
             silent_s=c["silent_s"],
             signalled=_signalled(spec),
             direction=spec.direction.value if isinstance(spec, RtpSpec) else "",

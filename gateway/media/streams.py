@@ -12,6 +12,8 @@ from typing import Protocol
 import msgspec
 
 from gateway.core.actions import Vox
+from gateway.errors import UsageError
+from gateway.media.quality import VoipMetrics
 
 
 class Direction(StrEnum):
@@ -91,6 +93,17 @@ class RtpSpec(msgspec.Struct, frozen=True, kw_only=True):
     multicast_ttl: int = 1
     srtp: Srtp | None = None
     """Keys of SRTP and SRTCP; None: in the clear. With keys nothing is taken in the clear."""
+    pass_extensions: bool = False
+    """Header extensions that come are passed on to this stream by a relay; else they end here."""
+    comfort_noise: int | None = None
+    """Payload type of comfort noise (RFC 3389), None when it was not negotiated. Noise that comes
+    as type 13 is heard all the same, and what is relayed is never silence in its place."""
+    suppress_silence: bool = False
+    """Where comfort noise was negotiated, send it instead of what is under -50 dBm0 for 200 ms."""
+    xr_metrics: bool = False
+    """Report VoIP metrics to the far end (RFC 3611 4.7): it asked for them."""
+    xr_round_trip: bool = False
+    """Both sides measure round trips by RRTR and DLRR (RFC 3611 4.4, 4.5), sender or not."""
     dscp: int = 46
     """Differentiated services code point of what is sent; 46 is expedited forwarding."""
 
@@ -109,6 +122,49 @@ class DeviceSpec(msgspec.Struct, frozen=True, kw_only=True):
     paced_by_device: bool = True
     """True: one block is written for each block read (a sound card's or line card's clock).
     False: the engine writes a block each block time by its own clock (pipes, sockets)."""
+
+
+class HeaderExtension(msgspec.Struct, frozen=True):
+    """An RTP header extension (RFC 3550 section 5.3.1)."""
+
+    profile: int
+    """16 bits: 0xBEDE is RFC 8285's one-byte form, 0x0167 ED-137's."""
+    data: bytes
+    """Whole 32-bit words, at most 64 octets."""
+
+
+def one_byte_elements(elements: dict[int, bytes]) -> HeaderExtension:
+    """Elements by their identifiers in RFC 8285's one-byte form (section 4.2).
+
+    Raises `UsageError` for an identifier other than 1 to 14 or an element not of 1 to 16 octets.
+    """
+    data = b""
+    for identifier, value in elements.items():
+        if not (1 <= identifier <= 14 and 1 <= len(value) <= 16):
+            raise UsageError(
+                f"element {identifier} of {len(value)} octets; use 1 to 14, and 1 to 16 octets"
+            )
+        data += bytes([identifier << 4 | (len(value) - 1)]) + value
+    return HeaderExtension(0xBEDE, data + bytes(-len(data) % 4))
+
+
+def elements_of(extension: HeaderExtension) -> dict[int, bytes]:
+    """Elements of RFC 8285's one-byte form; what does not add up ends them, as does identifier
+    15. Of another profile there are none."""
+    found: dict[int, bytes] = {}
+    data, at = extension.data, 0
+    if extension.profile != 0xBEDE:
+        return found
+    while at < len(data):
+        identifier, n = data[at] >> 4, (data[at] & 15) + 1
+        at += 1
+        if identifier == 0:
+            continue  # padding
+        if identifier == 15 or at + n > len(data):
+            break
+        found[identifier] = data[at : at + n]
+        at += n
+    return found
 
 
 class NullSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,6 +226,14 @@ class StreamStats(msgspec.Struct, kw_only=True):
     remote_loss_percent: float = 0.0
     """What the far end reported of our stream (RTCP receiver report)."""
     round_trip_ms: float | None = None
+    extensions_received: int = 0
+    """Packets with an RTP header extension."""
+    extensions_refused: int = 0
+    """Of more than 64 octets; the packet itself was taken."""
+    quality: VoipMetrics | None = None
+    """How well the far end is heard here; None: nothing came, or not over RTP."""
+    remote_quality: VoipMetrics | None = None
+    """How well it says that it hears us; None: it has sent no such report (RFC 3611)."""
     silent_s: float = 0.0
     """How long what we receive has been under -60 dBm0."""
     signalled: str = ""

@@ -13,6 +13,8 @@ from gateway.records.ops import PutCall, PutLeg, StoreOp
 WAIT_S: Final = (1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0, 300.0)
 TALK_S: Final = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 JITTER_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2)
+R_FACTOR: Final = (50.0, 60.0, 70.0, 80.0, 90.0, 94.0)
+"""Bounds of G.109's classes of quality: poor, low, medium, high, best."""
 _LATELY: Final = 2000
 
 
@@ -52,6 +54,10 @@ class Tally:
         self.waits: dict[str, Histogram] = {}
         self.talks: dict[str, Histogram] = {}
         self.jitters: dict[str, Histogram] = {}
+        self.ratings: dict[str, Histogram] = {}
+        """R factors of what was heard here, by network."""
+        self.remote_ratings: dict[str, Histogram] = {}
+        """What the far ends reported."""
         self.packets: Counter[tuple[str, str]] = Counter()
         """By network and what became of them."""
         self._lately: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -91,6 +97,12 @@ class Tally:
             self.packets[network, name] += n
         if stats.packets_received:
             _of(self.jitters, network, JITTER_S).add(stats.jitter_ms / 1000)
+        for found, quality in (
+            (self.ratings, stats.quality),
+            (self.remote_ratings, stats.remote_quality),
+        ):
+            if quality is not None and quality.r_factor is not None:
+                _of(found, network, R_FACTOR).add(quality.r_factor)
 
 
 def _of(found: dict[str, Histogram], network: str, bounds: tuple[float, ...]) -> Histogram:

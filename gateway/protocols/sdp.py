@@ -364,6 +364,8 @@ class Choice(msgspec.Struct, frozen=True):
     """Common encodings, best first, with the offer's payload types; never empty."""
     telephone_event: Codec | None
     """Payload type for digits (RFC 4733) at the first codec's clock, if agreed."""
+    comfort_noise: Codec | None
+    """Payload type for comfort noise (RFC 3389) at the first codec's clock, if agreed."""
     address: str
     """Where to send media."""
     port: int
@@ -378,6 +380,10 @@ class Choice(msgspec.Struct, frozen=True):
     protocol: str
     crypto: tuple[str, ...]
     """The peer's crypto attributes (RFC 4568)."""
+    xr_metrics: bool = False
+    """The peer wants VoIP metrics of what it sends (RFC 3611 section 5.1)."""
+    xr_round_trip: bool = False
+    """It can measure round trips of receivers (``rcvr-rtt``)."""
 
     @property
     def codec(self) -> Codec:
@@ -390,6 +396,8 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 PROTOCOLS = ("RTP/AVP",)
+RTCP_XR = "voip-metrics rcvr-rtt=all"
+"""Value of our ``rtcp-xr`` attribute: the extended reports that we make and read."""
 
 
 def choose(
@@ -402,7 +410,8 @@ def choose(
 ) -> Choice | None:
     """Find the first audio line of an offer that we can take; None if there is none.
 
-    ``codecs`` are ours, best first; digits are agreed on if `TELEPHONE_EVENT` is among them.
+    ``codecs`` are ours, best first; digits are agreed on if `TELEPHONE_EVENT` is among them,
+    comfort noise if `CN` is.
     The offer's order decides unless ``prefer_ours`` (RFC 3264 section 6.1).
     """
     for index, media in enumerate(offer.media):
@@ -442,10 +451,12 @@ def _agree(
         return None
     events = [c for c in common if c.name.lower() == "telephone-event"]
     event = next((c for c in events if c.clock == speech[0].clock), events[0] if events else None)
+    noise = next((c for c in common if c.name.lower() == "cn" and c.clock == speech[0].clock), None)
     offered = peer.direction_of(media).reversed()
     sends, receives = wanted.sends and offered.sends, wanted.receives and offered.receives
     mux = media.get("rtcp-mux") is not None
     rtcp_port, rtcp_address = media.port if mux else min(media.port + 1, 65535), address
+    reports = (media.get("rtcp-xr") or peer.get("rtcp-xr") or "").split()
     explicit = _RTCP.fullmatch(media.get("rtcp") or "")
     if explicit is not None and not mux and 0 < int(explicit[1]) <= 65535:
         rtcp_port, rtcp_address = int(explicit[1]), explicit[3] or address
@@ -453,6 +464,7 @@ def _agree(
         index=index,
         codecs=speech,
         telephone_event=event,
+        comfort_noise=noise,
         address=address,
         port=media.port,
         rtcp=(rtcp_address, rtcp_port),
@@ -462,6 +474,8 @@ def _agree(
         maxptime_ms=media.maxptime_ms,
         protocol=media.protocol,
         crypto=tuple(media.all("crypto")),
+        xr_metrics="voip-metrics" in reports,
+        xr_round_trip=any(word.startswith("rcvr-rtt=") for word in reports),
     )
 
 
@@ -473,6 +487,7 @@ def _audio(
     rtcp_mux: bool,
     protocol: str,
     crypto: Sequence[str],
+    rtcp_xr: str,
 ) -> MediaDescription:
     attributes: list[Attribute] = []
     for codec in codecs:
@@ -484,6 +499,8 @@ def _audio(
         attributes.append(("ptime", str(ptime_ms)))
     if rtcp_mux:
         attributes.append(("rtcp-mux", None))
+    if rtcp_xr:
+        attributes.append(("rtcp-xr", rtcp_xr))
     attributes += [("crypto", line) for line in crypto]
     attributes.append((way.value, None))
     formats = [str(codec.payload) for codec in codecs]
@@ -502,6 +519,7 @@ def make_offer(
     rtcp_mux: bool = False,
     protocol: str = "RTP/AVP",
     crypto: Sequence[str] = (),
+    rtcp_xr: str = "",
 ) -> SessionDescription:
     """Offer one audio line.  ``session_id`` is digits, and fixed for a session's life."""
     if not codecs:
@@ -509,7 +527,7 @@ def make_offer(
     payloads = [codec.payload for codec in codecs]
     if len(set(payloads)) != len(payloads):
         raise UsageError(f"payload types {payloads} are not distinct")
-    media = _audio(port, codecs, way, ptime_ms, rtcp_mux, protocol, crypto)
+    media = _audio(port, codecs, way, ptime_ms, rtcp_mux, protocol, crypto, rtcp_xr)
     return SessionDescription(session_id, version, address, address, [media])
 
 
@@ -525,12 +543,13 @@ def answer(
     ptime_ms: int | None = None,
     crypto: Sequence[str] = (),
     single_codec: bool = False,
+    rtcp_xr: str = "",
 ) -> SessionDescription:
     """Answer an offer: the chosen line at ``address`` and ``port``, all others refused.
 
     Payload types are the offer's; each of its lines is answered in its place, refused ones with
     port 0 and their formats (RFC 3264 section 6).  ``single_codec`` leaves only the best, so that
-    the peer cannot change the codec without asking.
+    the peer cannot change the codec without asking.  ``rtcp_xr`` is answered where it was offered.
     """
     lines: list[MediaDescription] = []
     for index, media in enumerate(offer.media):
@@ -539,8 +558,7 @@ def answer(
             lines.append(MediaDescription(media.kind, 0, media.protocol, refused or ["0"]))
             continue
         codecs = list(choice.codecs[:1] if single_codec else choice.codecs)
-        if choice.telephone_event is not None:
-            codecs.append(choice.telephone_event)
+        codecs += [c for c in (choice.telephone_event, choice.comfort_noise) if c is not None]
         lines.append(
             _audio(
                 port,
@@ -550,6 +568,7 @@ def answer(
                 rtcp_mux and choice.rtcp_mux,
                 media.protocol,
                 crypto,
+                rtcp_xr if choice.xr_metrics or choice.xr_round_trip else "",
             )
         )
     return SessionDescription(session_id, version, address, address, lines)

@@ -466,6 +466,46 @@ async def test_linphone_calls_and_is_called(tmp_path: Path) -> None:
     assert legs["sip/bert#2"].direction == "in"
 
 
+async def test_linphone_reports_voice_quality_and_takes_ours(tmp_path: Path) -> None:
+    """Its RTP library makes extended reports of its own: RFC 3611 in both directions."""
+    home = tmp_path / "lin"
+    port, heard = free_port(socket.SOCK_DGRAM), home / "heard.wav"
+    wav = microphone(tmp_path, 600)
+    async with (
+        box(PHONES.format(more="")) as gateway,
+        phone(tmp_path, "bert", "b1", gateway, hz=440, answer="auto") as bert,
+        Linphone(home, port, wav, heard) as linphone,
+    ):
+        await linphone.tell(
+            "soundcard use files", "ipv6 disable", f"play {wav}", f"record {heard}",
+            f"register sip:anna@127.0.0.1:{gateway.port} sip:127.0.0.1:{gateway.port} a1",
+        )  # fmt: skip
+        await gateway.up("sip/anna", "sip/bert")
+        await linphone.tell(f"call {gateway.uri('202')}")
+        await bert.wait("CALL_ESTABLISHED")
+        await linphone.says("connected")
+        await linphone.tell(f"play {wav}", f"record {heard}")
+
+        def told() -> bool:
+            stats = gateway.gateway.patchbay.stats("sip/anna#1")
+            return stats is not None and stats.remote_quality is not None
+
+        await until(told, "its report", 25.0)
+        stats = gateway.gateway.patchbay.stats("sip/anna#1")
+        await linphone.tell("terminate")
+        await bert.wait("CALL_CLOSED")
+        await gateway.legs(2)
+    assert stats is not None
+    assert stats.quality is not None
+    assert stats.remote_quality is not None
+    assert stats.quality.r_factor is not None
+    assert stats.quality.r_factor >= 60
+    assert stats.remote_quality.loss_percent < 20
+    log = (home / "log").read_text(errors="replace")
+    assert "rtcp-xr" in log
+    assert "voip-metrics" in log
+
+
 async def test_pyvoip_calls(tmp_path: Path) -> None:
     home = tmp_path / "py"
     out = home / "heard.raw"

@@ -66,6 +66,14 @@ def level_at(pcm: np.ndarray, hz: float, rate: int = 8000) -> float:
     return float(20 * np.log10(max(peak, 1e-3) / 32768) + 3.14)
 
 
+def usual_level_at(pcm: np.ndarray, hz: float, rate: int = 8000) -> float:
+    """The median over tenths of a second: a stall of the test's own sender does not count."""
+    n = rate // 10
+    return float(
+        np.median([level_at(pcm[i : i + n], hz, rate) for i in range(0, len(pcm) - n + 1, n)])
+    )
+
+
 def rms_dbm0(pcm: np.ndarray) -> float:
     """Level of everything."""
     mean = float(np.mean(pcm.astype(float) ** 2)) if len(pcm) else 0.0

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import UsageError
+from gateway.protocols import sdp
 from gateway.protocols.sdp import (
     CN,
     G722,
@@ -239,3 +240,59 @@ def test_descriptions_of_the_torture_messages() -> None:
             assert found.address_of(found.media[0])
             read += 1
     assert read == 3
+
+
+def test_extended_reports_are_answered_where_they_are_offered() -> None:
+    """RFC 3611 section 5.2."""
+    ours = [sdp.PCMA]
+    plain = sdp.make_offer(ours, "192.0.2.1", 4000)
+    asking = sdp.make_offer(ours, "192.0.2.1", 4000, rtcp_xr=sdp.RTCP_XR)
+    assert b"a=rtcp-xr:voip-metrics rcvr-rtt=all\r\n" in asking.encode()
+    for offer, reports in ((plain, False), (asking, True)):
+        choice = sdp.choose(sdp.parse(offer.encode()), ours)
+        assert choice is not None
+        assert (choice.xr_metrics, choice.xr_round_trip) == (reports, reports)
+        reply = sdp.answer(offer, choice, "192.0.2.2", 5000, rtcp_xr=sdp.RTCP_XR)
+        assert (b"rtcp-xr" in reply.encode()) == reports
+        settled = sdp.accept(offer, sdp.parse(reply.encode()), ours)
+        assert settled is not None
+        assert settled.xr_metrics == reports
+
+
+def test_extended_reports_of_a_whole_session_and_of_other_kinds() -> None:
+    text = (
+        b"v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\n"
+        b"a=rtcp-xr:rcvr-rtt=sender:400 pkt-loss-rle\r\nm=audio 4000 RTP/AVP 8\r\n"
+    )
+    choice = sdp.choose(sdp.parse(text), [sdp.PCMA])
+    assert choice is not None
+    assert (choice.xr_metrics, choice.xr_round_trip) == (False, True)
+
+
+def test_comfort_noise_is_agreed_on_only_where_both_have_it() -> None:
+    with_noise, without = [sdp.PCMA, sdp.CN], [sdp.PCMA]
+    for theirs in (with_noise, without):
+        for ours in (with_noise, without):
+            both = theirs is ours is with_noise
+            offer = sdp.make_offer(theirs, "192.0.2.1", 4000)
+            choice = sdp.choose(sdp.parse(offer.encode()), ours)
+            assert choice is not None
+            assert choice.codecs == (sdp.PCMA,)
+            assert choice.comfort_noise == (sdp.CN if both else None)
+            reply = sdp.answer(offer, choice, "192.0.2.2", 5000, single_codec=True).encode()
+            assert (b"m=audio 5000 RTP/AVP 8 13\r\n" in reply) == both
+            settled = sdp.accept(offer, sdp.parse(reply), theirs)
+            assert settled is not None
+            assert settled.comfort_noise == choice.comfort_noise
+
+
+def test_comfort_noise_has_the_clock_of_the_speech() -> None:
+    wide = sdp.Codec("L16", 96, 16000)
+    offer = sdp.make_offer([wide, sdp.CN], "192.0.2.1", 4000)
+    choice = sdp.choose(offer, [wide, sdp.CN])
+    assert choice is not None
+    assert choice.comfort_noise is None
+    noise = sdp.Codec("CN", 98, 16000)
+    choice = sdp.choose(sdp.make_offer([wide, noise], "192.0.2.1", 4000), [wide, noise])
+    assert choice is not None
+    assert choice.comfort_noise == noise

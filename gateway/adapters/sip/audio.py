@@ -38,10 +38,14 @@ class Audio:
         media_timeout_s: float,
         country: str,
         events: bool = True,
+        reports: bool = True,
+        noise: bool = False,
     ) -> None:
         """`towards` tells our own address towards another one, and what it is shown as; `peer` is
         where we expect the audio to go, and where it goes when the address in its description is
-        one behind its NAT, as `hides` tells. Without `events` digits are in the audio alone."""
+        one behind its NAT, as `hides` tells. Without `events` digits are in the audio alone;
+        without `reports` extended reports (RFC 3611) are neither offered nor answered; `noise`
+        stands for silence (RFC 3389) where the peer agrees."""
         self._host, self._leg = host, leg
         self._towards, self._keying = towards, keying
         self._local_ip, self._shown_ip = towards(peer)
@@ -49,6 +53,9 @@ class Audio:
         self._codecs = [_KNOWN[name] for name in codecs]
         if events:
             self._codecs.append(sdp.TELEPHONE_EVENT)
+        if noise:
+            self._codecs.append(sdp.CN)
+        self._reports = sdp.RTCP_XR if reports else ""
         self._media_timeout_s = media_timeout_s
         self._country = country
         self._version = 0
@@ -96,6 +103,7 @@ class Audio:
             way=self._way(),
             protocol=protocol,
             crypto=crypto,
+            rtcp_xr=self._reports,
         )
         return self._offer.encode()
 
@@ -126,6 +134,7 @@ class Audio:
             version=self._version,
             crypto=crypto,
             single_codec=True,
+            rtcp_xr=self._reports,
         ).encode()
 
     def _choose(self, described: sdp.SessionDescription) -> tuple[sdp.Choice, list[str]] | None:
@@ -176,7 +185,7 @@ class Audio:
         self.choice = choice
         stream = self._open()
         codec = Codec(choice.codec.name.upper())
-        event = choice.telephone_event
+        event, noise = choice.telephone_event, choice.comfort_noise
         # An address of zeros is the old way to say hold (RFC 2543); nothing may be sent there.
         silent = choice.address in _NOBODY
         direction = Direction.INACTIVE if silent else Direction(choice.direction.value)
@@ -195,6 +204,10 @@ class Audio:
                 direction=direction,
                 media_timeout_s=timeout_s,
                 srtp=self._keying.agreed,
+                comfort_noise=noise.payload if noise else None,
+                suppress_silence=noise is not None,
+                xr_metrics=bool(self._reports) and choice.xr_metrics,
+                xr_round_trip=bool(self._reports) and choice.xr_round_trip,
             )
         )
         # Digits come in the audio only where no telephone-event was negotiated: never twice.

@@ -138,6 +138,8 @@ class Calls:
             media_timeout_s=self._config.media_timeout_s,
             country=self._config.country,
             events=who.dtmf is not DtmfMode.INBAND,
+            reports=self._config.rtcp_xr,
+            noise=self._config.comfort_noise,
         )
 
     def invited(self, event: sip.Invited) -> None:

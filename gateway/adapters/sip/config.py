@@ -225,6 +225,10 @@ class SipSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     realm: str = "crosspoint"
     codecs: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("G722", "PCMA", "PCMU")
     """In order of preference: ``G722``, ``PCMA``, ``PCMU``."""
+    comfort_noise: bool = False
+    """Offer and take comfort noise (RFC 3389, type 13): silence is then no packets but a level."""
+    rtcp_xr: bool = True
+    """Offer and answer extended reports of voice quality (RFC 3611)."""
     srtp_over: SrtpOver = SrtpOver.TLS
     digest: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("SHA-256",)
     """Digest algorithms offered to phones, best first. Older phones only know ``MD5``, and some
