@@ -45,7 +45,7 @@ from gateway.protocols.sip.headers import Reason
 from gateway.protocols.sip.message import Request, Response, parse_datagram
 from gateway.protocols.sip.transaction import Flow
 from gateway.protocols.sip.uri import parse_uri
-from gateway.testing import Scenario, TestHost, check_adapter
+from gateway.testing import Scenario, TestHost, check_adapter, until
 from gateway.testing.audio import tone, write_wav
 
 LOCAL = ("127.0.0.1", 5060)
@@ -126,6 +126,24 @@ async def test_it_keeps_every_promise(tmp_path: Path) -> None:
         ),
     )
     assert not report.unchecked, str(report)
+
+
+async def test_it_says_what_is_open_inside() -> None:
+    """Figures that have to be again after a call what they were before it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        peer = f"sip:127.0.0.1:{silent.getsockname()[1]}"
+        host = TestHost("sip")
+        trunks = {"far": {"peer": peer, "keepalive_s": 0, "no_response_s": 1}}
+        adapter = host.make(Sip, section(trunks=trunks))
+        assert adapter.holds() == {}
+        async with host.running():
+            assert set(adapter.holds().values()) == {0}
+            host.dial("sip/far", "1")
+            assert adapter.holds()["sessions"] == adapter.holds()["transactions"] == 1
+            await host.wait_for(LegEnded)
+            await until(lambda: adapter.holds()["sessions"] == 0, "no session is open")
+        assert not host.counters["certificate_reloads"], "without TLS there are no certificates"
 
 
 # Configuration
