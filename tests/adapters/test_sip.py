@@ -573,6 +573,32 @@ async def test_too_many_connections_of_one_address_are_cut() -> None:
             each.close()
 
 
+async def test_the_oldest_silent_connection_makes_room() -> None:
+    async with trunk(max_connections=2) as (adapter, host, _):
+        port = adapter.ports["tcp"]
+        first, one = await asyncio.open_connection("127.0.0.1", port)
+        second, two = await asyncio.open_connection("127.0.0.1", port)
+        two.write(b"OPTIONS sip:box SIP/2.0\r\n")
+        await until(lambda: len(adapter._wires._silent) == 1, "the second is heard")
+        newest, three = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(first.read(1), 5.0) == b""
+        three.write(
+            b"OPTIONS sip:box SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1;branch=z9hG4bKx\r\n"
+            b"From: <sip:a@b>;tag=1\r\nTo: <sip:box>\r\nCall-ID: c\r\nCSeq: 1 OPTIONS\r\n"
+            b"Content-Length: 0\r\n\r\n"
+        )
+        assert (await asyncio.wait_for(newest.readline(), 5.0)).startswith(b"SIP/2.0 ")
+        assert not second.at_eof(), "who has begun to speak stays"
+        # Both have spoken: now a fourth is one too many.
+        fourth, four = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(fourth.read(1), 5.0) == b""
+        assert host.counters["connections_refused"] == 1
+        for each in (one, two, three, four):
+            each.close()
+
+
 async def test_a_flood_of_garbage_leaves_calls_alone() -> None:
     async with trunk() as (adapter, host, peer):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as noisy:

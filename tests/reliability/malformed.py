@@ -63,16 +63,22 @@ SDP = (
 )
 
 
+def _fill(text: bytes, number: int, host: str, port: int) -> bytes:
+    # No formatting: what is put in may hold percent signs of its own.
+    for name, value in ((b"%(host)s", host), (b"%(port)d", port), (b"%(n)d", number)):
+        text = text.replace(name, str(value).encode())
+    return text.replace(b"%(n)x", b"%x" % number)
+
+
 def message(
     number: int, host: str, port: int, spoilt: dict[bytes, bytes], body: bytes = SDP,
     first: bytes = b"INVITE sip:1000@10.77.0.2 SIP/2.0", extra: bytes = b"",
     length: bytes = b"",
 ) -> bytes:  # fmt: skip
     """An INVITE whose fields are as `spoilt` says."""
-    facts = {b"n": number, b"host": host.encode(), b"port": port}
 
     def fill(text: bytes) -> bytes:
-        return text % facts if b"%(" in text else text
+        return _fill(text, number, host, port)
 
     lines = [first]
     for name, value in FIELDS.items():
@@ -95,11 +101,7 @@ def messages(host: str, port: int, seed: int = 22) -> Iterator[tuple[str, bytes]
         for name in ("long", "format", "quotes", "parameters", "eight"):
             # Behind what is good: a parser gets further.
             number += 1
-            text = (
-                FIELDS[field] % {b"n": number, b"host": host.encode(), b"port": port}
-                if b"%(" in FIELDS[field]
-                else FIELDS[field]
-            )
+            text = _fill(FIELDS[field], number, host, port)
             yield (
                 f"{field.decode()}+{name}",
                 message(number, host, port, {field: text + b";x=" + ANOMALIES[name]}),
