@@ -573,6 +573,22 @@ async def test_too_many_connections_of_one_address_are_cut() -> None:
             each.close()
 
 
+@pytest.mark.parametrize(
+    "address", ["box.example.org", "127.0\x00.0.1", "127.0\udc8d.0.1", "%", "."]
+)
+async def test_audio_to_what_is_no_address_is_refused(address: str) -> None:
+    """RFC 4566 section 5.7 allows names; nothing is looked up for audio."""
+    async with trunk() as (adapter, host, peer):
+        body = SDP.format(codec="0").replace("c=IN IP4 127.0.0.1", f"c=IN IP4 {address}")
+        n_octets = len(body.encode(errors="surrogateescape"))
+        text = peer.invite("c1", body=body).replace(f"h: {len(body)}", f"h: {n_octets}")
+        data = text.encode(errors="surrogateescape")
+        peer.sock.sendto(data, ("127.0.0.1", adapter.ports["udp"]))
+        await peer.expect(400)
+        assert not host.counters["faults"]
+        assert not host.counters["too_late"]
+
+
 async def test_the_oldest_silent_connection_makes_room() -> None:
     async with trunk(max_connections=2) as (adapter, host, _):
         port = adapter.ports["tcp"]

@@ -23,6 +23,7 @@ SOURCE = "10.77.1.30"
 # One lacks the empty line that ends its header, the other has less body than it says: a stream has
 # to wait for the rest.
 ENDLESS = ("baddn", "clerr")
+OPEN = ("sessions", "transactions", "pending")
 STRANGERS = """
 [adapters.sip.trunks.strange]
 peer = "sip:10.77.1.30:5060"
@@ -38,7 +39,9 @@ async def run(lab: Lab) -> None:
     # As a trunk its messages get through the door, to the parsers behind it.
     await lab.start(
         trunks=CALLER + CALLED + STRANGERS, sip="requests_per_s = 10000", media_timeout_s=60,
-        routes='[[routes]]\nname = "everybody"\nfrom = ["sip/strange"]\nconference = "room"\n',
+        routes='[[routes]]\nname = "everybody"\nfrom = ["sip/strange"]\nconference = "room"\n'
+        # Else the trace of the wires fills its 16 MB, and hides what is lost.
+        "[capture]\nsignalling_mb = 1\n",
     )  # fmt: skip
     caller, called = lab.ends()
     probe = lab.party("b", FURTHER[0])
@@ -54,7 +57,6 @@ async def run(lab: Lab) -> None:
     pairs = await lab.talk(caller, called, CALLS)
     await lab.hear(pairs, what="before")
     await _torture(lab, probe)
-    wall = time.time()
     worst = await _generated(lab, probe)
     lab.check(worst[0] <= CPU_S, f"{worst[1]} cost {1000 * worst[0]:.0f} ms of CPU")
     await lab.hear(pairs, what="after")
@@ -63,12 +65,13 @@ async def run(lab: Lab) -> None:
     await lab.end(caller, pairs)
     lab.figure(worst_cpu_ms=round(1000 * worst[0], 1), worst=worst[1])
     await _settled(lab)
-    # Each of a thousand calls that were let through leaves records and traces: both have bounds.
     grown = lab.daemon.rss_kb() - rss
     lab.figure(rss_over_all_mb=round(grown / 1024, 1))
-    lab.check(grown <= RSS_KB + 16 * 1024, f"memory {grown / 1024:+.1f} MB")
-    lab.rss_kb += 16 * 1024
-    assert wall
+    lab.check(grown <= RSS_KB, f"memory {grown / 1024:+.1f} MB over all")
+    # A trusted trunk's descriptions name addresses outside, and audio goes where they say: I7 says
+    # nothing here.
+    lab.figure(to_described_addresses=lab.net.counts()["strays"] - lab.was.strays)
+    lab.was.strays = lab.net.counts()["strays"]
     await lab.judge(caller, probe, records=False)
 
 
@@ -77,7 +80,7 @@ async def _settled(lab: Lab) -> None:
     deadline = time.monotonic() + 75.0
     while time.monotonic() < deadline:
         held = await lab.daemon.held()
-        if held['adapter_holds{adapter="sip",what="sessions"}'] == 0:
+        if not any(held[f'adapter_holds{{adapter="sip",what="{each}"}}'] for each in OPEN):
             return
         await asyncio.sleep(0.5)
 
@@ -90,12 +93,16 @@ async def _torture(lab: Lab, probe: Any) -> None:
             continue
         for transport in ("udp", "tcp"):
             good = 0
+            # The same octets over another transport are a retransmission while the first are known.
+            await _settled(lab)
             for name, case in sorted(cases.items()):
                 data, closed = octets(corpus, name), False
+                silent = case["kind"] == "response" or case["verdict"] == "drop"
+                wait_s = 0.6 if silent or name in ENDLESS else 3.0
                 if transport == "udp":
-                    codes = await _over_udp(lab, data, case.get("reply_port") or 5060)
+                    codes = await _over_udp(lab, data, case.get("reply_port") or 5060, wait_s)
                 else:
-                    codes, closed = await _over_tcp(lab, data)
+                    codes, closed = await _over_tcp(lab, data, wait_s)
                 if transport == "tcp" and name in ENDLESS:
                     right = not codes and not closed
                 else:
@@ -112,8 +119,8 @@ async def _torture(lab: Lab, probe: Any) -> None:
             lab.figures[f"{corpus}_{transport}"] = f"{good}/{len(cases)}"
 
 
-async def _over_udp(lab: Lab, data: bytes, port: int) -> list[int]:
-    """Codes that come back within half a second; sources: no answer of the last one's."""
+async def _over_udp(lab: Lab, data: bytes, port: int, wait_s: float) -> list[int]:
+    """Codes that come back, up to a final one."""
     codes: list[int] = []
     with contextlib.ExitStack() as stack:
         socks: dict[int, socket.socket] = {}
@@ -122,7 +129,7 @@ async def _over_udp(lab: Lab, data: bytes, port: int) -> list[int]:
             stack.callback(socks[number].close)
         socks[5060].sendto(data, (GATEWAY, 5060))
         ids = re.search(rb"(?im)^(?:call-id|i)\s*:\s*(\S+)", data)
-        until = time.monotonic() + 0.6
+        until = time.monotonic() + wait_s
         while time.monotonic() < until:
             await asyncio.sleep(0.02)
             for sock in socks.values():
@@ -137,7 +144,8 @@ async def _over_udp(lab: Lab, data: bytes, port: int) -> list[int]:
     return codes
 
 
-async def _over_tcp(lab: Lab, data: bytes) -> tuple[list[int], bool]:
+async def _over_tcp(lab: Lab, data: bytes, wait_s: float) -> tuple[list[int], bool]:
+    """Codes that come back, up to a final one, and whether the connection was closed."""
     sock = lab.net.tcp("a", SOURCE)
     loop = asyncio.get_running_loop()
     heard, closed = b"", False
@@ -145,10 +153,13 @@ async def _over_tcp(lab: Lab, data: bytes) -> tuple[list[int], bool]:
         await loop.sock_connect(sock, (GATEWAY, 5060))
         await loop.sock_sendall(sock, data)
         with contextlib.suppress(TimeoutError, OSError):
-            async with asyncio.timeout(0.6):
+            async with asyncio.timeout(wait_s):
                 while chunk := await loop.sock_recv(sock, 65535):
                     heard += chunk
-                closed = True
+                    if re.search(rb"(?m)^SIP/2\.0 [2-6]\d\d ", heard):
+                        break
+                else:
+                    closed = True
     finally:
         sock.close()
     return [int(code) for code in re.findall(rb"(?m)^SIP/2\.0 (\d{3}) ", heard)], closed

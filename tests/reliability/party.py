@@ -132,6 +132,8 @@ class Party:
         """What came and belongs to nothing."""
         self.last_retry_after = ""
         """Retry-After of the last refusal of a call of ours."""
+        self.mute = False
+        """Nothing is heard or said, as of a dead host."""
         self.challenge_byes = ""
         """What a BYE is challenged with, as who wants to learn a password does."""
         self.greeting = ""
@@ -159,7 +161,7 @@ class Party:
                 data, source = self._sock.recvfrom(65535)
             except OSError:
                 return
-            if len(data) < 20:
+            if len(data) < 20 or self.mute:
                 continue
             message = parse(data, source)
             if message.status:

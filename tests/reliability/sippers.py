@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import os
 import signal
 import subprocess
 from pathlib import Path
@@ -53,10 +52,6 @@ class Sipp:
                 if self.process.poll() is not None:
                     return
                 await asyncio.sleep(0.05)
-
-    def freeze(self, on: bool) -> None:
-        """Let it be silent, as a dead host is."""
-        os.kill(self.process.pid, signal.SIGSTOP if on else signal.SIGCONT)
 
     def figures(self) -> dict[str, int]:
         """The last counters it has written."""
