@@ -7,7 +7,7 @@ PIP    := PYTHONWARNINGS=ignore $(BIN)/pip install -q --disable-pip-version-chec
 SIPPY  := build/bench/bin/b2bua_simple
 NATIVE := $(wildcard gateway/*/*.pyx gateway/*/*.pxd gateway/*/*.c gateway/*/*.h)
 
-.PHONY: run test lint build bench soak sanitize arm64 dist clean
+.PHONY: run test lint build bench soak reliability sanitize arm64 dist clean
 
 run: $(VENV)/run.stamp card       ## the lab: a call, an alarm, and then your turn
 	@[ "$$(id -u)" -eq 0 ] || echo "The virtual line card needs root: asking sudo."
@@ -37,6 +37,11 @@ bench: $(VENV)/test.stamp $(SIPPY) ## figures against peers in the same run
 
 soak: $(VENV)/test.stamp          ## an hour of calls: what does it hold on to
 	@$(BIN)/python -m tests.soak
+
+# NUMBERS="4 17" for some of them, ARGS=--ci for the short ones.
+reliability: $(VENV)/test.stamp   ## faults and attacks on a running gateway, in network namespaces
+	@if [ "$$(id -u)" -eq 0 ]; then $(BIN)/python -m tests.reliability $(ARGS) $(NUMBERS); \
+	else sudo $(BIN)/python -m tests.reliability $(ARGS) $(NUMBERS); fi
 
 sanitize: $(VENV)/test.stamp      ## the compiled parts under the address, UB and leak sanitizers
 	@tests/sanitize.sh

@@ -27,7 +27,7 @@ A16  a leg that borrowed gives back at its end, and ends when what it borrowed i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -227,6 +227,11 @@ class Adapter:
     def doubts(self) -> Iterable[tuple[tuple[str, ...], str, str]]:
         """What is probably not meant in the configuration: key below the section, what, remedy."""
         return ()
+
+    def holds(self) -> Mapping[str, int]:
+        """How much of what is open inside, by name (transactions, dialogs...). After the last call
+        each must be again what it was before the first one. Called at any time."""
+        return {}
 
     async def run(self) -> None:
         """Open, call `Host.ready`, serve until cancelled, end every leg (A03, A04).

@@ -5,6 +5,7 @@ Names and units follow https://prometheus.io/docs/practices/naming/.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections import Counter
@@ -101,6 +102,7 @@ def _bus(gateway: Gateway) -> Iterator[Metric]:
         "configuration_generation", "Configurations applied since the start.", gateway.generation
     )
     yield _gauge("event_queue_length", "Events that wait for the switchboard.", gateway.waiting)
+    yield _gauge("tasks", "Tasks of the event loop.", len(asyncio.all_tasks()))
     yield _labelled(
         CounterMetricFamily, "bus_messages", "Events and actions handled.", ("kind",),
         (((kind,), n) for kind, n in gateway.handled.items()),
@@ -202,6 +204,11 @@ def _places(gateway: Gateway) -> Iterator[Metric]:
             for host in hosts
             for name, n in sorted(host.counters.items())
         ),
+    )  # fmt: skip
+    yield _labelled(
+        GaugeMetricFamily, "adapter_holds", "What the adapter has open inside.",
+        ("adapter", "what"),
+        (((host.name, name), n) for host in hosts for name, n in host.adapter.holds().items()),
     )  # fmt: skip
     conditions: Counter[tuple[str, ...]] = Counter()
     for place in gateway.switchboard.endpoints.values():

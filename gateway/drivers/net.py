@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
 import socket
 import ssl
 from collections import deque
@@ -10,6 +11,10 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 from gateway.errors import DeviceError
+
+# What asyncio sets aside for each TLS connection is 256 KiB: a thousand telephones, or a hog, would
+# take 256 MB. A record has 16 KiB at most (RFC 8446 section 5.1).
+asyncio.sslproto.SSLProtocol.max_size = 32 * 1024
 
 Address = tuple[str, int]
 

@@ -238,9 +238,11 @@ static void received(ce_engine *e, ce_stream *s, const struct io_uring_cqe *c)
     int n = c->res - (int)sizeof *o - NAME_BYTES;
     if (s->leaving)
         ce_uring_unwatch(s);
-    else if (e->flush_rx)
+    else if (e->flush_rx) {
         s->c.late++;
-    else if (n < 0 || o->flags & MSG_TRUNC)
+        /* The ring gives a few of them at a time: the rest would come when nobody flushes. */
+        ce_rtp_readable(e, s);
+    } else if (n < 0 || o->flags & MSG_TRUNC)
         s->c.refused++;
     else
         ce_rtp_packet(s, b + sizeof *o + NAME_BYTES, n, (const ce_addr *)(b + sizeof *o));

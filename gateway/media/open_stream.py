@@ -62,7 +62,7 @@ def _is_address(text: str) -> bool:
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             socket.inet_pton(family, text.partition("%")[0])
-        except OSError:
+        except (OSError, ValueError):  # what cannot be encoded, or holds a zero octet
             continue
         return True
     return False

@@ -45,7 +45,7 @@ from gateway.protocols.sip.headers import Reason
 from gateway.protocols.sip.message import Request, Response, parse_datagram
 from gateway.protocols.sip.transaction import Flow
 from gateway.protocols.sip.uri import parse_uri
-from gateway.testing import Scenario, TestHost, check_adapter
+from gateway.testing import Scenario, TestHost, check_adapter, until
 from gateway.testing.audio import tone, write_wav
 
 LOCAL = ("127.0.0.1", 5060)
@@ -126,6 +126,24 @@ async def test_it_keeps_every_promise(tmp_path: Path) -> None:
         ),
     )
     assert not report.unchecked, str(report)
+
+
+async def test_it_says_what_is_open_inside() -> None:
+    """Figures that have to be again after a call what they were before it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        peer = f"sip:127.0.0.1:{silent.getsockname()[1]}"
+        host = TestHost("sip")
+        trunks = {"far": {"peer": peer, "keepalive_s": 0, "no_response_s": 1}}
+        adapter = host.make(Sip, section(trunks=trunks))
+        assert adapter.holds() == {}
+        async with host.running():
+            assert set(adapter.holds().values()) == {0}
+            host.dial("sip/far", "1")
+            assert adapter.holds()["sessions"] == adapter.holds()["transactions"] == 1
+            await host.wait_for(LegEnded)
+            await until(lambda: adapter.holds()["sessions"] == 0, "no session is open")
+        assert not host.counters["certificate_reloads"], "without TLS there are no certificates"
 
 
 # Configuration
@@ -552,6 +570,48 @@ async def test_too_many_connections_of_one_address_are_cut() -> None:
             assert await asyncio.wait_for(reader.read(1), 5.0) == b""
         assert host.counters["connections_refused"] == 1
         for each in [*writers, writer]:
+            each.close()
+
+
+@pytest.mark.parametrize(
+    "address", ["box.example.org", "127.0\x00.0.1", "127.0\udc8d.0.1", "%", "."]
+)
+async def test_audio_to_what_is_no_address_is_refused(address: str) -> None:
+    """RFC 4566 section 5.7 allows names; nothing is looked up for audio."""
+    async with trunk() as (adapter, host, peer):
+        body = SDP.format(codec="0").replace("c=IN IP4 127.0.0.1", f"c=IN IP4 {address}")
+        n_octets = len(body.encode(errors="surrogateescape"))
+        text = peer.invite("c1", body=body).replace(f"h: {len(body)}", f"h: {n_octets}")
+        data = text.encode(errors="surrogateescape")
+        peer.sock.sendto(data, ("127.0.0.1", adapter.ports["udp"]))
+        await peer.expect(400)
+        assert not host.counters["faults"]
+        assert not host.counters["too_late"]
+
+
+async def test_the_oldest_silent_connection_makes_room() -> None:
+    async with trunk(max_connections=2) as (adapter, host, _):
+        port = adapter.ports["tcp"]
+        first, one = await asyncio.open_connection("127.0.0.1", port)
+        second, two = await asyncio.open_connection("127.0.0.1", port)
+        two.write(b"OPTIONS sip:box SIP/2.0\r\n")
+        await until(lambda: len(adapter._wires._silent) == 1, "the second is heard")
+        newest, three = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(first.read(1), 5.0) == b""
+        three.write(
+            b"OPTIONS sip:box SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1;branch=z9hG4bKx\r\n"
+            b"From: <sip:a@b>;tag=1\r\nTo: <sip:box>\r\nCall-ID: c\r\nCSeq: 1 OPTIONS\r\n"
+            b"Content-Length: 0\r\n\r\n"
+        )
+        assert (await asyncio.wait_for(newest.readline(), 5.0)).startswith(b"SIP/2.0 ")
+        assert not second.at_eof(), "who has begun to speak stays"
+        # Both have spoken: now a fourth is one too many.
+        fourth, four = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(ConnectionError):
+            assert await asyncio.wait_for(fourth.read(1), 5.0) == b""
+        assert host.counters["connections_refused"] == 1
+        for each in (one, two, three, four):
             each.close()
 
 

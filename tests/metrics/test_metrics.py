@@ -96,6 +96,7 @@ def test_what_happened_is_counted(busy: Any) -> None:
     assert found['crosspoint_alarms{state="active"}'] == 0
     assert found['crosspoint_bus_messages_total{kind="event"}'] > 10
     assert found["process_resident_memory_bytes"] > 1e6
+    assert 3 <= found["crosspoint_tasks"] < 50
 
 
 @needs_promtool

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from gateway.adapters.base import Adapter, Host
@@ -94,6 +94,20 @@ class Sip(Adapter):
     def ports(self) -> dict[str, int]:
         """Listening port by transport, once `run` has opened them."""
         return self._wires.ports
+
+    def holds(self) -> Mapping[str, int]:
+        agent = self._agent
+        if agent is None:
+            return {}
+        core = agent.core
+        return {
+            "transactions": len(core.clients) + len(core.servers),
+            "dialogs": len(core.dialogs),
+            "sessions": len(core.sessions),
+            "pending": len(core.pending) + len(core.invited) + len(core.kept),
+            "subscriptions": len(core.subscriptions),
+            "connections": len(core.connections),
+        }
 
     async def run(self) -> None:
         self._stopping = False

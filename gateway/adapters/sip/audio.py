@@ -10,6 +10,7 @@ from gateway.adapters.sip.keying import Keying
 from gateway.errors import PeerError
 from gateway.media.streams import Codec, Direction, RtpSpec, Stream, StreamOptions
 from gateway.protocols import sdp
+from gateway.protocols.sip.locating import is_address
 
 _KNOWN: Final = {"G722": sdp.G722, "PCMA": sdp.PCMA, "PCMU": sdp.PCMU}
 _NOBODY: Final = ("0.0.0.0", "::")
@@ -182,6 +183,8 @@ class Audio:
         return self.offer()
 
     def _apply(self, choice: sdp.Choice) -> None:
+        if not is_address(choice.address):
+            raise PeerError(f"{choice.address!r} is no IP address: names are not looked up")
         self.choice = choice
         stream = self._open()
         codec = Codec(choice.codec.name.upper())

@@ -65,7 +65,8 @@ class Keys:
     def refresh(self) -> None:
         """Take files that changed; damaged or half-written ones are not taken, and told once."""
         stamps = self._look()
-        if stamps == self._stamps:
+        # What was never loaded is read when it is first wanted.
+        if not self._stamps or stamps == self._stamps:
             return
         try:
             self.load()

@@ -207,9 +207,17 @@ class Wires(StreamOwner):
         if not self.admits(host):
             self._host.count("denied")
             return False
-        if full or self._per_source[source] >= self._config.max_connections_per_address:
+        if self._per_source[source] >= self._config.max_connections_per_address:
             self._host.count("connections_refused")
             return False
+        if full:
+            # Who has said nothing yet makes room: else a thousand silent ones keep everybody out.
+            oldest = next(iter(self._silent), None)
+            if oldest is None:
+                self._host.count("connections_refused")
+                return False
+            self._silent[oldest].cancel()
+            self._cut(oldest)
         self._arrived.add(connection)
         self._per_source[source] += 1
         return True
