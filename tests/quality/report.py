@@ -12,6 +12,7 @@ class Report:
     """Collects what was measured; prints as it comes."""
 
     def __init__(self) -> None:
+        self.about = machine()
         self.rows: list[dict[str, Any]] = []
         self.missed = 0
         self.met = 0
@@ -41,9 +42,8 @@ class Report:
         else:
             print(f"\nall {total} targets met", flush=True)
         if save:
-            about = machine()
             for row in self.rows:
-                keep("quality", {**about, **row})
+                keep("quality", {**self.about, **row})
         return int(self.missed > 0)
 
 
