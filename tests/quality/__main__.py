@@ -23,6 +23,10 @@ import structlog
 
 from tests.quality.report import Report
 
+TRIES = 3
+STALL_S = 0.03
+"""Lines, stations and radios share a program with the gateway: a part that missed its targets
+while that stood still says nothing, and is measured again."""
 PARTS = ("dtmf", "rtp", "line", "intercom", "radio")
 
 
@@ -41,8 +45,14 @@ def main() -> None:
         began = time.monotonic()
         report.say(f"\n== {part}: python -m tests.quality {part}")
         measure = importlib.import_module(f"tests.quality.{part}").measure
-        with tempfile.TemporaryDirectory(prefix="quality-") as home:
-            asyncio.run(measure(report, Path(home), quick=args.quick))
+        for again in range(TRIES):
+            found = Report()
+            with tempfile.TemporaryDirectory(prefix="quality-") as home:
+                asyncio.run(measure(found, Path(home), quick=args.quick))
+            if not found.missed or found.stall_s < STALL_S or again == TRIES - 1:
+                break
+            report.say(f"the machine stood still for {found.stall_s:.2f} s: once more")
+        report.take(found)
         report.say(f"({time.monotonic() - began:.0f} s)")
     sys.exit(report.end(save=args.save))
 

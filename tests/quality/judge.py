@@ -56,6 +56,8 @@ class Weather:
     """Each packet comes so much later at most; none overtakes another."""
     burst: bool = False
     """Losses come three in a row on average."""
+    pattern: int = 0
+    """Which of several networks of this kind: a few bursts are no average."""
 
     def __str__(self) -> str:
         words = [f"{self.loss:g} % lost" + (" in bursts" if self.burst else "")] * bool(self.loss)
@@ -64,7 +66,10 @@ class Weather:
 
     def schedule(self, n: int) -> list[tuple[float, int]]:
         """When each of `n` packets is sent, in seconds; those that are lost are left out."""
-        losing, shaking = random.Random(f"loss {self.loss} {self.burst}"), random.Random("jitter")
+        losing, shaking = (
+            random.Random(f"loss {self.loss} {self.burst} {self.pattern}"),
+            random.Random("jitter"),
+        )
         found: list[tuple[float, int]] = []
         before, bad = 0.0, False
         for i in range(n):
@@ -84,6 +89,7 @@ RATES = tuple(Weather(loss) for loss in (0, 1, 3, 5, 10))
 BURSTS = tuple(Weather(loss, burst=True) for loss in (3, 10))
 SHAKEN = tuple(Weather(loss, jitter) for jitter in (20, 40, 60) for loss in (0, 3))
 WEATHERS = RATES + BURSTS + SHAKEN
+PATTERNS = 3
 
 
 def repeated(frames: dict[int, np.ndarray], n: int, n_samples: int) -> np.ndarray:

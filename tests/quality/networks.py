@@ -115,6 +115,15 @@ def _depths(gateway: Gateway) -> dict[int, int]:
     return found
 
 
+async def _watch(report: Report) -> None:
+    """Note how long this program stands still."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + 0.01
+        await asyncio.sleep(0.01)
+        report.stall_s = max(report.stall_s, loop.time() - due)
+
+
 async def play(
     report: Report, part: str, name: str, gateway: Box, trunk: Trunk,
     places: Sequence[tuple[Place, Weather]], material: Material, ceiling_pcm: np.ndarray | None,
@@ -152,11 +161,13 @@ async def play(
     await process.stdin.drain()
     ended = asyncio.create_task(process.wait())
     stated: dict[int, list[int]] = {}
+    watching = asyncio.create_task(_watch(report))
     while not ended.done():
         await asyncio.wait({ended}, timeout=1.0)
         if not ended.done():
             for port, depth in _depths(gateway.gateway).items():
                 stated.setdefault(port, []).append(depth)
+    watching.cancel()
     sent = pickle.loads(out.read_bytes())["sent"]
     for i, (place, weather) in enumerate(places):
         listened = await place.heard()

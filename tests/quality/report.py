@@ -16,7 +16,15 @@ class Report:
         self.rows: list[dict[str, Any]] = []
         self.missed = 0
         self.met = 0
+        self.stall_s = 0.0
+        """How long this program, of which gateway and stations are a part, stood still at worst."""
         self._header: list[str] = []
+
+    def take(self, part: Report) -> None:
+        """What a part has measured counts."""
+        self.rows += part.rows
+        self.met += part.met
+        self.missed += part.missed
 
     def say(self, text: str) -> None:
         """A remark."""

@@ -9,7 +9,7 @@ import shutil
 import statistics
 import struct
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from tests.quality.judge import (
     G722,
+    PATTERNS,
     PCMA,
     PCMU,
     WEATHERS,
@@ -193,6 +194,11 @@ async def measure(report: Report, home: Path, *, quick: bool = False) -> None:
     """All pairs in all weathers."""
     material = Material(home)
     weathers = WEATHERS[:5] if quick else WEATHERS
+    streams = tuple(
+        replace(weather, pattern=k)
+        for weather in weathers
+        for k in range(PATTERNS if weather.burst else 1)
+    )
     other = shutil.which("rtpengine") is not None
     if not other:
         report.say("rtpengine is not installed: no comparison (apt-get install rtpengine-daemon)")
@@ -202,14 +208,25 @@ async def measure(report: Report, home: Path, *, quick: bool = False) -> None:
         folder.mkdir()
         common = (material, near, far)
         # At the same time, so that what else the machine does strikes both.
-        runs = [_through(Ours, *common, folder / "ours", weathers)]
-        runs += [_through(Rtpengine, *common, folder / "theirs", weathers)] * other
+        runs = [_through(Ours, *common, folder / "ours", streams)]
+        runs += [_through(Rtpengine, *common, folder / "theirs", streams)] * other
         ours, *theirs = [
-            _listen(material, far, weathers, late, *run) for run in await asyncio.gather(*runs)
+            _listen(material, far, streams, late, *run) for run in await asyncio.gather(*runs)
         ]
         ceiling = mos(material, chain(*common, Weather()))
-        lost = {(w.loss, w.burst): w for w in reversed(weathers)}
-        plain = {key: mos(material, chain(*common, w)) for key, w in lost.items()}
         for weather in weathers:
-            _judge(report, near, far, weather, ours[weather], plain[weather.loss, weather.burst],
-                   ceiling, theirs[0][weather] if theirs else None)  # fmt: skip
+            alike = [each for each in streams if replace(each, pattern=0) == weather]
+            plain = [mos(material, chain(*common, replace(w, jitter_ms=0))) for w in alike]
+            merged = [_mean([heard[w] for w in alike]) for heard in (ours, *theirs)]
+            _judge(report, near, far, weather, merged[0], statistics.mean(plain), ceiling,
+                   merged[1] if theirs else None)  # fmt: skip
+
+
+def _mean(heard: list[Heard]) -> Heard:
+    """Several calls in weather of the same kind."""
+    buffers = [each.buffer_ms for each in heard if each.buffer_ms is not None]
+    return Heard(
+        statistics.mean(each.mos for each in heard),
+        [delay for each in heard for delay in each.delays_ms],
+        statistics.mean(buffers) if buffers else None,
+    )
