@@ -7,7 +7,7 @@ PIP    := PYTHONWARNINGS=ignore $(BIN)/pip install -q --disable-pip-version-chec
 SIPPY  := build/bench/bin/b2bua_simple
 NATIVE := $(wildcard gateway/*/*.pyx gateway/*/*.pxd gateway/*/*.c gateway/*/*.h)
 
-.PHONY: run test lint build bench soak reliability sanitize arm64 dist clean
+.PHONY: run test lint build bench quality soak reliability sanitize arm64 dist clean
 
 run: $(VENV)/run.stamp card       ## the lab: a call, an alarm, and then your turn
 	@[ "$$(id -u)" -eq 0 ] || echo "The virtual line card needs root: asking sudo."
@@ -34,6 +34,10 @@ build: $(VENV)/build.stamp        ## the compiled parts, in place
 
 bench: $(VENV)/test.stamp $(SIPPY) ## figures against peers in the same run
 	@$(BIN)/python -m tests.bench
+
+quality: $(VENV)/test.stamp card   ## speech through real calls: delay, MOS, digits
+	@$(PIP) -e .[quality]
+	@$(BIN)/python -m tests.quality
 
 soak: $(VENV)/test.stamp          ## an hour of calls: what does it hold on to
 	@$(BIN)/python -m tests.soak

@@ -4,7 +4,9 @@
 #include <string.h>
 
 enum {
-    RELAY_SILENT_MS = 60,  /* the sender paused: keep the far end's RTP alive ourselves */
+    /* The sender paused: keep the far end's RTP alive ourselves. A burst of losses is no pause: the
+     * far end conceals it better than silence of ours would, and is to know of it. */
+    RELAY_SILENT_MS = 200,
     RELAY_BURST_MS = 1000, /* timestamps further ahead than this are no burst but a jump */
     RELAY_LEVEL_EVERY = 8, /* packets per level sample of an untouched G.711 payload */
     FSK_IDLE_MS = 100,

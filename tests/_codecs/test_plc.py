@@ -1,4 +1,4 @@
-"""Concealment: a steady voice goes on, fades by the book, and nothing clicks."""
+"""Concealment: a steady voice goes on, fades, and nothing clicks."""
 
 import itertools
 
@@ -50,8 +50,9 @@ def test_fades_and_falls_silent() -> None:
     rms = [np.sqrt((heard[i * 80 : i * 80 + 80] ** 2).mean()) for i in range(40, 60)]
     assert rms[0] == pytest.approx(np.sqrt((pcm.astype(float) ** 2).mean()), rel=0.15)
     assert all(later <= sooner * 1.25 for sooner, later in itertools.pairwise(rms))
-    assert rms[2] < 0.9 * rms[0]
-    assert max(rms[6:]) == 0.0  # 60 ms
+    assert rms[1] > 0.9 * rms[0]  # one packet of 20 ms is not attenuated
+    assert rms[6] < 0.8 * rms[0]
+    assert max(rms[16:]) == 0.0  # 160 ms
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])

@@ -11,7 +11,6 @@
 #include "fsk_impl.h"
 #include "g711_impl.h"
 #include "g722_impl.h"
-#include "jitter_impl.h"
 #include "mix_impl.h"
 #include "plc_impl.h"
 #include "resample_impl.h"
@@ -68,17 +67,6 @@ static void concealed(void)
         cp_plc_lost(&plc, out16[0], 160);
     else
         cp_plc_good(&plc, out16[0], 160);
-}
-
-static void through_jitter(cp_jitter *j)
-{
-    static uint16_t seq;
-    static int64_t now;
-    cp_jitter_frame frame;
-    cp_jitter_put(j, seq, (uint32_t)seq * 160, 1, 0, 0, octets[0], 160, now);
-    seq++;
-    now += 20000000;
-    cp_jitter_get(j, now, &frame);
 }
 
 int main(void)
@@ -138,10 +126,6 @@ int main(void)
     BENCH("conceal-5-percent", 1, concealed());
     cp_fsk_rx_init(&fsk, CP_FSK_BELL202, 8000);
     BENCH("fsk-receive", 1, cp_fsk_rx_push(&fsk, narrow[0], 160, out8[0], 160));
-    cp_jitter *jitter = aligned_alloc(64, (cp_jitter_size(64, 960) + 63) & ~(size_t)63);
-    cp_jitter_init(jitter, 64, 960, 8000, 20, 200);
-    BENCH("jitter-put-get", 1, through_jitter(jitter));
-    free(jitter);
 
     void *lib = dlopen("libspandsp.so.2", RTLD_NOW);
     if (!lib)

@@ -1,17 +1,21 @@
 """Nanoseconds of CPU per 20 ms frame and channel of the codec kernels, beside foreign libraries.
 
-    python tests/bench/codecs.py
+    python -m tests.bench.codecs [--save]
 
 Needs gcc. spandsp, libg722 (PyPI G722) and libavcodec (ffmpeg) are compared where present; trust
-the ratios of one run, not the absolute figures.
+the ratios of one run, not the absolute figures. ``--save`` appends to
+``tests/bench/history/codecs.jsonl``.
 """
 
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tests.bench.machine import keep, machine
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,6 +83,7 @@ def libavcodec() -> dict[str, float]:
 
 
 def main() -> None:
+    about = machine()
     figures = kernels() | libg722() | libavcodec()
     foreign = {name: ns for name, ns in figures.items() if ":" in name}
     for name, ns in figures.items():
@@ -90,6 +95,8 @@ def main() -> None:
             if name.startswith(other.split(":")[1])
         ]
         print(f"{name:24}{ns:9.1f} ns   {'   '.join(ratios)}")
+    if "--save" in sys.argv[1:]:
+        keep("codecs", {**about, "ns": {name: round(ns, 1) for name, ns in figures.items()}})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -233,3 +234,36 @@ async def test_a_relayed_sender_may_send_in_bursts(engine, peer, leg, right):
     await pace(2.1, seven_at_once, listen(b))
     heard = b.pcm()[-8800:-800]
     assert level_at(heard, 701) == pytest.approx(-13, abs=1.5), "no silence of ours in between"
+
+
+async def test_the_far_end_of_a_relay_knows_what_was_lost(engine, peer, leg):
+    a, b = peer(), peer()
+    sa, sb = leg(a), leg(b)
+    engine.open_bridge("pair")
+    engine.join("pair", sa)
+    engine.join("pair", sb)
+    lost = {30, 50, 51, 52, 53}
+    times: list[float] = []
+
+    def speak(i):
+        a.collect()
+        times.append(time.monotonic())
+        if i in lost:
+            a.seq += 1
+            a.ts += 160
+        else:
+            a.send(bytes([i]) * 160, sa.local)  # each packet says its number
+
+    for _ in range(5):
+        times.clear()
+        b.packets.clear()
+        await pace(1.6, speak, listen(b))
+        # A busy machine may itself make a pause, which is filled.
+        if max(y - x for x, y in pairwise(times)) < 0.08:
+            break
+    heard = [p for p in b.audio() if 20 < p.payload[0] < 75 and len(set(p.payload)) == 1]
+    assert {p.payload[0] for p in heard} == set(range(21, 75)) - lost
+    base = heard[0]
+    for p in heard:
+        n = p.payload[0] - base.payload[0]
+        assert ((p.seq - base.seq) & 0xFFFF, (p.ts - base.ts) & 0xFFFFFFFF) == (n, 160 * n)

@@ -22,7 +22,7 @@ class Audio:
 
     __slots__ = (
         "_codecs", "_country", "_held", "_hides", "_host", "_id", "_keying", "_leg",
-        "_local_ip", "_media_timeout_s", "_offer", "_peer", "_shown_ip", "_towards",
+        "_local_ip", "_media_timeout_s", "_offer", "_peer", "_reports", "_shown_ip", "_towards",
         "_version", "choice", "stream", "why",
     )  # fmt: skip
 
