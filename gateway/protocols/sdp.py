@@ -98,8 +98,15 @@ GSM = Codec("GSM", 3)
 PCMA = Codec("PCMA", 8)
 G722 = Codec("G722", 9)
 CN = Codec("CN", 13)
+L16 = Codec("L16", 96, 16000)
+"""Linear, network byte order (RFC 3551 section 4.5.11); types for one channel are dynamic."""
+L16_8 = Codec("L16", 97, 8000)
+CN_16 = Codec("CN", 98, 16000)
+"""Comfort noise of streams with a clock of 16 kHz."""
 G729 = Codec("G729", 18)
 TELEPHONE_EVENT = Codec("telephone-event", 101, fmtp="0-16")
+TELEPHONE_EVENT_16 = Codec("telephone-event", 102, 16000, fmtp="0-16")
+"""Events have the clock of the audio that they stand in for (RFC 4733 section 2.1)."""
 
 STATIC = {
     codec.payload: codec

@@ -24,6 +24,7 @@ CODECS = {
     8: (Codec.PCMA, 8000),
     9: (Codec.G722, 16000),
     96: (Codec.L16, 16000),
+    97: (Codec.L16, 8000),
 }
 
 

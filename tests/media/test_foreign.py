@@ -15,10 +15,16 @@ pytestmark = [
     pytest.mark.interop,
     pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is missing"),
 ]
-NAMES = {0: ("PCMU", "pcm_mulaw", 8000), 8: ("PCMA", "pcm_alaw", 8000), 9: ("G722", "g722", 16000)}
+NAMES = {
+    0: ("PCMU", "pcm_mulaw", 8000),
+    8: ("PCMA", "pcm_alaw", 8000),
+    9: ("G722", "g722", 16000),
+    96: ("L16", "pcm_s16be", 16000),
+    97: ("L16", "pcm_s16be", 8000),
+}
 
 
-@pytest.mark.parametrize("pt", [0, 8, 9])
+@pytest.mark.parametrize("pt", NAMES)
 async def test_ffmpeg_sends_and_we_hear(engine, peer, leg, pt):
     source, ear = peer(pt), peer(0 if pt else 8)
     sa, sb = leg(source), leg(ear)
@@ -44,7 +50,8 @@ async def test_ffmpeg_sends_and_we_hear(engine, peer, leg, pt):
         "rtp",
         "-payload_type",
         str(pt),
-        f"rtp://127.0.0.1:{sa.local[1]}?localrtpport={source.port}&pkt_size=172",
+        f"rtp://127.0.0.1:{sa.local[1]}?localrtpport={source.port}"
+        f"&pkt_size={652 if pt == 96 else 332 if pt == 97 else 172}",
     )
     await pace(3.0, listen(ear))
     await process.wait()
@@ -53,7 +60,7 @@ async def test_ffmpeg_sends_and_we_hear(engine, peer, leg, pt):
     assert sa.stats().packets_lost == 0
 
 
-@pytest.mark.parametrize("pt", [0, 8, 9])
+@pytest.mark.parametrize("pt", NAMES)
 async def test_we_send_and_ffmpeg_hears(engine, peer, leg, tmp_path, pt):
     mouth, sink = peer(8 if pt != 8 else 0), peer(pt)
     sa, sb = leg(mouth), leg(sink)
@@ -63,7 +70,7 @@ async def test_we_send_and_ffmpeg_hears(engine, peer, leg, tmp_path, pt):
     sdp, out = tmp_path / "x.sdp", tmp_path / "x.wav"
     sdp.write_text(
         "v=0\no=- 1 1 IN IP4 127.0.0.1\ns=-\nc=IN IP4 127.0.0.1\nt=0 0\n"
-        f"m=audio {sink.port} RTP/AVP {pt}\na=rtpmap:{pt} {name}/8000\n"
+        f"m=audio {sink.port} RTP/AVP {pt}\na=rtpmap:{pt} {name}/{rate if pt >= 96 else 8000}\n"
     )
     engine.open_bridge("x")
     engine.join("x", sa)

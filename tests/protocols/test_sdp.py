@@ -296,3 +296,22 @@ def test_comfort_noise_has_the_clock_of_the_speech() -> None:
     choice = sdp.choose(sdp.make_offer([wide, noise], "192.0.2.1", 4000), [wide, noise])
     assert choice is not None
     assert choice.comfort_noise == noise
+
+
+def test_linear_audio_is_agreed_on_at_its_own_clock() -> None:
+    """RFC 3551 4.5.11: dynamic types; the offer's are answered."""
+    ours = [sdp.L16, sdp.L16_8, sdp.PCMA, sdp.TELEPHONE_EVENT, sdp.TELEPHONE_EVENT_16]
+    text = (
+        b"v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\n"
+        b"m=audio 4000 RTP/AVP 11 110 111 8 112 101\r\na=rtpmap:110 L16/16000/2\r\n"
+        b"a=rtpmap:111 L16/16000\r\na=rtpmap:112 telephone-event/16000\r\n"
+        b"a=rtpmap:101 telephone-event/8000\r\n"
+    )
+    choice = sdp.choose(sdp.parse(text), ours)
+    assert choice is not None
+    assert (choice.codec.payload, choice.codec.clock, choice.codec.channels) == (111, 16000, 1)
+    assert choice.telephone_event is not None
+    assert choice.telephone_event.payload == 112
+    narrow = sdp.choose(sdp.make_offer([sdp.L16_8], "192.0.2.1", 4000), ours)
+    assert narrow is not None
+    assert narrow.codec == sdp.L16_8

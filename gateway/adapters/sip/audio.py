@@ -12,9 +12,19 @@ from gateway.media.streams import Codec, Direction, RtpSpec, Stream, StreamOptio
 from gateway.protocols import sdp
 from gateway.protocols.sip.locating import is_address
 
-_KNOWN: Final = {"G722": sdp.G722, "PCMA": sdp.PCMA, "PCMU": sdp.PCMU}
+_KNOWN: Final = {
+    "G722": sdp.G722,
+    "PCMA": sdp.PCMA,
+    "PCMU": sdp.PCMU,
+    "L16": sdp.L16,
+    "L16/8000": sdp.L16_8,
+}
 _NOBODY: Final = ("0.0.0.0", "::")
-_RATES: Final = {Codec.G722: 16000, Codec.PCMA: 8000, Codec.PCMU: 8000}
+
+
+def _rate(codec: sdp.Codec) -> int:
+    """Samples per second: G.722's clock says half of them (RFC 3551 4.5.2)."""
+    return 16000 if codec.name.upper() == "G722" else codec.clock
 
 
 class Audio:
@@ -54,8 +64,12 @@ class Audio:
         self._codecs = [_KNOWN[name] for name in codecs]
         if events:
             self._codecs.append(sdp.TELEPHONE_EVENT)
+            if sdp.L16 in self._codecs:
+                self._codecs.append(sdp.TELEPHONE_EVENT_16)
         if noise:
             self._codecs.append(sdp.CN)
+            if sdp.L16 in self._codecs:
+                self._codecs.append(sdp.CN_16)
         self._reports = sdp.RTCP_XR if reports else ""
         self._media_timeout_s = media_timeout_s
         self._country = country
@@ -76,16 +90,12 @@ class Audio:
 
     def _open(self) -> Stream:
         if self.stream is None:
-            spec = RtpSpec(
-                local_ip=self._local_ip, codec=Codec(self._codecs[0].name), rate=self._rate()
-            )
+            first = self._codecs[0]
+            spec = RtpSpec(local_ip=self._local_ip, codec=Codec(first.name), rate=_rate(first))
             self.stream = self._host.open_stream(
                 self._leg, spec, StreamOptions(country=self._country)
             )
         return self.stream
-
-    def _rate(self) -> int:
-        return _RATES[Codec(self._codecs[0].name)]
 
     def _way(self) -> sdp.Direction:
         return sdp.Direction.SENDONLY if self._held else sdp.Direction.SENDRECV
@@ -202,7 +212,7 @@ class Audio:
                 codec=codec,
                 payload_type=choice.codec.payload,
                 telephone_event=event.payload if event else None,
-                rate=_RATES[codec],
+                rate=_rate(choice.codec),
                 ptime_ms=min(max(choice.ptime_ms or 20, 10), choice.maxptime_ms or 60, 60),
                 direction=direction,
                 media_timeout_s=timeout_s,

@@ -224,7 +224,8 @@ class SipSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Networks on our side of the NAT: peers there are shown our own address."""
     realm: str = "crosspoint"
     codecs: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("G722", "PCMA", "PCMU")
-    """In order of preference: ``G722``, ``PCMA``, ``PCMU``."""
+    """In order of preference: ``G722``, ``PCMA``, ``PCMU``; ``L16`` (linear, 16 kHz) and
+    ``L16/8000`` for a network that has room for 256 or 128 kbit/s."""
     comfort_noise: bool = False
     """Offer and take comfort noise (RFC 3389, type 13): silence is then no packets but a level."""
     rtcp_xr: bool = True
@@ -278,8 +279,8 @@ class SipSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             parse_nameserver(text)
         peers: list[Phone | Trunk] = [*self.phones.values(), *self.trunks.values()]
         for name in (*self.codecs, *(name for peer in peers for name in peer.codecs)):
-            if name not in ("G722", "PCMA", "PCMU"):
-                raise ValueError(f"codec {name!r} is none of G722, PCMA, PCMU")
+            if name not in ("G722", "PCMA", "PCMU", "L16", "L16/8000"):
+                raise ValueError(f"codec {name!r} is none of G722, PCMA, PCMU, L16, L16/8000")
         for name in self.digest:
             if name not in ("SHA-512-256", "SHA-256", "MD5"):
                 raise ValueError(f"digest {name!r} is none of SHA-512-256, SHA-256, MD5")
