@@ -48,7 +48,8 @@ void cp_cn_generate(cp_cn_noise *g, int16_t *pcm, int32_t n_samples)
 
 void cp_cn_measure(cp_cn_meter *m, const int16_t *pcm, int32_t n_samples)
 {
-    float share = m->n_frames++ ? SMOOTH : 1.0f;
+    float share = m->n_frames ? SMOOTH : 1.0f;
+    m->n_frames = 1;
     for (int32_t lag = 0; lag <= CP_CN_ORDER; lag++) {
         float sum = 0.0f;
         for (int32_t i = lag; i < n_samples; i++)

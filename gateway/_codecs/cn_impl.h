@@ -18,7 +18,7 @@ typedef struct cp_cn_noise { /* a generator: an all-pole lattice fed by white no
 
 typedef struct cp_cn_meter { /* what the noise is like: autocorrelation, smoothed over frames */
     float r[CP_CN_ORDER + 1];
-    int32_t n_frames;
+    int32_t n_frames; /* 0: the next one is the first */
 } cp_cn_meter;
 
 /* A payload; 0 dBov is a full-scale square wave, +6.15 dBm0. Coefficients after the tenth are not

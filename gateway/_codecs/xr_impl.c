@@ -143,7 +143,12 @@ int32_t cp_xr_voip(uint8_t *p, int32_t cap, const cp_voip_metrics *m)
 
 void cp_bursts_add(cp_bursts *b, int32_t what)
 {
-    b->n++;
+    if (++b->n >= 1u << 30) { /* most of a year: radio links stay open so long, shares remain */
+        uint32_t *all[] = {&b->c11, &b->c13, &b->c14, &b->c22, &b->c23, &b->c33, &b->run, &b->n,
+                           &b->n_lost, &b->n_discarded};
+        for (unsigned i = 0; i < sizeof all / sizeof *all; i++)
+            *all[i] /= 2;
+    }
     if (what == CP_XR_GOOD) {
         b->run++;
         return;
