@@ -189,7 +189,10 @@ async def test_a_zone_is_heard_by_the_microphone_in_the_hall(tmp_path: Path) -> 
         assert await registered.wait() == 0
         await gateway.up("sip/help1", "page/hall")
         daemon = gateway.gateway
-        sips = sipp(gateway.home / "sipp", "uas.xml", "", address="127.0.0.1", port=sip, calls=9)
+        sips = sipp(
+            gateway.home / "sipp", "uas.xml", "", address="127.0.0.1", port=sip, calls=9,
+            arguments=("-timeout", "90s"),
+        )  # fmt: skip
         # SIPp is the telephone's signalling, its microphone is in the hall.
         scenario, media = sips.directory / "uas.xml", free_port(socket.SOCK_DGRAM)
         scenario.write_text(scenario.read_text().replace("[media_port]", str(media)))
