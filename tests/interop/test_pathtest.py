@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import subprocess
 from array import array
@@ -19,7 +20,7 @@ from gateway.lab.linecard import LineCard
 from gateway.lab.softphone import Softphone, free_port
 from gateway.pathtests import SECONDS, Limits, signal_of
 from gateway.testing.audio import tone, write_wav
-from tests.interop.peers import Box, assert_hears, box, need, phone, sipp
+from tests.interop.peers import Box, assert_hears, box, need, phone, sipp, until
 
 pytestmark = pytest.mark.interop
 card = pytest.mark.skipif(bool(linecard.why_not()), reason=str(linecard.why_not()))
@@ -161,6 +162,75 @@ async def test_the_neighbour_listens(tmp_path: Path) -> None:
     async with help_points(tmp_path, None, *NEIGHBOURS) as gateway:
         found = await ask_well(gateway, "sip/help1", "acoustic", listen="sip/help2")
     assert (found.ok, found.verdict, found.listen) == (True, "ok", "sip/help2"), found
+
+
+HALL = """
+[adapters.page]
+interface = "127.0.0.1"
+[adapters.page.calendar]
+clock = "ignore"
+[adapters.page.zones.hall]
+group = "{group}:{port}"
+"""
+
+
+async def test_a_zone_is_heard_by_the_microphone_in_the_hall(tmp_path: Path) -> None:
+    """socat is the hall: it takes what is sent to the horns' multicast group to the telephone."""
+    need("socat", "sipsak", "sipp")
+    group, port = f"239.255.{os.getpid() % 250}.71", free_port(socket.SOCK_DGRAM)
+    sip = free_port(socket.SOCK_DGRAM)
+    zone = HALL.format(group=group, port=port)
+    async with box(HELP_POINTS.format(codec="PCMU"), zone) as gateway:
+        # From the port at which SIPp is called afterwards.
+        register = ["sipsak", "-U", "--symmetric", "--local-port", str(sip), "-u", "help1"]
+        register += ["-a", "a1", "-x", "600", "-C", f"sip:help1@127.0.0.1:{sip}"]
+        register += ["-s", f"sip:help1@127.0.0.1:{gateway.port}"]
+        registered = await asyncio.create_subprocess_exec(*register, stdout=subprocess.DEVNULL)
+        assert await registered.wait() == 0
+        await gateway.up("sip/help1", "page/hall")
+        daemon = gateway.gateway
+        sips = sipp(
+            gateway.home / "sipp", "uas.xml", "", address="127.0.0.1", port=sip, calls=9,
+            arguments=("-timeout", "90s"),
+        )  # fmt: skip
+        # SIPp is the telephone's signalling, its microphone is in the hall.
+        scenario, media = sips.directory / "uas.xml", free_port(socket.SOCK_DGRAM)
+        scenario.write_text(scenario.read_text().replace("[media_port]", str(media)))
+        async with sips:
+            for _ in range(4):
+                # The hall's end of the telephone's audio is known when the call stands.
+                testing = asyncio.create_task(ask(gateway, "page/hall", "acoustic", **LISTEN))
+                async with hall(daemon, media, group, port):
+                    found = await testing
+                if found.ok:
+                    break
+            dead = await ask(gateway, "page/hall", "acoustic", **LISTEN)
+    assert (found.ok, found.verdict, found.listen) == (True, "ok", "sip/help1"), found
+    assert abs(found.figures["attenuation_db"]) < 3.0
+    # Without the hall between them nothing gets from one to the other.
+    assert (dead.ok, dead.verdict) == (False, "microphone silent"), dead
+
+
+LISTEN = {"listen": "sip/help1"}
+
+
+@contextlib.asynccontextmanager
+async def hall(daemon: Any, media: int, group: str, port: int) -> AsyncIterator[None]:
+    """As soon as the telephone listens: what the horns play comes back from where it sends."""
+
+    def stream() -> Any:
+        legs = [leg for leg in daemon.legs if leg.startswith("sip/help1#")]
+        return daemon.patchbay.stream(legs[0]) if legs else None
+
+    await until(lambda: stream() is not None, "the telephone's call")
+    horns = f"UDP4-RECV:{port},bind={group},reuseaddr,ip-add-membership={group}:127.0.0.1"
+    microphone = f"UDP4-DATAGRAM:127.0.0.1:{stream().local[1]},bind=127.0.0.1:{media},reuseaddr"
+    walls = await asyncio.create_subprocess_exec("socat", "-u", horns, microphone)
+    try:
+        yield
+    finally:
+        walls.terminate()
+        await walls.wait()
 
 
 async def test_a_help_point_with_a_dead_loudspeaker(tmp_path: Path) -> None:
