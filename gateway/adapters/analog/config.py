@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from gateway.drivers.dahdi import DIRECTORY
+from gateway.media.shaping import EchoTail, GainControl, NoiseGate
 from gateway.media.tones import TONES
 from gateway.protocols.analog.cadence import RING_CADENCES
 
@@ -47,6 +48,15 @@ class _Port(
     gain_out_db: _Gain = 0.0
     echo_ms: _EchoMs = 16
     """Tail of the card's echo canceller (system.conf must name one); 0: off."""
+    echo_cancel_ms: EchoTail = 0
+    """Tail of the gateway's own echo canceller (G.168), which then takes the place of the card's;
+    0: off."""
+    echo_suppress: bool = True
+    """With it: what is left of the echo is taken away too, while only the far end speaks."""
+    agc: GainControl | None = None
+    """Automatic gain control of what comes from the line."""
+    gate: NoiseGate | None = None
+    """Noise gate of what comes from the line."""
 
 
 class Fxs(_Port, frozen=True, kw_only=True, tag="fxs"):
