@@ -5,7 +5,7 @@ Plain data: adapters take the types into their configuration, streams into their
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
@@ -86,7 +86,3 @@ def gain(agc: GainControl | None, gate: NoiseGate | None) -> dict[str, Any]:
     if gate is not None:
         told |= {"gate": mean_square(gate.dbm0), "hold_frames": round(gate.hold_ms / FRAME_MS)}
     return told
-
-
-EchoTail = Literal[0, 16, 32, 64, 128]
-"""As a configuration has it; 0: none."""
