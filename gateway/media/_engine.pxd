@@ -149,10 +149,10 @@ cdef extern from "engine_impl.h" nogil:
         uint32_t rtt_us
         ce_addr source
         ce_health health
+        ce_echo_figures echo
     ctypedef struct ce_xr:
         uint8_t have_there
         cp_voip_metrics there
-        ce_echo_figures echo
     ctypedef struct ce_stream:
         int fd, fd_rtcp
         uint8_t kind, rx_seen

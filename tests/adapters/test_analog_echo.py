@@ -51,11 +51,11 @@ async def kept(stream: Any, seconds: float, path: Path) -> np.ndarray:
     stream.record(str(path))
     await asyncio.sleep(seconds)
     stream.stop_record()
-    for _ in range(100):
+    for _ in range(500):  # it is written behind the engine's back
         await asyncio.sleep(0.02)
         with_header = path.stat().st_size if path.exists() else 0
-        if with_header > seconds * 8000 * 4 * 0.8:
-            await asyncio.sleep(0.1)
+        if with_header > seconds * 8000 * 4 * 0.5:
+            await asyncio.sleep(0.2)
             return recorded(path)
     raise AssertionError("nothing was recorded")
 

