@@ -53,6 +53,7 @@ def test_a_good_call(live: bool) -> None:
         ({"cause": "timer-expired", "detail": "expired"}, Code.CUT_OFF),
         ({"streams": _stats(packets_sent=0)}, Code.NOT_SENT),
         ({"streams": _stats(digits_dropped=3)}, Code.DTMF_DROPPED),
+        ({"streams": _stats(echo_tail_ms=16, erl_db=8.0, erle_db=5.0, echo_s=4.0)}, Code.ECHO),
         ({"streams": _stats(packets_received=0, heard_s=0.0, active_s=0.0, local="", remote="",
                             signalled="")}, Code.NO_PACKETS),
     ],

@@ -497,7 +497,7 @@ def _leg(leg: dict[str, Any]) -> None:
         return
     expected = audio["packets_received"] + audio["packets_lost"]
     loss = 100.0 * audio["packets_lost"] / expected if expected else 0.0
-    trip = audio["round_trip_ms"]
+    trip, agc = audio["round_trip_ms"], audio.get("agc_db")
     show.facts(
         (
             ("codec", audio["codec"] or "(none)"),
@@ -531,8 +531,10 @@ def _leg(leg: dict[str, Any]) -> None:
                 "level",
                 f"in {show.level(audio['level_in_dbm0'])}, "
                 f"out {show.level(audio['level_out_dbm0'])} dBm0"
-                + (f", silent for {audio['silent_s']:.0f} s" if audio["silent_s"] >= 1 else ""),
+                + (f", silent for {audio['silent_s']:.0f} s" if audio["silent_s"] >= 1 else "")
+                + (f", gain control {agc:+.0f} dB" if agc is not None else ""),
             ),
+            ("echo", _echo(audio)),
         )
     )
 
@@ -550,6 +552,19 @@ def _quality(found: dict[str, Any] | None) -> str:
     if found["mos_cq"] is not None:
         rated += f"{' ' if rated else ''}(MOS {found['mos_cq']:.1f})"
     return f"{rated}, {bad}" if rated else bad
+
+
+def _echo(audio: dict[str, Any]) -> str:
+    if not audio.get("echo_tail_ms"):
+        return ""
+    if audio["echo_delay_ms"] is None:
+        return f"canceller for {audio['echo_tail_ms']} ms, no echo found"
+    found = f"{audio['echo_delay_ms']} ms behind what we send"
+    if audio["erle_db"] is None:
+        return f"{found}, not measured yet"
+    return (
+        f"{found}, {audio['erl_db']:.0f} dB weaker, cancelled by {audio['erle_db']:.0f} dB (ERLE)"
+    )
 
 
 @click.group(invoke_without_command=True)

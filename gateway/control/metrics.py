@@ -184,6 +184,14 @@ def _finished(gateway: Gateway) -> Iterator[Metric]:
         "audio_remote_r_factor", "Rating that the far end reported (RFC 3611).",
         tally.remote_ratings,
     )  # fmt: skip
+    yield _histograms(
+        "audio_erl_decibels", "Echo return loss of the lines of finished streams (G.168).",
+        tally.erls,
+    )  # fmt: skip
+    yield _histograms(
+        "audio_erle_decibels", "What the echo canceller added to it at their ends (G.168).",
+        tally.erles,
+    )  # fmt: skip
 
 
 def _places(gateway: Gateway) -> Iterator[Metric]:

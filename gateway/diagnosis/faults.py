@@ -54,6 +54,7 @@ class Code(StrEnum):
     STARVED = "starved"
     CLIPPED = "clipped"
     LOW_LEVEL = "low-level"
+    ECHO = "echo"
     CLOCK_DRIFT = "clock-drift"
 
 

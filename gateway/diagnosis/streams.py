@@ -33,6 +33,10 @@ FEW: Final = 10
 """Packets that may go wrong at any change of a call."""
 DRIFT_PPM: Final = 250.0
 """Sound cards are within 100 ppm; from here a frame is lost or doubled every 80 s or sooner."""
+ECHO_LOSS_DB: Final = 26.0
+"""What comes back of a talker's voice after a tenth of a second disturbs him above this (G.131)."""
+ECHO_JUDGED_S: Final = 2.0
+"""Echo that is needed to judge a canceller."""
 DIGITS: Final = 2
 """Speech is hardly ever taken for so many digits."""
 
@@ -370,6 +374,30 @@ def _low(heard: Heard) -> Fault | None:
     )
 
 
+def _echo(heard: Heard) -> Fault | None:
+    stats = heard.stats
+    if stats.erl_db is None or stats.erle_db is None or stats.echo_s < ECHO_JUDGED_S:
+        return None
+    loss_db = stats.erl_db + stats.erle_db
+    if loss_db >= ECHO_LOSS_DB:
+        return None
+    return Fault(
+        code=Code.ECHO,
+        layer=Layer.LINE,
+        leg=heard.leg,
+        what=(
+            f"reflects what it is sent: the echo is {stats.erl_db:.0f} dB weaker (ERL), and the "
+            f"canceller takes only {stats.erle_db:.0f} dB more away (ERLE): the far end hears "
+            "itself"
+        ),
+        remedy=(
+            "a longer echo_cancel_ms, lower gains where it clips, "
+            "and the line's balance (fxotune, the telephone's impedance)"
+        ),
+        next=f"gateway call {heard.leg}",
+    )
+
+
 def _digits(heard: Heard) -> Fault | None:
     stats = heard.stats
     if stats.inband_digits < DIGITS:
@@ -443,6 +471,6 @@ def _place(leg: str) -> str:
 
 RULES: Final[tuple[_Rule, ...]] = (
     _packets, _elsewhere, _payload_type, _srtp, _refused, _sent, _silence, _loss, _remote_loss,
-    _starved, _clipped, _low, _digits, _dropped, _drift,
+    _starved, _clipped, _low, _echo, _digits, _dropped, _drift,
 )  # fmt: skip
 """One for each thing that can be wrong with a stream; another transport adds its own here."""

@@ -63,8 +63,13 @@ def diagnose(call: CallEvidence, notes: list[str] | None = None) -> Diagnosis:
         for leg in call.legs.values()
     ]
     notes = list(notes or ())
-    if any(stats.heard_s for leg in call.legs.values() for stats in leg.streams):
-        notes.append("Echo is not judged: nothing measures it.")
+    streams = [stats for leg in call.legs.values() for stats in leg.streams]
+    if any(stats.heard_s for stats in streams) and all(each.erle_db is None for each in streams):
+        notes.append(
+            "Echo is not judged: none was found."
+            if any(each.echo_tail_ms for each in streams)
+            else "Echo is not judged: no canceller of the gateway's measures it."
+        )
     return Diagnosis(
         trace=call.trace,
         at=call.at,
@@ -124,6 +129,11 @@ def _facts(leg: LegEvidence, call: CallEvidence) -> list[str]:
             facts.append(
                 f"heard {stats.heard_s:.0f} s, of it louder than -60 dBm0 {stats.active_s:.0f} s"
                 f"{level}"
+            )
+        if stats.erl_db is not None and stats.erle_db is not None:
+            facts.append(
+                f"its echo is {stats.erl_db:.0f} dB weaker than what we send (ERL), and "
+                f"{stats.erle_db:.0f} dB more behind the canceller (ERLE)"
             )
         if stats.drift_ppm is not None:
             facts.append(f"its clock differs by {stats.drift_ppm:+.0f} ppm")

@@ -80,9 +80,24 @@ cdef extern from "engine_impl.h" nogil:
         uint8_t set, n
         uint16_t profile
         uint8_t data[64]
+    ctypedef struct ce_echo:
+        int done
+    ctypedef struct ce_echo_figures:
+        uint8_t is_found
+        uint16_t delay_ms
+        double sent, received, clean, estimate
+        uint64_t blocks
+    ctypedef struct cp_gain_config:
+        uint8_t controls, gates
+        uint16_t hold_frames
+        float target, most, attack, release, gate
+    ctypedef struct cp_gain:
+        float wanted
     ctypedef struct ce_options:
-        uint8_t detect_dtmf, mute_dtmf, detect_fsk, n_tones
+        uint8_t detect_dtmf, mute_dtmf, detect_fsk, n_tones, set_echo, set_gain
+        ce_echo *echo
         float gain_in, gain_out
+        cp_gain_config gain
     ctypedef struct ce_speech_config:
         uint8_t on, n_echo
         uint16_t attack_ms, hang_ms
@@ -134,6 +149,7 @@ cdef extern from "engine_impl.h" nogil:
         uint32_t rtt_us
         ce_addr source
         ce_health health
+        ce_echo_figures echo
     ctypedef struct ce_xr:
         uint8_t have_there
         cp_voip_metrics there
@@ -147,6 +163,7 @@ cdef extern from "engine_impl.h" nogil:
         ce_counters c
         ce_options opt
         uint32_t clock_ms
+        cp_gain gain
         ce_addr remote
         uint8_t remote_set
         int dead
@@ -218,6 +235,8 @@ cdef extern from "engine_impl.h" nogil:
     uint32_t ce_srtp_load(const char *file, const char **why)
     ce_srtp *ce_srtp_new(int suite, const uint8_t *key, int n, int sends)
     void ce_srtp_free(ce_srtp *k)
+    ce_echo *ce_echo_new(int tail_ms, int suppresses)
+    void ce_echo_free(ce_echo *e)
 
     void cp_g711_setup()
     void cp_ulaw_decode(const uint8_t *src, int16_t *out, int32_t n)

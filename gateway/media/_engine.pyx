@@ -119,6 +119,28 @@ cdef class Srtp:
         return ce_is_set(&self.k.done) != 0
 
 
+cdef class Echo:
+    """A line echo canceller; kept alive until `is_done`. A stream takes it for good.
+
+    tail_ms: 16, 32, 64 or 128; suppress: take the rest away too.
+    """
+    cdef ce_echo *e
+
+    def __cinit__(self, int tail_ms, bint suppress):
+        if tail_ms not in (16, 32, 64, 128):
+            raise ValueError(f"tail_ms {tail_ms}; use 16, 32, 64 or 128")
+        self.e = ce_echo_new(tail_ms, suppress)
+        if self.e == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        ce_echo_free(self.e)
+
+    def is_done(self):
+        """True once the worker has let go of it."""
+        return ce_is_set(&self.e.done) != 0
+
+
 cdef class Handle:
     """One open stream."""
     cdef ce_stream *s
@@ -147,6 +169,10 @@ cdef class Handle:
             "round_trip_ms": c.rtt_us / 1000.0 if c.have_rtt else None,
             "remote": _addr_text(&self.s.remote) if self.s.remote_set else "",
             "ext_received": c.ext_received, "ext_refused": c.ext_refused,
+            "echo_found": c.echo.is_found != 0, "echo_delay_ms": c.echo.delay_ms,
+            "echo_sent": c.echo.sent, "echo_received": c.echo.received,
+            "echo_clean": c.echo.clean, "echo_estimate": c.echo.estimate,
+            "echo_blocks": c.echo.blocks, "agc": self.s.gain.wanted,
             **_health(&c.health),
         }
 
@@ -511,9 +537,11 @@ cdef class Core:
         return self._push(&c)
 
     def configure(self, Handle h, bint detect_dtmf, bint mute_dtmf, int fsk, float gain_in,
-                  float gain_out, list patterns):
+                  float gain_out, list patterns, dict gain, bint set_gain, bint set_echo,
+                  Echo echo):
         """Detection and gains (linear); patterns are (id, freqs, cadence_ms,
-        cycles, min_ms)."""
+        cycles, min_ms). gain: fields of `cp_gain_config`, `target` with control, `gate` with a
+        gate. What is not `set` goes on as it is."""
         cdef ce_command c
         cdef int i, k
         memset(&c, 0, sizeof(c))
@@ -523,6 +551,17 @@ cdef class Core:
         c.u.configure.options.detect_fsk = fsk
         c.u.configure.options.gain_in = gain_in
         c.u.configure.options.gain_out = gain_out
+        c.u.configure.options.gain.controls = "target" in gain
+        c.u.configure.options.gain.gates = "gate" in gain
+        c.u.configure.options.gain.target = gain.get("target", 1.0)
+        c.u.configure.options.gain.most = gain.get("most", 1.0)
+        c.u.configure.options.gain.attack = gain.get("attack", 1.0)
+        c.u.configure.options.gain.release = gain.get("release", 1.0)
+        c.u.configure.options.gain.gate = gain.get("gate", 0.0)
+        c.u.configure.options.gain.hold_frames = gain.get("hold_frames", 0)
+        c.u.configure.options.set_gain = set_gain
+        c.u.configure.options.set_echo = set_echo
+        c.u.configure.options.echo = echo.e if echo is not None else NULL
         if len(patterns) > CP_TONE_PATTERNS:
             raise ValueError(f"at most {CP_TONE_PATTERNS} tones at once")
         c.u.configure.options.n_tones = len(patterns)

@@ -120,6 +120,8 @@ class Engine:
         """Of which the worker may still have a pointer."""
         self._keys: list[_engine.Srtp] = []
         """The same."""
+        self._cancellers: list[_engine.Echo] = []
+        """The same."""
         self._writer = wav.Writer()
         self._files: dict[tuple[str, int, int, int], bytes] = {}
         self._last_id = 0
@@ -177,6 +179,7 @@ class Engine:
         self._recordings.clear()
         self._taps.clear()
         self._keys.clear()
+        self._cancellers.clear()
         self._files.clear()
         self._cores, self._load, self._loop = [], {}, None
 
@@ -445,6 +448,10 @@ class Engine:
     def _keep_keys(self, keys: list[_engine.Srtp]) -> None:
         if keys:
             self._keys = [each for each in self._keys if not each.is_done()] + keys
+
+    def _keep_canceller(self, canceller: _engine.Echo) -> None:
+        kept = [each for each in self._cancellers if not each.is_done()]
+        self._cancellers = [*kept, canceller]
 
     def _bury(self, handle: _engine.Handle | _engine.BridgeHandle) -> None:
         self._dying.append(handle)

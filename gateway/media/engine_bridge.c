@@ -22,7 +22,8 @@ static int plain(const ce_stream *s)
 {
     const ce_options *o = &s->opt;
     return s->kind == CE_RTP && s->speaks && s->hears && s->gain_bridge == 1.0f &&
-           o->gain_in == 1.0f && o->gain_out == 1.0f && !o->detect_dtmf && !o->detect_fsk &&
+           o->gain_in == 1.0f && o->gain_out == 1.0f && !s->echo && !s->gain.config.controls &&
+           !s->gain.config.gates && !o->detect_dtmf && !o->detect_fsk &&
            !o->n_tones && !s->speech.config.on && !s->play && !s->record && !s->n_digits &&
            !s->cn.send;
 }
@@ -285,6 +286,8 @@ static void frame_in(ce_stream *s)
     } else {
         memset(s->f->pcm_in, 0, (size_t)n * sizeof *s->f->pcm_in);
     }
+    if (s->echo)
+        ce_echo_heard(s, s->f->pcm_in);
     if (s->opt.gain_in != 1.0f)
         cp_apply_gain(s->f->pcm_in, s->f->pcm_in, n, s->opt.gain_in);
     double before = s->c.level_in.sum_squares;
@@ -299,6 +302,9 @@ static void frame_in(ce_stream *s)
         detect(s);
     if (s->speech.config.on)
         ce_speech_in(s, (s->c.level_in.sum_squares - before) / n);
+    /* Last, so that all that is measured and detected is what came. */
+    if (s->gain.config.controls | s->gain.config.gates)
+        cp_gain_frame(&s->gain, s->f->pcm_in, n);
 }
 
 /* What the others hear of `s`: detected digits are kept out. The one-frame delay covers the time
@@ -551,6 +557,8 @@ void ce_frames(ce_engine *e, int phase)
         if (s->kind == CE_RTP) {
             if (s->send_payload)
                 ce_rtp_send_frame(s, s->send_payload);
+            if (s->echo)
+                ce_echo_sent(s, s->send_payload, s->frame_bytes);
         } else if (s->kind == CE_DEVICE && s->send_payload) {
             ce_device_send(s, s->send_payload);
         }

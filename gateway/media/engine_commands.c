@@ -72,6 +72,7 @@ static void stream_leave(ce_engine *e, ce_stream *s, int how)
         ce_tap_set(s, NULL);
         ce_srtp_set(&s->srtp_in, NULL);
         ce_srtp_set(&s->srtp_out, NULL);
+        ce_echo_set(s, NULL);
     }
     ce_lane_give(&e->decoders, &s->decoder_lane);
     ce_lane_give(&e->encoders, &s->encoder_lane);
@@ -107,6 +108,10 @@ static void stream_adopt(ce_engine *e, ce_stream *s)
 static void stream_configure(ce_stream *s, const ce_options *o, const cp_tone_pattern *tone)
 {
     s->opt = *o;
+    if (o->set_echo)
+        ce_echo_set(s, o->echo);
+    if (o->set_gain)
+        cp_gain_init(&s->gain, &o->gain);
     cp_dtmf_rx_init(&s->dtmf);
     if (o->n_tones)
         cp_tone_rx_init(&s->parts.detectors->tones, tone, o->n_tones, -38.0f);

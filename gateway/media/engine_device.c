@@ -66,6 +66,8 @@ static int write_block(ce_stream *s)
         s->out_tail += (uint32_t)w;
     s->c.tx_packets++;
     s->c.tx_octets += (uint64_t)w;
+    if (s->echo)
+        ce_echo_sent(s, block, (int)w);
     return w == (ssize_t)n;
 }
 

@@ -23,9 +23,11 @@
 #include "cn_impl.h"
 #include "codec.h"
 #include "dtmf_impl.h"
+#include "echo_impl.h"
 #include "fsk_impl.h"
 #include "g711_impl.h"
 #include "g722_impl.h"
+#include "gain_impl.h"
 #include "mix_impl.h"
 #include "plc_impl.h"
 #include "resample_impl.h"
@@ -60,6 +62,10 @@ enum {
     CE_SRTP_KEY = 46, /* octets: the longest master key with its salt */
     CE_LANE_WORDS = 160, /* the most a G.722 coder keeps for one channel, in 16-bit words */
     CE_WINDOWS = 16,       /* of a stream's clock measurement */
+    CE_ECHO_TAPE = 8192,   /* samples sent that are kept: a second */
+    CE_ECHO_COARSE = 2048, /* the same at a quarter of the rate */
+    CE_ECHO_LAGS = 1024,   /* of them, the delays that are tried: half a second */
+    CE_ECHO_FRAME = 40,    /* 20 ms of them */
     CE_TE_SILENT_MS = 120, /* RFC 4733 2.5.1.4: an end was lost after a few missing updates */
 };
 
@@ -74,6 +80,7 @@ typedef struct ce_bridge ce_bridge;
 typedef struct ce_engine ce_engine;
 typedef struct ce_uring ce_uring;
 typedef struct ce_srtp ce_srtp;
+typedef struct ce_echo ce_echo;
 
 /* ---- what Python asks for ---- */
 
@@ -91,7 +98,11 @@ typedef struct {
 typedef struct {
     uint8_t detect_dtmf, mute_dtmf, detect_fsk; /* detect_fsk: 0 off, 1 bell202, 2 v23 */
     uint8_t n_tones;
+    uint8_t set_echo; /* else it stays, with what it has learned */
+    ce_echo *echo;    /* NULL: none */
     float gain_in, gain_out; /* linear */
+    uint8_t set_gain; /* else it goes on */
+    cp_gain_config gain;
 } ce_options;
 
 typedef struct {
@@ -152,6 +163,32 @@ struct ce_srtp {
     _Atomic int done;
 };
 
+/* Sums of squares over about a second of echo without near-end speech. */
+typedef struct {
+    uint8_t is_found;
+    uint16_t delay_ms;
+    double sent, received, clean, estimate;
+    uint64_t blocks; /* of 10 ms */
+} ce_echo_figures;
+
+struct ce_echo {
+    cp_echo *canceller;
+    int32_t taps;
+    uint8_t suppresses, is_found;
+    uint32_t written, heard; /* samples, on the time lines of what is sent and received */
+    uint32_t tail_seen;      /* of a device's ring */
+    int32_t base;            /* newest sent sample against the received frame, at the beginning */
+    int32_t offset;          /* a received sample's first echo is of the sent one so much later */
+    uint32_t next;           /* sample sent that the canceller expects */
+    int32_t delay, best, seen, steady, moved;
+    float weight, received_last, coarse_sum, coarse_last;
+    float gain, noise, expected;
+    uint32_t random;
+    float score[CE_ECHO_LAGS], coarse[CE_ECHO_COARSE];
+    int16_t tape[CE_ECHO_TAPE];
+    _Atomic int done;
+};
+
 typedef struct {
     uint8_t started;
     uint32_t play, end, first, jump, min_depth;
@@ -188,6 +225,7 @@ typedef struct {
     uint32_t rtt_us;
     ce_addr source;
     ce_health health;
+    ce_echo_figures echo;
 } ce_counters;
 
 typedef struct { /* extended reports; see engine_xr.c */
@@ -321,6 +359,8 @@ struct ce_stream {
     ce_record *record;
     ce_tap *tap;
     ce_srtp *srtp_in, *srtp_out; /* NULL: in the clear */
+    ce_echo *echo;
+    cp_gain gain;
     uint8_t n_digits, digit_started, digit_ends;
     uint16_t digit_ms;
     uint32_t digit_ts;
@@ -597,6 +637,13 @@ void ce_tap_put(ce_stream *s, const uint8_t *p, int n, const ce_addr *peer, int 
 void ce_tap_set(ce_stream *s, ce_tap *t); /* NULL: none any more */
 uint32_t ce_tap_fill(ce_tap *t);          /* octets waiting */
 void ce_tap_take(ce_tap *t, uint8_t *out, uint32_t n);
+
+/* engine_echo.c; of a stream that has one, at 8 kHz */
+ce_echo *ce_echo_new(int tail_ms, int suppresses); /* Python's; or NULL */
+void ce_echo_free(ce_echo *e);                     /* Python's; NULL is fine */
+void ce_echo_set(ce_stream *s, ce_echo *e);
+void ce_echo_sent(ce_stream *s, const uint8_t *octets, int n); /* NULL: silence */
+void ce_echo_heard(ce_stream *s, int16_t *pcm);
 
 /* engine_speech.c */
 void ce_speech_watch(ce_stream *s, const ce_speech_config *c);

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.core.actions import Vox
 from gateway.errors import DeviceError, UsageError
-from gateway.media import _engine, srtp, tones
+from gateway.media import _engine, shaping, srtp, tones
 from gateway.media.offer import RATES
 from gateway.media.quality import metrics
 from gateway.media.streams import (
@@ -37,6 +37,9 @@ _FSK = {None: 0, "bell202": 1, "v23": 2}
 _DIGITS = "0123456789*#ABCD"
 _FULL_SCALE_DBM0 = 3.14
 _FULL_SCALE_MEAN_SQUARE = 32768.0**2 / 2
+_ECHO_BLOCK_S = 0.01
+_ECHO_BLOCKS = 10
+"""Blocks that are needed for a figure."""
 _RECORD_RING_S = 4.0
 _FRAME_S = 0.02
 _DRIFT_SPANS = 8
@@ -195,7 +198,11 @@ class OpenStream:
         self._spec = spec
 
     def configure(self, options: StreamOptions) -> None:
-        """Replace the stream's options. `UsageError` for unknown tones, country or FSK name."""
+        """Replace the stream's options.
+
+        `UsageError` for unknown tones, country or FSK name, and for a canceller, gain control or
+        gate that is out of range or does not fit the stream's rate.
+        """
         core = self._core()
         if options.detect_fsk not in _FSK:
             raise UsageError(f"detect_fsk {options.detect_fsk!r}; use 'bell202' or 'v23'")
@@ -207,6 +214,9 @@ class OpenStream:
             patterns.append((index, frequencies, tone.cadence_ms, _cycles(name), 1000))
         if len(patterns) > 8:
             raise UsageError("at most 8 tones can be detected at once")
+        gain = shaping.gain(options.agc, options.gate)
+        set_echo = options.echo != self._options.echo
+        echo = shaping.canceller(options.echo, self._rate) if set_echo else None
         self._engine._do(
             core.configure,
             self._handle,
@@ -216,7 +226,13 @@ class OpenStream:
             ratio(options.gain_in_db),
             ratio(options.gain_out_db),
             patterns,
+            gain,
+            (options.agc, options.gate) != (self._options.agc, self._options.gate),
+            set_echo,
+            echo,
         )
+        if echo is not None:
+            self._engine._keep_canceller(echo)
         self._options = options
 
     def watch_speech(self, vox: Vox | None) -> None:
@@ -228,7 +244,7 @@ class OpenStream:
             core.watch_speech,
             self._handle,
             vox is not None,
-            10 ** ((found.dbm0 - _FULL_SCALE_DBM0) / 10) * _FULL_SCALE_MEAN_SQUARE,
+            shaping.mean_square(found.dbm0),
             found.attack_ms,
             found.hang_ms,
             10 ** (-found.echo_loss_db / 10),
@@ -434,6 +450,12 @@ class OpenStream:
             inband_digits=c["inband_digits"],
             slips=c["slips"],
             drift_ppm=drift(c["transits"]),
+            echo_tail_ms=self._options.echo.tail_ms if self._options.echo else 0,
+            echo_delay_ms=c["echo_delay_ms"] if c["echo_found"] else None,
+            erl_db=_loss(c["echo_sent"], c["echo_received"], c["echo_blocks"]),
+            erle_db=_loss(c["echo_received"], c["echo_clean"], c["echo_blocks"]),
+            echo_s=c["echo_blocks"] * _ECHO_BLOCK_S,
+            agc_db=20 * math.log10(c["agc"]) if self._options.agc and c["agc"] > 0 else None,
         )
         return found
 
@@ -469,6 +491,12 @@ def drift(transits: Sequence[tuple[int, int]]) -> float | None:
     if worst > max(_DRIFT_NOISE_US, shift / 5):
         return None
     return slope * 1e6
+
+
+def _loss(before: float, after: float, n_blocks: int) -> float | None:
+    if n_blocks < _ECHO_BLOCKS or before <= 0:
+        return None
+    return 10.0 * math.log10(before / max(after, 1.0))
 
 
 def _level(sum_squares: float, n: int) -> float:

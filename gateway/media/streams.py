@@ -14,6 +14,7 @@ import msgspec
 from gateway.core.actions import Vox
 from gateway.errors import UsageError
 from gateway.media.quality import VoipMetrics
+from gateway.media.shaping import EchoCanceller, GainControl, NoiseGate
 
 
 class Direction(StrEnum):
@@ -191,6 +192,11 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Tone plan for `play_tone` and `detect_tones`."""
     gain_in_db: float = 0.0
     gain_out_db: float = 0.0
+    echo: EchoCanceller | None = None
+    """Of what is received; it is kept, with what it has learned, while this stays the same."""
+    agc: GainControl | None = None
+    """Of what the others hear of this leg; what is measured and detected is before it."""
+    gate: NoiseGate | None = None
 
 
 class StreamStats(msgspec.Struct, kw_only=True):
@@ -276,6 +282,20 @@ class StreamStats(msgspec.Struct, kw_only=True):
     drift_ppm: float | None = None
     """How much slower the sender's clock is than ours, in millionths; None: not measured yet, or
     its packets' times do not lie on a line."""
+
+    echo_tail_ms: int = 0
+    """A line echo canceller works, for an echo so long; 0: none does."""
+    echo_delay_ms: int | None = None
+    """Of the echo behind what we send, our own buffers included; None: no echo was found."""
+    erl_db: float | None = None
+    """Echo return loss of the line (G.168): how much weaker its echo is than what we send."""
+    erle_db: float | None = None
+    """Echo return loss enhancement (G.168): what the canceller adds to that, without the
+    suppression, over about the last second in which only we spoke."""
+    echo_s: float = 0.0
+    """Time in which there was an echo to be measured."""
+    agc_db: float | None = None
+    """Present gain of the automatic control; None: off."""
 
 
 class DigitDetected(msgspec.Struct, frozen=True, tag=True, kw_only=True):

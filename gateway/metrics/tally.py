@@ -15,6 +15,7 @@ TALK_S: Final = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 JITTER_S: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2)
 R_FACTOR: Final = (50.0, 60.0, 70.0, 80.0, 90.0, 94.0)
 """Bounds of G.109's classes of quality: poor, low, medium, high, best."""
+LOSS_DB: Final = (3.0, 6.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0)
 _LATELY: Final = 2000
 
 
@@ -58,6 +59,8 @@ class Tally:
         """R factors of what was heard here, by network."""
         self.remote_ratings: dict[str, Histogram] = {}
         """What the far ends reported."""
+        self.erls: dict[str, Histogram] = {}
+        self.erles: dict[str, Histogram] = {}
         self.packets: Counter[tuple[str, str]] = Counter()
         """By network and what became of them."""
         self._lately: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -103,6 +106,9 @@ class Tally:
         ):
             if quality is not None and quality.r_factor is not None:
                 _of(found, network, R_FACTOR).add(quality.r_factor)
+        if stats.erl_db is not None and stats.erle_db is not None:
+            _of(self.erls, network, LOSS_DB).add(stats.erl_db)
+            _of(self.erles, network, LOSS_DB).add(stats.erle_db)
 
 
 def _of(found: dict[str, Histogram], network: str, bounds: tuple[float, ...]) -> Histogram:

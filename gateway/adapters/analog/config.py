@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from gateway.drivers.dahdi import DIRECTORY
+from gateway.media.shaping import ECHO_TAILS_MS, GainControl, NoiseGate
 from gateway.media.tones import TONES
 from gateway.protocols.analog.cadence import RING_CADENCES
 
@@ -47,6 +48,20 @@ class _Port(
     gain_out_db: _Gain = 0.0
     echo_ms: _EchoMs = 16
     """Tail of the card's echo canceller (system.conf must name one); 0: off."""
+    echo_cancel_ms: int = 0
+    """Tail of the gateway's own echo canceller (G.168), which then takes the place of the card's;
+    0: off."""
+    echo_suppress: bool = True
+    """With it: what is left of the echo is taken away too, while only the far end speaks."""
+    agc: GainControl | None = None
+    """Automatic gain control of what comes from the line."""
+    gate: NoiseGate | None = None
+    """Noise gate of what comes from the line."""
+
+    def __post_init__(self) -> None:
+        if self.echo_cancel_ms and self.echo_cancel_ms not in ECHO_TAILS_MS:
+            legal = ", ".join(str(each) for each in (0, *ECHO_TAILS_MS))
+            raise ValueError(f"echo_cancel_ms {self.echo_cancel_ms} is none of {legal}")
 
 
 class Fxs(_Port, frozen=True, kw_only=True, tag="fxs"):
@@ -77,6 +92,7 @@ class Fxs(_Port, frozen=True, kw_only=True, tag="fxs"):
     """Receiver-off-hook tone; then the port is silent and down until the handset is put back."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.ring_ms) % 2:
             raise ValueError("ring_ms has a time too many: write on, off, on, off ...")
         if 0 < self.flash_ms < 250:

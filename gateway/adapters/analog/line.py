@@ -29,6 +29,7 @@ from gateway.drivers.dahdi import (
     Signalling,
 )
 from gateway.errors import DeviceError, Unsupported
+from gateway.media.shaping import EchoCanceller
 from gateway.media.streams import (
     Codec,
     DeviceFailed,
@@ -313,6 +314,7 @@ class Line(ABC):
             self.later(_HOOK_AGAIN_S, self._hook_again)
         if self.config.echo_ms and self.channel is not None:
             cancel = off and not (self.call is not None and self.call.clear)
+            cancel = cancel and not self.config.echo_cancel_ms  # two in a row spoil each other
             self.order(self.channel.echo_cancel, self.config.echo_ms * 8 if cancel else 0)
 
     def _hook_again(self) -> None:
@@ -366,11 +368,18 @@ class Line(ABC):
 
     def options(self, **fields: Any) -> StreamOptions:
         """Stream options of this port."""
+        config = self.config
         base = StreamOptions(
             country=self.section.country,
-            gain_in_db=self.config.gain_in_db,
-            gain_out_db=self.config.gain_out_db,
+            gain_in_db=config.gain_in_db,
+            gain_out_db=config.gain_out_db,
         )
+        if self.call is None or not self.call.clear:
+            tail_ms = config.echo_cancel_ms
+            echo = EchoCanceller(tail_ms=tail_ms, suppress=config.echo_suppress)
+            base = msgspec.structs.replace(
+                base, echo=echo if tail_ms else None, agc=config.agc, gate=config.gate
+            )
         return msgspec.structs.replace(base, **fields)
 
     def dial(self, action: Dial) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from gateway.adapters.secrets import Secret
+from gateway.media.shaping import GainControl, NoiseGate
 
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 _Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
@@ -231,6 +232,10 @@ class Radio(_Section, frozen=True, kw_only=True):
     """What the telephone hears when the radio has finished."""
     gain_in_db: Annotated[float, msgspec.Meta(ge=-40, le=40)] = 0.0
     gain_out_db: Annotated[float, msgspec.Meta(ge=-40, le=40)] = 0.0
+    agc: GainControl | None = None
+    """Automatic gain control of what is heard on the air."""
+    gate: NoiseGate | None = None
+    """Noise gate of what is heard on the air."""
     detect_dtmf: bool = False
     """DTMF on the air becomes digits of the call."""
 

@@ -392,6 +392,8 @@ class Station:
                 detect_dtmf=config.detect_dtmf,
                 gain_in_db=config.gain_in_db,
                 gain_out_db=config.gain_out_db,
+                agc=config.agc,
+                gate=config.gate,
             )
             try:
                 self._host.open_stream(leg, spec, options)
