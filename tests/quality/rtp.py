@@ -214,11 +214,15 @@ async def measure(report: Report, home: Path, *, quick: bool = False) -> None:
             _listen(material, far, streams, late, *run) for run in await asyncio.gather(*runs)
         ]
         ceiling = mos(material, chain(*common, Weather()))
+        plain: dict[Weather, float] = {}
         for weather in weathers:
             alike = [each for each in streams if replace(each, pattern=0) == weather]
-            plain = [mos(material, chain(*common, replace(w, jitter_ms=0))) for w in alike]
+            for each in (replace(w, jitter_ms=0) for w in alike):
+                if each not in plain:
+                    plain[each] = mos(material, chain(*common, each))
+            repetition = statistics.mean(plain[replace(w, jitter_ms=0)] for w in alike)
             merged = [_mean([heard[w] for w in alike]) for heard in (ours, *theirs)]
-            _judge(report, near, far, weather, merged[0], statistics.mean(plain), ceiling,
+            _judge(report, near, far, weather, merged[0], repetition, ceiling,
                    merged[1] if theirs else None)  # fmt: skip
 
 
