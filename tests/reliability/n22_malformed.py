@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.protocols.sip.corpora import expected, octets
 from tests.protocols.sip.test_torture import judge
+from tests.reliability.daemon import CALLED, CALLER
 from tests.reliability.lab import Lab
 from tests.reliability.malformed import messages
 from tests.reliability.net import FURTHER, GATEWAY
@@ -34,8 +35,6 @@ calls = 10000
 
 async def run(lab: Lab) -> None:
     """Right answers, alive after each one, no message costs more than 50 ms, nothing is kept."""
-    from tests.reliability.daemon import CALLED, CALLER
-
     # As a trunk its messages get through the door, to the parsers behind it.
     await lab.start(
         trunks=CALLER + CALLED + STRANGERS, sip="requests_per_s = 10000", media_timeout_s=60,
