@@ -99,6 +99,9 @@ async def test_an_address_that_is_not_ours():
         engine.open(RtpSpec(local_ip=""))
     with pytest.raises(UsageError, match="not an IP address"):
         engine.open(RtpSpec(local_ip="127.0.0.1", remote_ip="example.org", remote_port=4000))
+    for spoilt in ("127.0\udc8d.0.1", "127.0\x00.0.1"):
+        with pytest.raises(UsageError, match="not an IP address"):
+            engine.open(RtpSpec(local_ip="127.0.0.1", remote_ip=spoilt, remote_port=4000))
     with pytest.raises(UsageError, match="ptime_ms 25"):
         engine.open(RtpSpec(local_ip="127.0.0.1", ptime_ms=25))
     await engine.stop()

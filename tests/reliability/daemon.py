@@ -90,6 +90,7 @@ class Daemon:
                                   str(self.file)),
                 env=environment | {"PYTHONPATH": str(ROOT)}, cwd=self.home, stdout=log, stderr=log,
             )  # fmt: skip
+        self._net.processes.append(self.process)
         while time.monotonic() - began < 60.0 and self.process.poll() is None:
             if await asyncio.get_running_loop().run_in_executor(None, self.answers):
                 return time.monotonic() - began

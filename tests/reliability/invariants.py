@@ -44,6 +44,8 @@ class Expected:
 
     talk_s: float | None = None
     """Answer to end; None when nobody can say it to a second."""
+    spare_s: float = 0.0
+    """By how much it may be longer: from our BYE to the answer to it."""
     answered: bool = True
     causes: frozenset[str] = frozenset()
     """Causes of which the record must have one; empty: any."""
@@ -156,7 +158,9 @@ async def recorded(
             continue
         if (record["outcome"] == "answered") != want.answered:
             wrong.append(f"{record['calling']} is {record['outcome']}")
-        elif want.talk_s is not None and abs(record["talk_s"] - want.talk_s) > DURATION_S:
+        elif want.talk_s is not None and not (
+            -DURATION_S <= record["talk_s"] - want.talk_s <= want.spare_s + DURATION_S
+        ):
             wrong.append(f"{record['calling']} {record['talk_s']:.1f} s, was {want.talk_s:.1f}")
         elif want.causes and record["cause"] not in want.causes:
             wrong.append(f"{record['calling']} cause {record['cause']}")

@@ -136,7 +136,9 @@ class Lab:
         began = {one: one.answered_at for one, _ in standing}
         await asyncio.gather(*(caller.hang_up(one) for one, _ in standing))
         for one, _ in standing:
-            self.expected[one.calling] = Expected(one.ended_at - began[one])
+            self.expected[one.calling] = Expected(
+                one.ended_at - began[one], one.released_at - one.ended_at
+            )
 
     async def hear(self, pairs: Sequence[Pair], seconds: float = 2.0, what: str = "") -> None:
         """I5 over the next seconds."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.reliability import invariants
 from tests.reliability.invariants import Expected
 from tests.reliability.lab import Lab
 from tests.reliability.net import FURTHER, Impairment
@@ -27,8 +28,6 @@ async def storm(lab: Lab, how: Impairment, n: int, name: str, may_fail: int = 0)
     warming = caller(lab.net, home / "warm", 10, 10, 200)
     await warming.done(30)
     probe = lab.party("b", FURTHER[0])
-    from tests.reliability import invariants
-
     lab.was = await invariants.before(lab.daemon, lab.net)
     earlier = answering.figures()
     lab.net.impair(how)

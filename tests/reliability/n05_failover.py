@@ -42,12 +42,8 @@ async def run(lab: Lab) -> None:
         ),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    try:
-        await _through(lab, names)
-    finally:
-        if names.poll() is None:
-            names.terminate()
-        names.wait(5)
+    lab.net.processes.append(names)
+    await _through(lab, names)
 
 
 async def _through(lab: Lab, names: subprocess.Popen[bytes]) -> None:

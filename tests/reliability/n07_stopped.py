@@ -6,6 +6,7 @@ import asyncio
 import signal
 import time
 
+from tests.reliability.invariants import Expected
 from tests.reliability.lab import Lab
 from tests.reliability.net import FURTHER
 from tests.reliability.sound import PTIME_S
@@ -26,7 +27,6 @@ async def run(lab: Lab) -> None:
     lab.daemon.signal(signal.SIGSTOP)
     # Messages in the middle of it: a BYE, an INVITE, OPTIONS.
     ended = asyncio.create_task(caller.hang_up(pairs[0][0]))
-    began = pairs[0][0].answered_at
     wanted = lab.number()
     new = asyncio.create_task(caller.call("1000", wanted))
     await asyncio.sleep(STOPPED_S)
@@ -51,11 +51,8 @@ async def run(lab: Lab) -> None:
     lab.figure(burst_packets=burst, most_copies=copies, dropped=len(gone))
     talk_began = talk.answered_at
     await caller.hang_up(talk)
-    from tests.reliability.invariants import Expected
-
     await lab.end(caller, pairs[1:])
     # The ends disagree by the stop itself.
     lab.expected[pairs[0][0].calling] = Expected()
     lab.expected[wanted] = Expected(talk.ended_at - talk_began)
-    assert began < time.monotonic()
     await lab.judge(caller, lab.party("b", FURTHER[0]))

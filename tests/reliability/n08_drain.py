@@ -6,6 +6,7 @@ import asyncio
 import signal
 import time
 
+from tests.reliability import invariants
 from tests.reliability.lab import Lab
 from tests.reliability.net import FURTHER
 from tests.reliability.sippers import called, caller
@@ -20,8 +21,6 @@ async def run(lab: Lab) -> None:
     answering = called(lab.net, lab.home / "sipp")
     await asyncio.sleep(0.5)
     await caller(lab.net, lab.home / "warm", 10, 10, 200).done(30)
-    from tests.reliability import invariants
-
     lab.was = await invariants.before(lab.daemon, lab.net)
     seconds, every = (300.0, 10.0) if lab.full else (30.0, 3.0)
     n = int(5 * seconds)

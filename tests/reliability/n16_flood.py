@@ -67,7 +67,9 @@ async def short(lab: Lab, caller: object) -> bool:
         began = talk.answered_at
         await asyncio.sleep(1.0)
         await caller.hang_up(talk)  # type: ignore[attr-defined]
-        lab.expected[talk.calling] = Expected(talk.ended_at - began)
+        lab.expected[talk.calling] = Expected(
+            talk.ended_at - began, talk.released_at - talk.ended_at
+        )
         return True
     lab.unknown.add(talk.calling)
     return False

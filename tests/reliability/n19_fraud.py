@@ -7,9 +7,10 @@ import re
 import statistics
 import time
 
+from tests.reliability.daemon import CALLED, CALLER
 from tests.reliability.lab import Lab
 from tests.reliability.net import CLIENT, FURTHER, GATEWAY
-from tests.reliability.party import Message, Party, parse
+from tests.reliability.party import Message, Party, proof
 
 USERS = 10
 GUESSES = 1000
@@ -27,8 +28,6 @@ async def run(lab: Lab) -> None:
         f'[adapters.sip.phones.user{n}]\npassword = "right{n}"\nnumber = "{300 + n}"\n'
         for n in range(USERS)
     )
-    from tests.reliability.daemon import CALLED, CALLER
-
     await lab.start(
         trunks=CALLER + CALLED + phones, users="*", sip=f"lockout_failures = {FAILURES}"
     )
@@ -151,8 +150,6 @@ async def _guess(lab: Lab) -> None:
         guesser, "REGISTER", f"sip:{GATEWAY}", f"<sip:user1@{GATEWAY}>", f"<sip:user1@{GATEWAY}>"
     )
     assert challenge is not None
-    from tests.reliability.party import proof
-
     offer = challenge["www-authenticate"]
     for n in range(GUESSES):
         line = proof(offer, "user1", f"guess{n}", "REGISTER", f"sip:{GATEWAY}", count=n + 1)
@@ -191,6 +188,3 @@ async def _suspicious(lab: Lab, user: Party) -> None:
     lab.check(
         any(alarm["alarm"] == "toll-fraud" for alarm in alarms), f"no toll-fraud alarm: {alarms}"
     )
-
-
-assert parse

@@ -7,7 +7,7 @@ import re
 
 from tests.reliability.daemon import CALLED, CALLER
 from tests.reliability.lab import Lab
-from tests.reliability.net import CLIENT, FURTHER, GATEWAY
+from tests.reliability.net import FURTHER, GATEWAY
 from tests.reliability.party import Message, Party, challenge_of, proof
 
 URI = f"sip:{GATEWAY}"
@@ -169,4 +169,4 @@ async def _leaks(lab: Lab, caller: Party, called: Party) -> None:
         lab.check(caller.seen["BYE"] >= 1, "no BYE came to be challenged")
         lab.check(not caller.challenged, "a challenge to a BYE was answered")
     caller.challenge_byes = ""
-    lab.figure(replays="refused", realm_of_others="not answered", caller=CLIENT)
+    lab.figure(replays="refused", realm_of_others="not answered")

@@ -13,11 +13,13 @@ from tests.interop.certificates import Authority
 from tests.reliability.daemon import PORT
 from tests.reliability.lab import Lab
 from tests.reliability.net import FURTHER, GATEWAY
+from tests.reliability.party import Party
 
 TLS_PORT = 5061
 REQUEST_S, HANDSHAKE_S = 30.0, 10.0
 PER_ADDRESS, MOST = 50, 1000
 CONNECT_S = 1.0
+RSS_KB, AGAIN_KB = 50 * 1024, 10 * 1024
 
 
 async def run(lab: Lab) -> None:
@@ -27,6 +29,8 @@ async def run(lab: Lab) -> None:
     await lab.start(
         listen=f'"udp:{GATEWAY}:{PORT}", "tcp:{GATEWAY}:{PORT}", "tls:{GATEWAY}:{TLS_PORT}"',
         sip=f'[adapters.sip.tls]\ncert_file = "{pem}"\n',
+        # Else the trace of the wires fills its 16 MB, and hides what is lost.
+        routes="[capture]\nsignalling_mb = 1\n",
     )
     context = ssl.create_default_context(cafile=str(authority.certificate))
     caller, called = lab.ends()
@@ -34,13 +38,32 @@ async def run(lab: Lab) -> None:
     await lab.warm(caller)
     pairs = await lab.talk(caller, called, lab.load)
     await lab.hear(pairs, what="before")
-    began = time.monotonic()
     await _closed_in_time(lab)
+    # A thousand connections at once leave room in the heap that is used again: a second time must
+    # not take more.
+    lab.rss_kb = RSS_KB
+    rss = []
+    for _ in range(2):
+        await _besieged(lab, context, probe)
+        rss.append(lab.daemon.rss_kb())
+    lab.figure(second_time_mb=round((rss[1] - rss[0]) / 1024, 1))
+    lab.check(rss[1] - rss[0] <= AGAIN_KB, f"memory {(rss[1] - rss[0]) / 1024:+.1f} MB once more")
+    gone = [one for one, other in pairs if not (one.up and other.up)]
+    lab.check(not gone, f"{len(gone)} calls were lost")
+    await lab.hear(pairs, what="after")
+    await lab.end(caller, pairs)
+    await lab.judge(caller, probe)
+
+
+async def _besieged(lab: Lab, context: ssl.SSLContext, probe: Party) -> None:
     n_slow, n_hog = 500, 2000
+    began, refused = time.monotonic(), await lab.daemon.counter("connections_refused")
     attackers = [
         await lab.attack("slow", "--n", str(n_slow), "--seconds", "20", "--sources", "1"),
-        await lab.attack("slow", "--n", str(n_slow), "--seconds", "20", "--sources", "10",
-                         "--port", str(TLS_PORT)),
+        await lab.attack(
+            "slow", "--n", str(n_slow), "--seconds", "20", "--sources", "10",
+            "--port", str(TLS_PORT),
+        ),
         await lab.attack("hog", "--n", str(n_hog), "--seconds", "20", "--sources", "40"),
     ]  # fmt: skip
     await asyncio.sleep(4.0)
@@ -55,18 +78,13 @@ async def run(lab: Lab) -> None:
         await asyncio.sleep(1.0)
     lab.check(slowest <= CONNECT_S, f"a rightful TLS connection took {slowest:.1f} s (99: none)")
     lab.check(most <= MOST + 300, f"{most} descriptors")
-    refused = await lab.daemon.counter("connections_refused")
-    lab.check(refused > n_slow - PER_ADDRESS, f"only {refused} connections were refused")
+    refused = await lab.daemon.counter("connections_refused") - refused
+    lab.check(refused > n_slow - PER_ADDRESS - 1, f"only {refused} connections were refused")
     for attacker in attackers:
         await attacker.communicate()
     lab.figure(
         tls_connects=connects, slowest_ms=round(1000 * slowest), descriptors=most, refused=refused
     )
-    gone = [one for one, other in pairs if not (one.up and other.up)]
-    lab.check(not gone, f"{len(gone)} calls were lost")
-    await lab.hear(pairs, what="after")
-    await lab.end(caller, pairs)
-    await lab.judge(caller, probe)
 
 
 async def _connect(lab: Lab, context: ssl.SSLContext, source: str) -> float | None:

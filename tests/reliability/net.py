@@ -69,6 +69,8 @@ class Netlab:
         self._emulator: subprocess.Popen[str] | None = None
         self._own = os.open("/proc/self/ns/net", os.O_RDONLY)
         self._spaces: dict[str, int] = {}
+        self.processes: list[subprocess.Popen[bytes]] = []
+        """What runs in the namespaces and must not outlive them."""
 
     def name(self, space: str) -> str:
         return self._prefix + space
@@ -122,6 +124,10 @@ class Netlab:
             raise SystemExit("the network emulator does not start")
 
     def __exit__(self, *_: object) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
         if self._emulator is not None:
             assert self._emulator.stdin is not None
             self._emulator.stdin.close()

@@ -74,6 +74,8 @@ class Talk:
     """Last final status; for the called end 200 when it is up."""
     answered_at: float = 0.0
     ended_at: float = 0.0
+    released_at: float = 0.0
+    """When our BYE was answered: a network may have lost the first ones."""
     ended_by: str = ""
     """``far`` for a BYE that came, ``here`` for ours."""
     reason: str = ""
@@ -355,6 +357,7 @@ class Party:
         talk.cseq += 1
         data, branch = self.build("BYE", talk.target, self._inside(talk, "BYE"))
         answer = await self.transact(data, branch, "BYE", within_s=within_s)
+        talk.released_at = time.monotonic()
         talk.ended.set()
         return answer.status if answer else 0
 

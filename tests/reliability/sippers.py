@@ -33,6 +33,7 @@ class Sipp:
             cwd=home, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
+        net.processes.append(self.process)
 
     async def done(self, within_s: float) -> None:
         """Wait for its end, or end it."""
