@@ -13,14 +13,14 @@ run: $(VENV)/run.stamp card       ## the lab: a call, an alarm, and then your tu
 	@[ "$$(id -u)" -eq 0 ] || echo "The virtual line card needs root: asking sudo."
 	@[ "$$(id -u)" -eq 0 ] && exec $(BIN)/gateway lab run || exec sudo $(BIN)/gateway lab run
 
-# Many tests measure real audio in real time. What fails beside two busy neighbours has to pass by
+# Many tests measure real audio in real time. What fails beside its neighbours has to pass by
 # itself right after, or it has failed.
 TESTS := $(BIN)/python -m pytest -q
 ALONE := guest or alone
 AGAIN := echo "Again, one at a time:" && $(TESTS) --last-failed --last-failed-no-failures=none
 
 test: $(VENV)/test.stamp card lint  ## everything that must hold, under 15 minutes on two cores
-	@$(TESTS) -n 3 --dist loadfile -m "not ($(ALONE))" || { $(AGAIN) -m "not ($(ALONE))"; }
+	@$(TESTS) -n 4 --dist loadfile -m "not ($(ALONE))" || { $(AGAIN) -m "not ($(ALONE))"; }
 	@$(TESTS) -m "$(ALONE)" || { $(AGAIN) -m "$(ALONE)"; }
 
 lint: $(VENV)/test.stamp          ## types, style and who may import whom

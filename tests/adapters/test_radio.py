@@ -35,7 +35,7 @@ from gateway.media.engine import Engine
 from gateway.protocols.radio import usrp
 from gateway.runtime import Gateway
 from gateway.testing import PROMISES, Scenario, TestHost, check_adapter, until
-from gateway.testing.audio import level_at, read_wav, tone, write_wav
+from gateway.testing.audio import level_at, read_wav, steady_level_at, tone, write_wav
 
 RATE = 16000
 FRAME = 640
@@ -240,7 +240,7 @@ async def test_the_radio_is_heard_without_the_squelch_tail(
         host.stream(leg).stop_record()
         await asyncio.sleep(0.3)
     samples = read_wav(recording)[0][0]
-    assert level_at(samples, 1000, rate=RATE) > -20
+    assert steady_level_at(samples, 1000, rate=RATE) > -20
     for n in range(0, len(samples) - 320, 320):
         frame = samples[n : n + 320]
         assert level_at(frame, 3000, rate=RATE) < -40, "noise of the closing squelch"
@@ -383,7 +383,7 @@ async def test_programs_for_audio_and_vox(engine: Engine, tmp_path: Path) -> Non
         host.stream(leg).stop_record()
         await asyncio.sleep(0.3)
     samples = read_wav(recording)[0][0]
-    assert level_at(samples[1600:9600], 1000, rate=RATE) > -20
+    assert steady_level_at(samples[1600:9600], 1000, rate=RATE) > -20
     assert played.stat().st_size > 16000
 
 
@@ -436,11 +436,11 @@ async def test_usrp_both_ways(usrp_peer: socket.socket, engine: Engine, tmp_path
         while True:
             frames.append(usrp_peer.recv(4096))
     heard = read_wav(recording)[0][0]
-    assert level_at(heard[1600:6400], 700) > -20
+    assert steady_level_at(heard[1600:6400], 700) > -20
     voice = [frame for frame in frames if len(frame) == 352]
     assert all(frame[12:16] == b"\0\0\0\1" for frame in voice)
     said = memoryview(b"".join(frame[32:] for frame in voice)).cast("h")
-    assert level_at(said[1600:4800], 1000) > -20
+    assert steady_level_at(said[1600:4800], 1000) > -20
     assert [len(frame) for frame in frames[-3:]] == [32, 32, 32]
     assert all(frame[12:16] == bytes(4) for frame in frames[-3:])
     numbers = [int.from_bytes(frame[4:8], "big") for frame in frames]
@@ -529,7 +529,7 @@ async def test_two_radios_through_the_whole_gateway(tmp_path: Path) -> None:
             assert len(heard[-1]) == 32, "unkeyed after the last word"
             voice = b"".join(frame[32:] for frame in heard)
             said = memoryview(voice).cast("h")[len(voice) // 4 :]
-            assert level_at(said, hz) > -20
+            assert steady_level_at(said, hz) > -20
             with pytest.raises(BlockingIOError):
                 peers[speaker].recv(4096)
     finally:

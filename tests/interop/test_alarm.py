@@ -17,7 +17,7 @@ from gateway.core.events import AlarmRaised, CommandFinished, LegAnswered, LegEn
 from gateway.lab import linecard
 from gateway.lab.linecard import LineCard
 from gateway.lab.softphone import Softphone
-from gateway.testing.audio import level_at, tone, write_wav
+from gateway.testing.audio import steady_level_at, tone, write_wav
 from tests.adapters.mqtt_broker import Broker, Subscriber, needs_mosquitto, subscribed
 from tests.interop.peers import Box, assert_hears, box, phone, until
 from tests.interop.test_analog import heard
@@ -158,7 +158,7 @@ async def test_an_analog_telephone_hears_the_alarm_and_acknowledges(tmp_path: Pa
         await at.gateway.wait(LegAnswered, lambda e: e.leg == "fxs/1#1")
         await gate.record()
         await asyncio.sleep(1.5)
-        assert level_at(heard(await gate.recorded()), FIRE_HZ) > -16.0
+        assert steady_level_at(heard(await gate.recorded()), FIRE_HZ) > -16.0
         await gate.dial_dtmf("2")
         await asyncio.sleep(0.5)
         assert not at.said.lines, "acknowledged by a wrong digit"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.events import CallRequested, LegHeld, LegRetrieved
+from gateway.core.events import CallRequested, LegHeld, LegRetrieved, MessageReceived
 from tests.interop.peers import Box, box, until
 from tests.interop.sipp_flow import Flow, finished, perform, played, sdp
 
@@ -270,13 +270,19 @@ async def test_screening(tmp_path: Path) -> None:
 
 
 async def test_texts_go_from_phone_to_phone(tmp_path: Path) -> None:
-    """RFC 3428, by way of the bus."""
+    """RFC 3428, by way of the bus, under the id that its writer gave it (RFC 7989)."""
+    traced = "ab30317f1a784dc48ff824d0d3715d86"
     async with box(HOUSE, ELSEWHERE) as gateway:
-        anna = phone(gateway, "anna").send("MESSAGE", "202", body="hello bert", kind="text/plain")
+        session = f"Session-ID: {traced};remote={'0' * 32}"
+        anna = phone(gateway, "anna").send(
+            "MESSAGE", "202", session, body="hello bert", kind="text/plain"
+        )
         bert = Flow("bert", gateway, password="b1")
         await bert.registered(tmp_path)
-        bert.takes("MESSAGE", "hello bert", "From: .*sip:201@").reply(200)
+        bert.takes("MESSAGE", "hello bert", "From: .*sip:201@", f"Session-ID: {traced}").reply(200)
         async with bert.program(tmp_path) as there:
             await played(anna.gets(202).program(tmp_path, "anna"))
             await finished(there)
+        (received,) = [e.event for e in gateway.seen if isinstance(e.event, MessageReceived)]
+        assert received.trace.replace("-", "") == traced
         assert not gateway.counters["messages_failed"]

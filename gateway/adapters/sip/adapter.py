@@ -15,7 +15,15 @@ from gateway.adapters.base import Adapter, Host
 from gateway.adapters.sip.calls import RETRY_AFTER_S, Calls
 from gateway.adapters.sip.config import SipSection
 from gateway.adapters.sip.door import Door
-from gateway.adapters.sip.identity import Caller, clean, from_value, number_of
+from gateway.adapters.sip.identity import (
+    Caller,
+    clean,
+    from_value,
+    half_of,
+    number_of,
+    session_id,
+    session_id_of,
+)
 from gateway.adapters.sip.keying import doubts
 from gateway.adapters.sip.mailboxes import Mailboxes
 from gateway.adapters.sip.phones import Phones
@@ -36,6 +44,7 @@ from gateway.core.actions import (
 )
 from gateway.core.endpoints import Endpoint
 from gateway.core.events import MessageReceived
+from gateway.core.ids import trace_of
 from gateway.errors import DeviceError, UsageError
 from gateway.protocols.sip import events as sip
 from gateway.protocols.sip.agent import SipAgent
@@ -345,7 +354,8 @@ class Sip(Adapter):
                 sender=(phone.number if phone else "") or number_of(request.from_.uri),
                 recipient=number_of(request.uri),
                 text="\n".join(clean(line, 4096) for line in text.splitlines()),
-                trace=self.host.new_trace(),
+                # A text that somebody traces already goes on under that id (RFC 7989).
+                trace=trace_of(session_id_of(request)) or self.host.new_trace(),
             )
         )
 
@@ -353,6 +363,7 @@ class Sip(Adapter):
         user = action.endpoint.partition("/")[2]
         now, agent = self.host.now(), self._calls.agent
         caller = Caller(action.sender, "") if action.sender else None
+        headers = [session_id(half_of(action.trace))] if action.trace else []
         if user in self.config.trunks:
             host = self._trunks.host(user)
             token = agent.message(
@@ -362,6 +373,7 @@ class Sip(Adapter):
                 from_=from_value(host, caller) if caller else "",
                 flow=next(iter(self._trunks.flows(user)), None),
                 routes=self._trunks.routes(user),
+                headers=headers,
                 credentials=self._trunks.credentials(user),
             )
             self._sent(token, action)
@@ -378,6 +390,7 @@ class Sip(Adapter):
                     from_=from_value(host, caller) if caller else "",
                     flow=binding.flow,
                     routes=binding.path,
+                    headers=headers,
                 )
                 self._sent(token, action)
         self._pump()
