@@ -280,23 +280,27 @@ class FxsPort:
         if self.state is FxsState.LENT:
             self._out.append(Hangup(Rule.LOCAL))
             if self._lifted_lent:
-                # Nobody asked for dial tone: it is served again when it was put back.
-                self._lock_out()
+                # Whoever borrowed it is told like any other that the call is over.
+                self._tell_over(now, tone)
             else:
                 self._feed(False)
                 self._guard(now)
             return
+        self._lifted_lent = False
         if self.state in (FxsState.RINGING, FxsState.PRE_RING):
             self._stop_ringing()
             self._out.append(Hangup(Rule.LOCAL))
             self._guard(now)
             return
         self._out.append(Hangup(Rule.LOCAL))
-        was_talking = self.state is FxsState.TALKING
-        self._timers.clear()
         self._set_tone(None)
-        self._busy_name = tone
         self._set_polarity(False)
+        self._tell_over(now, tone)
+
+    def _tell_over(self, now: float, tone: ToneName) -> None:
+        was_talking = self.state in (FxsState.TALKING, FxsState.LENT)
+        self._timers.clear()
+        self._busy_name = tone
         if was_talking and self.config.battery_drop:
             self.state = FxsState.CLEARING
             self._fed = False
@@ -447,7 +451,8 @@ class FxsPort:
         self._timers.start("busy", now + self.config.busy_tone)
 
     def _start_howler(self, now: float) -> None:
-        if self.config.howler <= 0:
+        # No howler for a station's amplifier: it may hold the line for good.
+        if self.config.howler <= 0 or self._lifted_lent:
             self._lock_out()
             return
         self.state = FxsState.HOWLER
