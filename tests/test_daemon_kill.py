@@ -104,6 +104,9 @@ async def test_an_alarm_in_its_middle_is_carried_on(tmp_path: Path) -> None:
             assert json.loads(line.split("|", 2)[2])["trace"] == alarm["trace"]
             await asyncio.to_thread(box.wait_for_no_call)
             # Acknowledged is acknowledged, also for the next run.
+            await asyncio.to_thread(
+                _until, lambda: "CloseAlarm" in box.journal(), "that is written down"
+            )
             box.kill()
             await asyncio.to_thread(box.start)
             assert await asyncio.to_thread(box.json, "calls") == []
