@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +28,6 @@ pytestmark = [
 ]
 
 CLEAN = "clean"
-STALLS = (Code.LOSS, Code.STARVED, Code.CLOCK_DRIFT)
 EXPECTED = {
     # call: the verdict, its layer, the endpoint it names, words of the sentence
     "good": (CLEAN, Layer.NONE, "", "BYE"),
@@ -96,31 +94,12 @@ def test_verdict(played: dict[str, Verdicts], name: str) -> None:
     _is(verdicts.over, name)
     if verdicts.up is not None:
         # On a busy machine the call may be over before it was looked at.
-        assert _codes(verdicts.up, EXPECTED[name][0])[0] == EXPECTED[name][0], verdicts.up
-
-
-def _busy() -> bool:
-    return os.getloadavg()[0] > (os.cpu_count() or 1)
-
-
-def _codes(found: Diagnosis, injected: str) -> list[str]:
-    """The verdicts, most decisive first. Where more wants to run than there are processors the
-    sender stalls by itself: that fault is real, and stands before the injected one."""
-    codes = [found.code, *(fault.code for fault in found.others)]
-    while _busy() and codes[0] != injected and codes[0] in STALLS and injected in codes:
-        codes.pop(0)
-    return codes
+        assert verdicts.up.code == EXPECTED[name][0], verdicts.up
 
 
 def _is(found: Diagnosis, name: str) -> None:
     code, layer, endpoint, words = EXPECTED[name]
-    codes = _codes(found, code)
-    assert codes[0] == code, found
-    if found.code != code:
-        (fault,) = (each for each in found.others if each.code == code)
-        assert fault.leg.partition("#")[0] == endpoint
-        return
-    assert found.layer == layer, found
+    assert (found.code, found.layer) == (code, layer), found
     assert found.leg.partition("#")[0] == endpoint
     assert words in found.sentence
     assert found.fault is (code != CLEAN)
@@ -195,9 +174,5 @@ async def test_a_good_call_of_every_network_has_a_clean_bill() -> None:
             calls.append(await _talk(site, "sip", "radio"))
             await until(lambda: not site.box.gateway.switchboard.calls, "no call any more")
             over = [await verdict(site.box.gateway, leg) for leg, _ in calls]
-    if _busy():
-        # Packets that a program did not get to send or fetch in time are really lost or late.
-        over = [found for found in over if found.code not in STALLS]
-    else:
-        assert [said for _, said in calls if not said.startswith("no fault")] == []
+    assert [said for _, said in calls if not said.startswith("no fault")] == []
     assert [found for found in over if found.fault or found.live] == []
