@@ -192,10 +192,10 @@ static void relay(ce_stream *s, ce_stream *to, uint8_t *packet, int offset, int 
         return;
     if (!s->relay_anchored) {
         uint32_t now = ce_rtp_now_ts(to);
-        /* A frame of ours that has just left has used this time already. */
-        int32_t used = (int32_t)(to->last_ts + to->frame_ticks - now);
-        if (to->sent_any && used > 0 && used <= (int32_t)to->frame_ticks)
-            now += (uint32_t)used;
+        /* A packet of ours that has just left has used this time already. */
+        uint32_t packet_ticks = to->ptime_ms * to->clock_ms, used = to->last_ts + packet_ticks - now;
+        if (to->sent_any && used <= packet_ticks)
+            now += used;
         s->relay_ts_off = now - ts;
         s->relay_seq_off = (uint16_t)(to->seq_out - seq);
         s->relay_anchored = 1;
