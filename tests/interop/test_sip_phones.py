@@ -428,8 +428,11 @@ async def test_bindings_survive_a_restart(tmp_path: Path) -> None:
             await anna.wait("CALL_CLOSED")
 
 
-async def test_linphone_calls_and_is_called(tmp_path: Path) -> None:
-    home = tmp_path / "lin"
+@contextlib.asynccontextmanager
+async def linphone_with_bert(
+    tmp_path: Path, home: Path
+) -> AsyncIterator[tuple[Box, Softphone, Linphone]]:
+    """linphone, registered as anna, has called bert: both speak and record."""
     port, heard = free_port(socket.SOCK_DGRAM), home / "heard.wav"
     wav = microphone(tmp_path, 600)
     async with (
@@ -447,13 +450,19 @@ async def test_linphone_calls_and_is_called(tmp_path: Path) -> None:
         # Before its streams run, these make it crash.
         await linphone.says("connected")
         await linphone.tell(f"play {wav}", f"record {heard}")
+        yield gateway, bert, linphone
+
+
+async def test_linphone_calls_and_is_called(tmp_path: Path) -> None:
+    home = tmp_path / "lin"
+    async with linphone_with_bert(tmp_path, home) as (gateway, bert, linphone):
         await asyncio.sleep(TALK_S + 1.0)
         await linphone.tell("terminate")
         await bert.wait("CALL_CLOSED")
         await gateway.legs(2)
         assert_hears(bert.heard(), 600, 440)
-        await until(heard.exists, "linphone's recording")
-        assert_hears(heard, 440, 600)
+        await until((home / "heard.wav").exists, "linphone's recording")
+        assert_hears(home / "heard.wav", 440, 600)
         seen, events = len(gateway.seen), len(bert.events)
         await bert.dial(gateway.uri("201"))
         await gateway.wait(LegRinging, skip=seen)
@@ -469,22 +478,7 @@ async def test_linphone_calls_and_is_called(tmp_path: Path) -> None:
 async def test_linphone_reports_voice_quality_and_takes_ours(tmp_path: Path) -> None:
     """Its RTP library makes extended reports of its own: RFC 3611 in both directions."""
     home = tmp_path / "lin"
-    port, heard = free_port(socket.SOCK_DGRAM), home / "heard.wav"
-    wav = microphone(tmp_path, 600)
-    async with (
-        box(PHONES.format(more="")) as gateway,
-        phone(tmp_path, "bert", "b1", gateway, hz=440, answer="auto") as bert,
-        Linphone(home, port, wav, heard) as linphone,
-    ):
-        await linphone.tell(
-            "soundcard use files", "ipv6 disable", f"play {wav}", f"record {heard}",
-            f"register sip:anna@127.0.0.1:{gateway.port} sip:127.0.0.1:{gateway.port} a1",
-        )  # fmt: skip
-        await gateway.up("sip/anna", "sip/bert")
-        await linphone.tell(f"call {gateway.uri('202')}")
-        await bert.wait("CALL_ESTABLISHED")
-        await linphone.says("connected")
-        await linphone.tell(f"play {wav}", f"record {heard}")
+    async with linphone_with_bert(tmp_path, home) as (gateway, bert, linphone):
 
         def told() -> bool:
             stats = gateway.gateway.patchbay.stats("sip/anna#1")
