@@ -29,16 +29,16 @@ from gateway.core.events import (
 )
 from gateway.core.numbers import Completeness, NumberPattern, combine
 from gateway.drivers.dahdi import LineEvent
-from gateway.lab import linecard
 from gateway.lab.linecard import BUSY_TONE, CONGESTION_TONE, LineCard
 from gateway.media.engine import Engine
 from gateway.protocols.analog.digits import DigitCollector
 from gateway.testing import PROMISES, Scenario, TestHost, check_adapter
 from gateway.testing.audio import level_at
+from tests.cards import needs_card
 
 from .analog_stand import QUICK_FXO, samples, stand
 
-pytestmark = pytest.mark.skipif(bool(linecard.why_not()), reason=str(linecard.why_not()))
+pytestmark = needs_card
 
 
 @pytest.fixture

@@ -14,14 +14,14 @@ import pytest
 from gateway.adapters.analog import Analog
 from gateway.config import ConfigErrors
 from gateway.core.events import LegAnswered, LegRinging
-from gateway.lab import linecard
 from gateway.media.streams import StreamStats
 from gateway.testing import TestHost
+from tests.cards import needs_card
 from tests.lines import HARVARD, OTHER, at_level, dbm0, spoken, white
 
 from .analog_stand import stand
 
-pytestmark = pytest.mark.skipif(bool(linecard.why_not()), reason=str(linecard.why_not()))
+pytestmark = needs_card
 needs_speech = pytest.mark.skipif(
     not (shutil.which("espeak-ng") and shutil.which("sox")), reason="needs espeak-ng and sox"
 )

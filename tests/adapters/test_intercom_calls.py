@@ -16,17 +16,10 @@ from gateway.core.events import FloorRequested, LegAnswered
 from gateway.lab.intercom_bus import CallPoint, CallPointBus, tone
 from gateway.testing.audio import write_wav
 from tests.adapters.test_intercom import steady
-from tests.interop.peers import assert_hears, box, phone, until
+from tests.interop.peers import ANNA, assert_hears, box, phone, until
 
 pytestmark = pytest.mark.interop
 
-SIP = """
-digest = ["MD5"]
-codecs = ["PCMU"]
-[adapters.sip.phones.anna]
-password = "a1"
-number = "201"
-"""
 STATION = """
 [adapters.{name}]
 kind = "intercom"
@@ -50,7 +43,7 @@ async def test_a_telephone_and_a_call_point(tmp_path: Path) -> None:
         more = STATION.format(
             name="tunnel", path=bus.path, number="103", calls="201", duplex="switched"
         )
-        async with box(SIP, more) as gateway:
+        async with box(ANNA, more) as gateway:
             async with phone(tmp_path, "anna", "a1", gateway, hz=1000) as anna:
                 await gateway.up("sip/anna", "tunnel/km3")
                 # There and back: each calls the other once.
@@ -89,7 +82,7 @@ async def test_two_half_duplex_call_points_on_two_buses(tmp_path: Path) -> None:
         more = STATION.format(
             name="east", path=one.path, number="103", calls="203", duplex="half"
         ) + STATION.format(name="west", path=two.path, number="203", calls="103", duplex="half")
-        async with box(SIP, more) as gateway:
+        async with box(ANNA, more) as gateway:
             await gateway.up("east/km3", "west/km3")
             east.call()
             await until(lambda: west.state == "ringing", "it rings in the west")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.lab import linecard
 from gateway.lab.linecard import LineCard
+from tests.cards import needs_card
 from tests.guest import guest
 
 HERE = Path(__file__).parent
@@ -38,7 +38,7 @@ def assert_same(seen: Truth, truth: Truth) -> None:
         assert seen["audio"][way] == pytest.approx(amplitude, rel=0.02), way
 
 
-@pytest.mark.skipif(bool(linecard.why_not()), reason=str(linecard.why_not()))
+@needs_card
 async def test_virtual_card_is_like_the_recorded_driver() -> None:
     async with LineCard.start() as card:
         await card.cable(1, 5)

@@ -36,6 +36,14 @@ from gateway.testing.audio import read_wav, steady_level_at, tone, write_wav
 HERE = Path(__file__).parent
 WITHIN_S = 15.0
 SECONDS = 30.0
+ANNA = """
+digest = ["MD5"]
+codecs = ["PCMU"]
+[adapters.sip.phones.anna]
+password = "a1"
+number = "201"
+"""
+"""The SIP adapter's part of a configuration: one telephone that takes G.711 only."""
 _E = TypeVar("_E")
 
 

@@ -14,27 +14,20 @@ from pathlib import Path
 import pytest
 
 from gateway.core.events import AlarmRaised, CommandFinished, LegAnswered, LegEnded
-from gateway.lab import linecard
 from gateway.lab.linecard import LineCard
 from gateway.lab.softphone import Softphone
 from gateway.testing.audio import steady_level_at, tone, write_wav
 from tests.adapters.mqtt_broker import Broker, Subscriber, needs_mosquitto, subscribed
-from tests.interop.peers import Box, assert_hears, box, phone, until
+from tests.cards import needs_card
+from tests.interop.peers import ANNA, Box, assert_hears, box, phone, until
 from tests.interop.test_analog import heard
 
 pytestmark = [
     pytest.mark.interop,
     needs_mosquitto,
-    pytest.mark.skipif(bool(linecard.why_not()), reason=str(linecard.why_not())),
+    needs_card,
 ]
 
-SIP = """
-digest = ["MD5"]
-codecs = ["PCMU"]
-[adapters.sip.phones.anna]
-password = "a1"
-number = "201"
-"""
 REST = """
 [adapters.analog]
 device_dir = "{card}"
@@ -118,7 +111,7 @@ async def stand(directory: Path, who: str) -> AsyncIterator[Stand]:
             LineCard.start(fxs=1, fxo=0) as card,
             subscribed(broker, "house/ack", "-t", "house/set") as said,
             box(
-                SIP,
+                ANNA,
                 REST.format(card=card.directory, broker=broker.port, who=who),
                 home=home,
             ) as gateway,

@@ -18,25 +18,15 @@ from gateway.config import load
 from gateway.core.actions import Hangup
 from gateway.core.causes import Cause
 from gateway.core.events import LegAnswered, LegEnded, LegOffered
-from gateway.lab import linecard
 from gateway.lab.linecard import BUSY_TONE, LineCard
 from gateway.testing.audio import level_at, steady_level_at, tone
 from tests.adapters.analog_stand import QUICK_FXO, stand
-from tests.interop.peers import HERE, assert_hears, box, need, phone
+from tests.cards import needs_card
+from tests.interop.peers import ANNA, HERE, assert_hears, box, need, phone
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(bool(linecard.why_not()), reason=str(linecard.why_not())),
-]
+pytestmark = [pytest.mark.interop, needs_card]
 
 ROOT = HERE.parents[1]
-SIP = """
-digest = ["MD5"]
-codecs = ["PCMU"]
-[adapters.sip.phones.anna]
-password = "a1"
-number = "201"
-"""
 ANALOG = """
 [adapters.analog]
 device_dir = "{card}"
@@ -118,7 +108,7 @@ MINIMODEM = _SOX + " -r 48000 {path} && minimodem --rx callerid {more} -f {path}
 async def test_a_telephone_and_a_softphone_call_each_other(tmp_path: Path) -> None:
     async with (
         LineCard.start(fxs=2, fxo=1) as card,
-        box(SIP, ANALOG.format(card=card.directory)) as gateway,
+        box(ANNA, ANALOG.format(card=card.directory)) as gateway,
         phone(tmp_path, "anna", "a1", gateway, hz=1000) as anna,
     ):
         await gateway.up("fxs/1", "sip/anna")
@@ -162,7 +152,7 @@ async def test_a_telephone_and_a_softphone_call_each_other(tmp_path: Path) -> No
 async def test_telephone_to_telephone_and_over_the_exchange(tmp_path: Path) -> None:
     async with (
         LineCard.start(fxs=2, fxo=1) as card,
-        box(SIP, ANALOG.format(card=card.directory)) as gateway,
+        box(ANNA, ANALOG.format(card=card.directory)) as gateway,
     ):
         await gateway.up("fxs/1", "fxs/2", "fxo/3")
         gate, desk, exchange = card.telephone(1), card.telephone(2), card.exchange(3)

@@ -11,9 +11,9 @@ import pytest
 
 from gateway.core.causes import Cause
 from gateway.core.events import LegAnswered, LegEnded, LegOffered, LegRinging
-from gateway.lab import linecard
 from gateway.lab.linecard import LineCard
 from gateway.lab.softphone import Softphone, free_port
+from tests.cards import needs_card
 from tests.interop.peers import (
     Kamailio,
     Linphone,
@@ -26,10 +26,7 @@ from tests.interop.peers import (
 )
 from tests.interop.test_analog import TALK_S, assert_only, speak
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(bool(linecard.why_not()), reason=str(linecard.why_not())),
-]
+pytestmark = [pytest.mark.interop, needs_card]
 
 PHONE = """
 digest = ["MD5"]

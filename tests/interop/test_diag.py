@@ -12,8 +12,8 @@ import pytest
 from gateway.core.events import HangupRequested, LegAnswered, LegEnded, LegOffered
 from gateway.diagnosis import Diagnosis
 from gateway.diagnosis.faults import Code, Layer
-from gateway.lab import linecard
 from tests.adapters.page_stand import own_network
+from tests.cards import needs_card
 from tests.interop import diag_site
 from tests.interop.diag_site import Verdicts, verdict
 from tests.interop.matrix_parties import OnTheAir
@@ -22,10 +22,7 @@ from tests.interop.matrix_site import Site as Everything
 from tests.interop.matrix_site import site as everything
 from tests.interop.peers import need, until
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(bool(linecard.why_not()), reason=str(linecard.why_not())),
-]
+pytestmark = [pytest.mark.interop, needs_card]
 
 CLEAN = "clean"
 EXPECTED = {

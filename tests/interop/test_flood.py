@@ -14,25 +14,18 @@ from pathlib import Path
 import pytest
 
 from gateway.core.events import LegAnswered, LegEnded
-from gateway.lab import linecard
 from gateway.lab.linecard import LineCard
 from tests.adapters.mqtt_broker import Broker, free_port, needs_mosquitto
-from tests.interop.peers import Box, box, phone, until
+from tests.cards import needs_card
+from tests.interop.peers import ANNA, Box, box, phone, until
 from tests.interop.test_analog import TALK_S, assert_only, speak
 
 pytestmark = [
     pytest.mark.interop,
     needs_mosquitto,
-    pytest.mark.skipif(bool(linecard.why_not()), reason=str(linecard.why_not())),
+    needs_card,
 ]
 
-SIP = """
-digest = ["MD5"]
-codecs = ["PCMU"]
-[adapters.sip.phones.anna]
-password = "a1"
-number = "201"
-"""
 REST = """
 [adapters.analog]
 device_dir = "{card}"
@@ -55,7 +48,7 @@ host = "127.0.0.1"
 port = {modbus}
 """
 _SPOILT = (
-    b"INVITE sip:11@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:9;branch=z9hG4bK%d\r\n"
+    b"INVITE sip:11@127.0.0.1 ANNA/2.0\r\nVia: ANNA/2.0/UDP 127.0.0.1:9;branch=z9hG4bK%d\r\n"
     b"From: <sip:x@y>;tag=1\r\nTo: <sip:11@z>\r\nCall-ID: %d\r\nCSeq: 1 INVITE\r\n"
     b"Content-Length: 99999\r\n\r\nv=0\r\n"
 )
@@ -126,7 +119,7 @@ async def test_calls_go_on_under_garbage_on_every_door(
         async with (
             LineCard.start(fxs=2, fxo=0) as card,
             box(
-                SIP, REST.format(card=card.directory, broker=broker.port, modbus=modbus)
+                ANNA, REST.format(card=card.directory, broker=broker.port, modbus=modbus)
             ) as gateway,
             phone(tmp_path, "anna", "a1", gateway, hz=1000, answer="auto") as anna,
         ):

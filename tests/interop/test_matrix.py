@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.lab import linecard
 from tests.adapters.page_stand import own_network
+from tests.cards import needs_card
 from tests.interop.matrix import played
 from tests.interop.matrix_page import OK, PAGE, Matrix, plan, render
 from tests.interop.peers import need
@@ -44,7 +44,7 @@ def test_a_cell_that_was_not_played_is_not_shown() -> None:
 
 @pytest.mark.interop
 @pytest.mark.alone
-@pytest.mark.skipif(bool(linecard.why_not()), reason=str(linecard.why_not()))
+@needs_card
 async def test_every_network_reaches_every_other() -> None:
     need("baresip", "kamailio", "mosquitto", "mosquitto_pub", "mosquitto_sub", "sox", "dahdi_cfg")
     pytest.importorskip("pyVoIP")

@@ -15,16 +15,14 @@ from typing import Any
 import pytest
 
 from gateway.core.events import PathTested, PathTestKind, PathTestRequested
-from gateway.lab import linecard
 from gateway.lab.linecard import LineCard
 from gateway.lab.softphone import Softphone, free_port
 from gateway.pathtests import SECONDS, Limits, signal_of
 from gateway.testing.audio import tone, write_wav
+from tests.cards import needs_card
 from tests.interop.peers import Box, assert_hears, box, need, phone, sipp, until
 
 pytestmark = pytest.mark.interop
-card = pytest.mark.skipif(bool(linecard.why_not()), reason=str(linecard.why_not()))
-
 CARRIER = "127.0.2.30"
 TRUNK = f"""
 codecs = ["PCMU"]
@@ -297,7 +295,7 @@ async def lifted(gateway: Box, lines: LineCard, port: int) -> PathTested:
     return found
 
 
-@card
+@needs_card
 async def test_a_telephone_line(tmp_path: Path) -> None:
     async with (
         LineCard.start(fxs=2, fxo=1) as lines,

@@ -21,25 +21,15 @@ from gateway.core.events import (
     MediaFlowing,
     Priority,
 )
-from gateway.lab import linecard
 from gateway.lab.linecard import LineCard, Outside
 from gateway.lab.softphone import Softphone
 from gateway.testing.audio import level_at, steady_level_at, tone
 from gateway.testing.wires import SerialLine
-from tests.interop.peers import Box, assert_hears, box, need, phone, until
+from tests.cards import needs_card
+from tests.interop.peers import ANNA, Box, assert_hears, box, need, phone, until
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(bool(linecard.why_not()), reason=str(linecard.why_not())),
-]
+pytestmark = [pytest.mark.interop, needs_card]
 
-SIP = """
-digest = ["MD5"]
-codecs = ["PCMU"]
-[adapters.sip.phones.anna]
-password = "a1"
-number = "201"
-"""
 REST = """
 [adapters.analog]
 device_dir = "{card}"
@@ -83,7 +73,7 @@ async def world(
         async with LineCard.start(fxs=1, fxo=1) as card:
             more = REST.format(card=card.directory, acdp=acdp.path, kocom=kocom.path)
             async with (
-                box(SIP, more) as gateway,
+                box(ANNA, more) as gateway,
                 phone(tmp_path, "anna", "a1", gateway, hz=PHONE_HZ) as anna,
             ):
                 await gateway.up("sip/anna", "fxs/1", "fxo/2", "exchange/km3", "door/flat")

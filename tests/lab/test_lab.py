@@ -15,13 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.lab import linecard
 from gateway.lab.verbs import HELP
+from tests.cards import needs_card
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(linecard.why_not() is not None, reason=str(linecard.why_not())),
-]
+pytestmark = [pytest.mark.interop, needs_card]
 WITHIN_S = 90
 
 

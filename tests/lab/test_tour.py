@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.lab import linecard, pbx
+from gateway.lab import pbx
+from tests.cards import needs_card
 from tests.lab.test_lab import gateway
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.skipif(linecard.why_not() is not None, reason=str(linecard.why_not())),
-]
+pytestmark = [pytest.mark.interop, needs_card]
 
 
 @dataclass
