@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/types.h>
 #include <time.h>
 #include "dahdi.h"
 
@@ -190,6 +191,12 @@ void device_serve(int fd);
 void device_unmount(void);
 void device_tick(void);   /* move samples between handles, answer who waits */
 void handle_event(struct handle *h, int event);
+int handle_buffers(struct handle *h, int block, int numbufs); /* 0 or -errno */
+int handle_attach(struct handle *h, int number);              /* 0 or -errno */
+static inline bool event_ready(const struct handle *h) { return h->ev_in != h->ev_out; }
+
+/* ---- ioctls ---- */
+int handle_ioctl(struct handle *h, unsigned cmd, void *a, pid_t pid, uint64_t arg); /* 0 or -errno; in and out in `a` */
 
 /* ---- control ---- */
 int control_open(const char *path);

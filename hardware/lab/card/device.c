@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
-#include <math.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -49,7 +48,6 @@ static void answer_ioctl(uint64_t unique, int error, const void *data, size_t n)
 
 static bool rx_ready(const struct handle *h) { return h->rx.count >= (unsigned)h->block; }
 static bool tx_ready(const struct handle *h) { return h->tx.size - h->tx.count >= (unsigned)h->block; }
-static bool event_ready(const struct handle *h) { return h->ev_in != h->ev_out; }
 static bool audio_handle(const struct handle *h) { return h->node == NODE_PSEUDO || h->port; }
 
 static unsigned readiness(const struct handle *h) {
@@ -206,7 +204,7 @@ void device_tick(void) {
 
 /* ---- open and close ---- */
 
-static int handle_buffers(struct handle *h, int block, int numbufs) {
+int handle_buffers(struct handle *h, int block, int numbufs) {
 	if (block < 16 || block > MAX_BLOCK || numbufs < 2 || numbufs > MAX_BUFS || block * numbufs > MAX_SPACE)
 		return -EINVAL;
 	h->block = block;
@@ -216,7 +214,7 @@ static int handle_buffers(struct handle *h, int block, int numbufs) {
 	return 0;
 }
 
-static int attach(struct handle *h, int number) {
+int handle_attach(struct handle *h, int number) {
 	struct port *p = port_get(number);
 	if (!p) return -EINVAL;
 	if (!p->sig) return -ENXIO;
@@ -242,7 +240,7 @@ static int handle_open(uint64_t nodeid, int flags, uint64_t *fh) {
 		: nodeid == INO_CHANNEL ? NODE_CHANNEL : nodeid == INO_PSEUDO ? NODE_PSEUDO : NODE_PORT;
 	if (h->node == NODE_PSEUDO) handle_buffers(h, DEFAULT_BLOCK, DEFAULT_BUFS);
 	if (h->node == NODE_PORT) {
-		int error = attach(h, nodeid - INO_PORT);
+		int error = handle_attach(h, nodeid - INO_PORT);
 		if (error) return error == -EINVAL ? -ENXIO : error;
 	}
 	h->used = true;
@@ -264,332 +262,32 @@ static void handle_close(struct handle *h) {
 
 /* ---- ioctl ---- */
 
-static void fill_params(struct port *p, struct dahdi_params *out) {
-	struct dahdi_params set = p->set;
-	*out = set;
-	out->channo = p->number;
-	out->spanno = p->span;
-	out->chanpos = p->position;
-	out->sigtype = p->sig;
-	out->sigcap = p->sigcap;
-	out->rxhooksig = port_rx_state(p);
-	out->txhooksig = port_tx_state(p);
-	out->rxisoffhook = out->rxhooksig != 0;
-	out->rxbits = out->txbits = -1;
-	out->idlebits = 0;
-	out->curlaw = p->law;
-	out->alarms = p->failed ? ALARM_RED : p->alarms;
-	snprintf(out->name, sizeof out->name, "VLC/%d/%d", p->span - 1, p->position - 1);
-}
-
-static int get_params(struct handle *h, struct dahdi_params *p) {
-	struct port *port = h->port;
-	bool master = false;
-	if (!port) {
-		master = p->channo & RETURN_MASTER;
-		port = port_get(p->channo & ~RETURN_MASTER);
-	}
-	if (!port) return -EINVAL;
-	fill_params(port, p);
-	if (master) p->channo |= p->channo << 16;
-	return 0;
-}
-
-static int set_params(struct handle *h, const struct dahdi_params *p) {
-	struct port *port = h->port ? h->port : port_get(p->channo);
-	if (!port) return -EINVAL;
-	port->set = *p;
-	return 0;
-}
-
-static int span_stat(struct handle *h, struct dahdi_spaninfo *s) {
-	int span = s->spanno ? s->spanno : h->port ? h->port->span : 1;
-	if (span < 1 || span > 2) return -EINVAL;
-	memset(s, 0, sizeof *s);
-	s->spanno = span;
-	s->totalspans = 2;
-	s->totalchans = span == 1 ? card.n_fxs : card.n_fxo;
-	s->lbo = card.spans[span].lbo;
-	s->lineconfig = card.spans[span].lineconfig;
-	for (int i = 1; i <= n_ports(); i++) s->numchans += card.ports[i].span == span && card.ports[i].sig;
-	snprintf(s->name, sizeof s->name, "VLC/%d", span - 1);
-	snprintf(s->desc, sizeof s->desc, "Virtual line card, %s ports", span == 1 ? "FXS" : "FXO");
-	snprintf(s->manufacturer, sizeof s->manufacturer, "Crosspoint");
-	snprintf(s->devicetype, sizeof s->devicetype, "Virtual line card");
-	snprintf(s->location, sizeof s->location, "lab");
-	snprintf(s->spantype, sizeof s->spantype, "%s", span == 1 ? "FXS" : "FXO");
-	return 0;
-}
-
-static int load_zone(pid_t pid, uint64_t arg, const struct dahdi_zone *head) {
-	if (head->zone < 0 || head->zone >= MAX_ZONES || head->count < 0 || head->count > 256) return -EINVAL;
-	struct zone *z = &card.zones[head->zone];
-	if (z->loaded) return -EBUSY;
-	/* The definitions follow the header in the caller's memory, beyond the size in the request. */
-	static struct dahdi_tonedef defs[256];
-	size_t n = head->count * sizeof *defs;
-	struct iovec mine = { defs, n }, theirs = { (void *)(arg + sizeof *head), n };
-	if (n && process_vm_readv(pid, &mine, 1, &theirs, 1, 0) != (ssize_t)n) return -EFAULT;
-	memset(z, 0, sizeof *z);
-	for (int i = 0; i < MAX_TONE; i++) z->first[i] = -1;
-	memcpy(z->cadence, head->cadence, sizeof z->cadence);
-	memcpy(z->name, head->name, sizeof z->name - 1);
-	z->count = head->count;
-	for (int i = 0; i < head->count; i++) {
-		struct dahdi_tonedef *d = &defs[i];
-		struct segment *s = &z->seg[i];
-		/* fac = 2cos(w), init3 = sin(-w) level: undo the recurrence into frequency and level */
-		double w1 = acos(fmax(-1, fmin(1, d->fac1 / 65536.0))), w2 = acos(fmax(-1, fmin(1, d->fac2 / 65536.0)));
-		*s = (struct segment){ .f1 = w1 * 8000 / (2 * M_PI), .f2 = w2 * 8000 / (2 * M_PI),
-			.level1 = w1 > 1e-6 ? fabs(d->init31 / sin(w1)) : 0, .level2 = w2 > 1e-6 ? fabs(d->init32 / sin(w2)) : 0,
-			.n_samples = d->samples, .next = d->next, .modulate = d->modulate };
-		if (d->tone >= 0 && d->tone < MAX_TONE && z->first[d->tone] < 0) z->first[d->tone] = i;
-	}
-	z->loaded = true;
-	return 0;
-}
-
-static int ctl_ioctl(struct handle *h, int nr, int dir, void *a, pid_t pid, uint64_t arg) {
-	int value = *(int *)a;
-	switch (nr) {
-	case D_LOADZONE: return load_zone(pid, arg, a);
-	case D_FREEZONE:
-		if (value < 0 || value >= MAX_ZONES) return -EINVAL;
-		card.zones[value].loaded = false;
-		return 0;
-	case D_DEFAULTZONE:
-		if (value < 0 || value >= MAX_ZONES || !card.zones[value].loaded) return -EINVAL;
-		card.default_zone = value;
-		for (int i = 1; i <= n_ports(); i++)
-			if (card.ports[i].zone < 0) card.ports[i].zone = value;
-		return 0;
-	case D_SPANCONFIG: {
-		struct dahdi_lineconfig *c = a;
-		if (c->span < 1 || c->span > 2) return -ENXIO;
-		card.spans[c->span].lbo = c->lbo;
-		card.spans[c->span].lineconfig = c->lineconfig;
-		return 0;
-	}
-	case D_STARTUP:
-	case D_SHUTDOWN:
-		if (value < 1 || value > 2) return -ENXIO;
-		card.spans[value].started = nr == D_STARTUP;
-		if (nr == D_SHUTDOWN)
-			for (int i = 1; i <= n_ports(); i++)
-				if (card.ports[i].span == value) port_configure(&card.ports[i], 0, 0);
-		return 0;
-	case D_CHANCONFIG: {
-		struct dahdi_chanconfig *c = a;
-		struct port *p = port_get(c->chan);
-		if (!p || (p->sigcap & c->sigtype) != c->sigtype) return -EINVAL;
-		port_configure(p, c->sigtype, c->deflaw);
-		return 0;
-	}
-	case D_ATTACH_ECHOCAN: {
-		struct dahdi_echocan *e = a;
-		struct port *p = port_get(e->chan);
-		if (!p) return -EINVAL;
-		snprintf(p->echocan, sizeof p->echocan, "%.15s", e->name);
-		return 0;
-	}
-	case D_DIALPARAMS: {
-		struct dahdi_dialparams *d = a;
-		if (dir == _IOC_READ) *d = card.dialparams;
-		else if (d->dtmf < 10 * 8 || d->dtmf > 4000 * 8) return -EINVAL;
-		else card.dialparams = *d;
-		return 0;
-	}
-	case D_MAINT: return -ENOSYS;
-	}
-	return -ENOTTY;
-}
-
-static int chan_ioctl(struct handle *h, int nr, int dir, size_t size, void *a) {
-	struct port *p = h->port;
-	int value = *(int *)a;
-	bool get = dir == _IOC_READ;
-	if (p && p->failed) return nr == D_GETEVENT ? (*(int *)a = EV_REMOVED, 0) : -ENODEV;
-	switch (nr) { /* pseudo channels too */
-	case D_GET_BLOCKSIZE:
-		if (get) return *(int *)a = h->block, 0;
-		return handle_buffers(h, value, h->numbufs);
-	case D_BUFINFO: {
-		struct dahdi_bufinfo *b = a;
-		if (get) {
-			*b = (struct dahdi_bufinfo){ h->txpolicy, h->rxpolicy, h->numbufs, h->block, -1, -1 };
-			return 0;
-		}
-		int error = handle_buffers(h, b->bufsize, b->numbufs);
-		if (error) return error;
-		h->txpolicy = b->txpolicy;
-		h->rxpolicy = b->rxpolicy;
-		h->tx_held = h->txpolicy != POLICY_IMMEDIATE;
-		return 0;
-	}
-	case D_FLUSH:
-		if (value & FLUSH_READ) h->rx.count = 0;
-		if (value & FLUSH_WRITE) h->tx.count = 0, h->tx_held = h->txpolicy != POLICY_IMMEDIATE;
-		if (value & FLUSH_EVENT) h->ev_out = h->ev_in;
-		return 0;
-	case D_SETLINEAR: return h->linear = value, 0;
-	case D_SETLAW:
-		if (value < 0 || value > 2) return -EINVAL;
-		h->law = value;
-		if (p) p->law = value ? value : p->law_default;
-		return 0;
-	case D_GETEVENT:
-		*(int *)a = event_ready(h) ? h->events[h->ev_out++ % MAX_EVENTS] : EV_NONE;
-		return 0;
-	case D_CONF:
-	case D_CONF_V1: {
-		struct dahdi_conf *c = a;
-		if (nr == D_CONF_V1 && dir != _IOC_WRITE) return *c = h->conf, 0;
-		if ((c->mode & 0xff) > CONF_MONITORBOTH) return -EINVAL;
-		if (c->mode && !port_get(c->confno)) return -EINVAL;
-		h->conf = *c;
-		return 0;
-	}
-	case D_CHANNO:
-		*(int *)a = p ? p->number : 0x8000 + (int)(h - card.handles);
-		return 0;
-	case D_CONFMUTE: case D_GETCONFMUTE: case D_AUDIOMODE: case D_HDLC_RATE: case D_ECHOTRAIN:
-	case D_ECHOCANCEL_FAX: return 0;
-	}
-	if (!p) return -ENOTTY;
-	switch (nr) {
-	case D_HOOK: return port_hook(p, value, h->flags & O_NONBLOCK);
-	case D_SENDTONE: return port_tone(p, value);
-	case D_TONEZONE:
-		if (get) return *(int *)a = p->zone, 0;
-		if (value == -1) value = card.default_zone;
-		if (value < 0 || value >= MAX_ZONES || !card.zones[value].loaded) return -ENODATA;
-		p->zone = value;
-		memcpy(p->cadence, card.zones[value].cadence, sizeof p->cadence);
-		return 0;
-	case D_SETCADENCE: {
-		const int *c = a;
-		int n = 0;
-		while (n < MAX_CADENCE && c[n] > 0) n++;
-		if (!n || n % 2) return -EINVAL;
-		memcpy(p->cadence, c, sizeof p->cadence);
-		return 0;
-	}
-	case D_DIAL: return port_dial(p, a);
-	case D_DIALING: return *(int *)a = p->dialing, 0;
-	case D_ECHOCANCEL:
-		if (size != sizeof(int)) { /* tap length and a count of parameters */
-			if (((int *)a)[1]) return -EINVAL;
-		}
-		if (value < 0) return -EINVAL;
-		if (value && !p->echocan[0]) return -ENODEV;
-		p->echo_taps = value;
-		return 0;
-	case D_ONHOOKTRANSFER:
-		if (!p->fxs) return -EINVAL;
-		p->onhook_ms = value;
-		return 0;
-	case D_SETPOLARITY:
-		if (!p->fxs || p->phase == RING_ON || p->phase == DROP) return -EINVAL;
-		p->polarity = value;
-		return 0;
-	case D_VMWI:
-		if (!p->fxs) return -EINVAL;
-		p->mwi = value;
-		control_tell(p->number, "messages %d", value);
-		return 0;
-	case D_VMWI_CONFIG:
-		if (!p->fxs) return -EINVAL;
-		p->mwi_type = value;
-		return 0;
-	case D_GAINS:
-		if (dir == _IOC_WRITE) {
-			p->gains = *(struct dahdi_gains *)a;
-			p->gains_set = true;
-		} else if (p->gains_set) *(struct dahdi_gains *)a = p->gains;
-		else
-			for (int i = 0; i < 256; i++) ((struct dahdi_gains *)a)->rx[i] = ((struct dahdi_gains *)a)->tx[i] = i;
-		return 0;
-	case D_SET_HWGAIN: {
-		const struct dahdi_hwgain *g = a;
-		*(g->tx ? &p->hw_tx : &p->hw_rx) = pow(10, g->tenth_db / 200.0);
-		return 0;
-	}
-	case D_WCTDM_STATS: return port_stats(p, a), 0;
-	case D_BUFFER_EVENTS: return p->buffer_events = value, 0;
-	}
-	return -ENOTTY;
-}
-
-static int timer_ioctl(struct handle *h, int nr, void *a) {
-	int value = *(int *)a;
-	switch (nr) {
-	case D_TIMERCONFIG:
-		if (value < 0) return -EINVAL;
-		h->timer_samples = h->timer_left = value;
-		return 0;
-	case D_TIMERACK:
-		h->timer_due = value < 1 || value > h->timer_due ? 0 : h->timer_due - value;
-		return 0;
-	case D_GETEVENT:
-		*(int *)a = h->timer_ping ? EV_TIMER_PING : h->timer_due ? EV_TIMER_EXPIRED : EV_NONE;
-		return 0;
-	case D_TIMERPING: return h->timer_ping = true, 0;
-	case D_TIMERPONG: return h->timer_ping = false, 0;
-	}
-	return -ENOTTY;
-}
-
 static void do_ioctl(const struct fuse_in_header *in, struct handle *h, const struct fuse_ioctl_in *req, const uint8_t *data) {
 	static _Alignas(16) uint8_t a[4096];
 	unsigned cmd = req->cmd;
-	int nr = _IOC_NR(cmd), dir = _IOC_DIR(cmd);
+	int nr = _IOC_NR(cmd);
 	size_t size = _IOC_SIZE(cmd);
+	bool line = h->port || h->node == NODE_PSEUDO;
 	int error = -ENOTTY;
 	memset(a, 0, sizeof a);
 	if (_IOC_TYPE(cmd) != DAHDI_CODE || size > sizeof a) goto done;
 	memcpy(a, data, req->in_size < sizeof a ? req->in_size : sizeof a);
-	if (nr == D_GETVERSION && size == sizeof(struct dahdi_version)) {
-		struct dahdi_version *v = (void *)a;
-		snprintf(v->version, sizeof v->version, "virtual line card");
-		snprintf(v->echo_canceller, sizeof v->echo_canceller, "MG2");
-		error = 0;
-	} else if (nr == D_PARAMS && size == sizeof(struct dahdi_params))
-		error = dir == _IOC_WRITE ? set_params(h, (void *)a) : get_params(h, (void *)a);
-	else if (nr == D_SPANSTAT && size == sizeof(struct dahdi_spaninfo))
-		error = span_stat(h, (void *)a);
-	else if (nr == D_SPANSTAT && size == sizeof(struct dahdi_spaninfo_v1)) {
-		struct dahdi_spaninfo s = { .spanno = *(int *)a };
-		error = span_stat(h, &s);
-		struct dahdi_spaninfo_v1 v = { .spanno = s.spanno, .numchans = s.numchans, .totalchans = s.totalchans, .totalspans = s.totalspans };
-		memcpy(v.name, s.name, sizeof v.name);
-		memcpy(v.desc, s.desc, sizeof v.desc);
-		memcpy(v.spantype, s.spantype, sizeof v.spantype);
-		memcpy(a, &v, sizeof v);
-	} else if (h->node == NODE_CTL)
-		error = ctl_ioctl(h, nr, dir, a, in->pid, req->arg);
-	else if (h->node == NODE_TIMER)
-		error = timer_ioctl(h, nr, a);
-	else if (h->node == NODE_CHANNEL && !h->port)
-		error = nr == D_SPECIFY ? attach(h, *(int *)a) : -ENOSYS;
-	else if (nr == D_IOMUX || nr == D_SYNC) {
+	if (line && (nr == D_IOMUX || nr == D_SYNC)) {
 		if (h->wait.unique) { error = -EBUSY; goto done; }
 		h->wait.unique = in->unique;
 		h->wait.nr = nr;
 		h->wait.mask = *(int *)a;
 		try_wait(h);
 		return;
-	} else if (nr == D_DIALPARAMS)
-		error = ctl_ioctl(h, nr, dir, a, in->pid, req->arg);
-	else {
-		error = chan_ioctl(h, nr, dir, size, a);
-		if (!error && nr == D_HOOK && h->port && port_hook_busy(h->port) && !h->wait.unique) {
-			h->wait.unique = in->unique;
-			h->wait.nr = nr;
-			return;
-		}
+	}
+	error = handle_ioctl(h, cmd, a, in->pid, req->arg);
+	if (!error && nr == D_HOOK && h->port && port_hook_busy(h->port) && !h->wait.unique) {
+		h->wait.unique = in->unique;
+		h->wait.nr = nr;
+		return;
 	}
 done:
-	answer_ioctl(in->unique, error, a, dir & _IOC_READ ? (size < req->out_size ? size : req->out_size) : 0);
+	answer_ioctl(in->unique, error, a, _IOC_DIR(cmd) & _IOC_READ ? (size < req->out_size ? size : req->out_size) : 0);
 }
 
 /* ---- the file system ---- */
