@@ -27,7 +27,7 @@ from gateway.core.events import (
     Severity,
 )
 from gateway.errors import ConfigError, Unsupported
-from gateway.testing.adapters import Scenario, check_adapter
+from gateway.testing import Scenario, check_adapter
 from gateway.testing.host import TestHost
 from tests.adapters.mqtt_broker import Broker, needs_mosquitto, subscribed, until
 
