@@ -23,7 +23,7 @@ from gateway.errors import ConfigError, DeviceError
 from gateway.kept import KEEP, Kept
 from gateway.reload import Reloader
 from tests.box import Box
-from tests.test_runtime import TO_B, Obedient, Rig, section
+from tests.runtime_rig import TO_B, Obedient, Rig, section
 
 
 class Other(Obedient):

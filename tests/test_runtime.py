@@ -9,37 +9,26 @@ import os
 import signal
 import socket
 import sqlite3
-from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import Any, ClassVar
 
-import msgspec
 import pytest
 
-from gateway import dispatch, inbox, journal, runtime
-from gateway.adapters.base import Adapter
+from gateway import dispatch, inbox
 from gateway.adapters.loopback import Loopback, Port
-from gateway.config import AdapterSection, Configuration, GatewaySection, JournalSection
+from gateway.config import JournalSection
 from gateway.core.actions import (
     Answer,
-    CloseAlarm,
     Command,
     Dial,
     Hangup,
     Key,
-    OpenAlarm,
-    SetOutput,
     Unkey,
 )
 from gateway.core.causes import Cause
-from gateway.core.endpoints import Condition, Duplex, Endpoint
-from gateway.core.envelope import Envelope
+from gateway.core.endpoints import Condition, Endpoint
 from gateway.core.events import (
-    AcknowledgeRequested,
     AdapterLost,
     AdapterReady,
-    AlarmCleared,
-    AlarmRaised,
     CallRequested,
     CommandFinished,
     DigitPressed,
@@ -51,193 +40,15 @@ from gateway.core.events import (
     LegEnded,
     LegOffered,
     LegRinging,
-    Severity,
     StopRequested,
 )
-from gateway.core.routes import Announcement, PanelCommand, Route, Trigger
+from gateway.core.routes import PanelCommand, Route
 from gateway.errors import DeviceError, PeerError, Unsupported
-from gateway.hosting import AdapterHost
 from gateway.media.streams import NullSpec, StreamStats
-from gateway.reload import Reloader
-from gateway.replay.player import Player
-from gateway.replay.tape import Tape
 from gateway.runtime import Gateway
-from gateway.testing import PaperEngine, until
+from gateway.testing import until
 from gateway.testing.clock import run_turned
-
-
-class Obedient(Adapter):
-    """Does what the test says, and writes down what the gateway says."""
-
-    kind = "far"
-    places: ClassVar[tuple[Endpoint, ...]] = (
-        Endpoint(id="far/a", capacity=None, condition=Condition.UP),
-        Endpoint(id="far/b", capacity=None, condition=Condition.UP, takes_number=True),
-        Endpoint(
-            id="far/radio", duplex=Duplex.HALF, capacity=None, condition=Condition.UP,
-        ),
-        Endpoint(
-            id="far/panel", duplex=Duplex.NONE, can_ring=False, alarm=True, outputs=("siren",),
-            condition=Condition.UP,
-        ),
-    )  # fmt: skip
-
-    class Config(msgspec.Struct, frozen=True):
-        pass
-
-    def __init__(self, name: str, config: Any, host: Any) -> None:
-        super().__init__(name, config, host)
-        self.got: list[Any] = []
-        self.raises: dict[type, Exception] = {}
-        self.breaks: asyncio.Future[None] | None = None
-        self.fails_at_start: Exception | None = None
-        self.started: list[float] = []
-        self.safe = 0
-        self.on_dial: Any = None
-
-    def endpoints(self) -> Iterable[Endpoint]:
-        return self.places
-
-    async def run(self) -> None:
-        self.started.append(self.host.now())
-        if self.fails_at_start:
-            raise self.fails_at_start
-        self.host.ready()
-        self.breaks = asyncio.get_running_loop().create_future()
-        await self.breaks
-
-    def safe_state(self) -> None:
-        self.safe += 1
-
-    def _take(self, action: Any) -> None:
-        self.got.append(action)
-        if type(action) in self.raises:
-            raise self.raises[type(action)]
-
-    def dial(self, action: Dial) -> None:
-        if self.on_dial:
-            self.on_dial(action)
-        self._take(action)
-
-    def answer(self, action: Answer) -> None:
-        self._take(action)
-        self.host.emit(LegAnswered(leg=action.leg))
-
-    def hangup(self, action: Hangup) -> None:
-        self._take(action)
-        self.host.emit(LegEnded(leg=action.leg, cause=action.cause))
-
-    def key(self, action: Key) -> None:
-        self._take(action)
-
-    def unkey(self, action: Unkey) -> None:
-        self._take(action)
-
-    def set_output(self, action: SetOutput) -> None:
-        self._take(action)
-
-    def command(self, action: Command) -> None:
-        self._take(action)
-
-    # What happens outside
-
-    def offer(self, endpoint: str = "far/a", called: str = "123", **fields: Any) -> str:
-        leg = self.host.new_leg(endpoint)
-        self.host.emit(
-            LegOffered(
-                leg=leg, endpoint=endpoint, called=called, trace=self.host.new_trace(),
-                demanded_at=self.host.now(), **fields,
-            )
-        )  # fmt: skip
-        return leg
-
-    def all(self, kind: type) -> list[Any]:
-        return [action for action in self.got if type(action) is kind]
-
-
-TO_B = Route(name="to b", called="X.", targets=("far/b:{called}",))
-
-
-class _Quiet:
-    """Keeps the log."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[str, str]] = []
-
-    def __getattr__(self, level: str) -> Any:
-        return lambda event, **facts: self.lines.append((level, f"{event} {facts}"))
-
-    def of(self, level: str) -> list[str]:
-        return [line for found, line in self.lines if found == level]
-
-
-class Rig:
-    """A gateway with one obedient adapter, and what passed on its bus."""
-
-    def __init__(self, directory: Path, *routes: Route, **sections: Any) -> None:
-        sections.setdefault(
-            "gateway", GatewaySection(name="box", data_dir=str(directory), drain_s=1)
-        )
-        sections.setdefault("adapters", {"far": section("far", Obedient)})
-        self.log = _Quiet()
-        self.engine = PaperEngine()
-        self.gateway = Gateway(
-            Configuration(file=directory / "c.toml", routes=routes, **sections),
-            engine=self.engine,
-            log=self.log,
-        )
-        self.host: AdapterHost = next(iter(self.gateway.hosts.values()))
-        self.far: Any = self.host.adapter
-        self.seen: list[Envelope] = []
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[Rig]:
-        feed = self.gateway.subscribe()
-        follow = asyncio.ensure_future(self._follow(feed))
-        self.task = asyncio.ensure_future(self.gateway.run())
-        try:
-            await self.until(
-                lambda: self.bodies(AdapterReady) or self.bodies(AdapterLost) or self.task.done()
-            )
-            yield self
-        finally:
-            self.gateway.stop()
-            self.gateway.stop()
-            await asyncio.wait({self.task})
-            feed.close()
-            await follow
-        self.task.result()
-
-    async def _follow(self, feed: Any) -> None:
-        async for envelope in feed:
-            self.seen.append(envelope)
-
-    async def until(self, condition: Any, within_s: float = 5.0, step_s: float = 0.001) -> None:
-        async with asyncio.timeout(within_s):
-            while not condition():  # noqa: ASYNC110 (files and threads too)
-                await asyncio.sleep(step_s)
-
-    def bodies(self, kind: type, **fields: Any) -> list[Any]:
-        return [
-            envelope.body
-            for envelope in self.seen
-            if type(envelope.body) is kind
-            and all(getattr(envelope.body, name) == value for name, value in fields.items())
-        ]
-
-    async def see(self, kind: type, **fields: Any) -> Any:
-        await self.until(lambda: self.bodies(kind, **fields))
-        return self.bodies(kind, **fields)[0]
-
-
-def section(name: str, adapter: type[Adapter], config: Any = None) -> AdapterSection:
-    return AdapterSection(
-        name=name, kind=adapter.kind, adapter=adapter, config=config or adapter.Config()
-    )
-
-
-def _journal(directory: Path) -> list[Envelope]:
-    return [e for e in journal.read(directory / "journal") if e is not None]
+from tests.runtime_rig import TO_B, Obedient, Rig, section, written
 
 
 async def test_a_call_from_end_to_end_and_its_traces(tmp_path: Path) -> None:
@@ -257,7 +68,7 @@ async def test_a_call_from_end_to_end_and_its_traces(tmp_path: Path) -> None:
         await rig.see(LegEnded, leg=callee)
         assert rig.engine.bridges == {}
         assert all(stream.closed for stream in rig.engine.streams)
-    events = [e for e in _journal(tmp_path) if e.event and e.call]
+    events = [e for e in written(tmp_path) if e.event and e.call]
     assert {e.trace for e in events} == {rig.bodies(LegOffered)[0].trace}
     assert [type(e.body).__name__ for e in events] == [
         "LegOffered", "LegRinging", "LegAnswered", "LegAnswered", "LegEnded", "LegEnded",
@@ -397,217 +208,6 @@ async def test_every_way_to_end_counts_as_lost(tmp_path: Path, way: str) -> None
         "raises": "KeyError: 'bug'",
         "its task raises": "the reader broke",
     }[way]  # fmt: skip
-
-
-FIRE = Route(
-    name="fire",
-    on=Trigger.ALARM,
-    targets=("far/a",),
-    announce=Announcement(text="Fire in {source}"),
-    acknowledge="1",
-)
-
-
-def _raise_fire(rig: Rig) -> None:
-    rig.host.emit(
-        AlarmRaised(
-            endpoint="far/panel", alarm="zone 1", kind="fire", trace=rig.gateway.mint_id(),
-            raised_at=rig.gateway.now(),
-        )
-    )  # fmt: skip
-
-
-async def test_an_alarm_is_on_disk_before_anybody_is_called(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, FIRE)
-    on_disk: list[str] = []
-    async with rig.running():
-        rig.far.on_dial = lambda action: on_disk.extend(
-            type(e.body).__name__ for e in _journal(tmp_path)
-        )
-        _raise_fire(rig)
-        await rig.see(Dial)
-        await rig.see(OpenAlarm)
-    assert "AlarmRaised" in on_disk
-
-
-async def test_a_dead_disk_does_not_silence_an_alarm(tmp_path: Path) -> None:
-    blocked = tmp_path / "journal-is-a-file"
-    blocked.write_text("")
-    section_ = JournalSection(directory=str(blocked))
-    rig = Rig(tmp_path, FIRE, journal=section_)
-    async with rig.running():
-        storage = await rig.see(AlarmRaised, endpoint="gateway/journal")
-        assert storage.kind == "fault"
-        assert "journal" in storage.text
-        _raise_fire(rig)
-        await rig.see(Dial, endpoint="far/a")
-
-
-async def test_an_alarm_in_its_middle_is_carried_on_by_the_next_run(tmp_path: Path) -> None:
-    first = Rig(tmp_path, FIRE)
-    async with first.running():
-        _raise_fire(first)
-        await first.see(Dial)
-        await first.until(lambda: any(type(e.body) is OpenAlarm for e in _journal(tmp_path)))
-    second = Rig(tmp_path, FIRE)
-    async with second.running():
-        carried = await second.see(AlarmRaised, alarm="zone 1")
-        assert carried.trace == first.bodies(AlarmRaised)[0].trace
-        await second.see(Dial, endpoint="far/a")
-
-
-async def test_events_behind_a_held_alarm_keep_their_order(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, FIRE)
-    async with rig.running():
-        _raise_fire(rig)
-        for value in range(3):
-            rig.host.emit(InputChanged(endpoint="far/panel", input="x", value=value))
-        await rig.until(lambda: len(rig.bodies(InputChanged)) == 3)
-    kinds = [type(e.body) for e in rig.seen if isinstance(e.body, AlarmRaised | InputChanged)]
-    assert kinds == [AlarmRaised, InputChanged, InputChanged, InputChanged]
-
-
-PUMP = Route(name="pump", on=Trigger.INPUT, input="level", above=3.0, targets=("far/a",))
-BUTTON = Route(
-    name="button", on=Trigger.INPUT, input="call", above=0.5, targets=("far/a",), acknowledge="1"
-)
-
-
-def _set(rig: Rig, input_: str, value: float, **fields: Any) -> None:
-    rig.host.emit(InputChanged(endpoint="far/panel", input=input_, value=value, **fields))
-
-
-async def test_an_input_that_begins_an_alarm_is_on_disk_before_anybody_is_called(
-    tmp_path: Path,
-) -> None:
-    rig = Rig(tmp_path, PUMP)
-    on_disk: list[Any] = []
-    async with rig.running():
-        rig.far.on_dial = lambda action: on_disk.extend(e.body for e in _journal(tmp_path))
-        _set(rig, "level", 2.0)
-        _set(rig, "level", 3.5)
-        _set(rig, "level", 4.0)  # above still: no alarm of its own
-        await rig.see(Dial)
-        await rig.until(lambda: len(rig.bodies(InputChanged)) == 3)
-        values = [(each.value, each.raised_at is not None) for each in rig.bodies(InputChanged)]
-    assert values[:2] == [(2.0, False), (3.5, True)]
-    begun = [each for each in on_disk if isinstance(each, InputChanged) and each.raised_at]
-    assert [each.value for each in begun] == [3.5]
-    assert begun[0].trace == rig.bodies(OpenAlarm)[0].trace
-
-
-@pytest.mark.parametrize("again", [None, 3.5, 1.0])
-async def test_an_alarm_of_an_input_is_carried_on_by_the_next_run(
-    tmp_path: Path, again: float | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = Rig(tmp_path, PUMP)
-    async with first.running():
-        _set(first, "level", 3.5)
-        await first.see(Dial)
-        await first.until(lambda: any(type(e.body) is OpenAlarm for e in _journal(tmp_path)))
-        trace = first.bodies(OpenAlarm)[0].trace
-    second = Rig(tmp_path, PUMP)
-    monkeypatch.setattr(runtime, "RESUME_S", 0.2)
-    if again is not None:
-        told = second.gateway.inbox.carry
-
-        def tell_again(alarms: Any) -> None:
-            told(alarms)
-            # As an adapter does that is quicker than the others.
-            second.gateway.accept(
-                InputChanged(endpoint="far/panel", input="level", value=again), None
-            )
-
-        monkeypatch.setattr(second.gateway.inbox, "carry", tell_again)
-    async with second.running():
-        opened = await second.see(OpenAlarm, alarm="level")
-        assert opened.trace == trace
-        if again == 1.0:
-            # The level has gone down while nobody looked: told, and over.
-            closed = await second.see(CloseAlarm, alarm="level")
-            assert closed.outcome == "cleared"
-        else:
-            await second.see(Dial, endpoint="far/a")
-            assert len(second.bodies(OpenAlarm)) == 1
-    third = Rig(tmp_path, PUMP)
-    async with third.running():
-        if again == 1.0:
-            await asyncio.sleep(0.05)
-            assert third.bodies(OpenAlarm) == []
-
-
-async def test_a_button_that_was_let_go_is_carried_on_all_the_same(tmp_path: Path) -> None:
-    first = Rig(tmp_path, BUTTON)
-    async with first.running():
-        _set(first, "call", 1.0)
-        _set(first, "call", 0.0)
-        await first.see(Dial)
-        await first.until(lambda: any(type(e.body) is OpenAlarm for e in _journal(tmp_path)))
-    second = Rig(tmp_path, BUTTON)
-    async with second.running():
-        await second.see(Dial, endpoint="far/a")
-        second.gateway.emit(AcknowledgeRequested(endpoint="far/panel", alarm="call", by="me"))
-        await second.see(CloseAlarm, outcome="acknowledged")
-        await second.until(lambda: any(type(e.body) is CloseAlarm for e in _journal(tmp_path)))
-    third = Rig(tmp_path, BUTTON)
-    async with third.running():
-        await asyncio.sleep(0.05)
-        assert third.bodies(Dial) == []
-
-
-async def test_an_alarm_of_an_input_whose_route_is_gone_is_over(tmp_path: Path) -> None:
-    first = Rig(tmp_path, PUMP)
-    async with first.running():
-        _set(first, "level", 3.5)
-        await first.see(Dial)
-        await first.until(lambda: any(type(e.body) is OpenAlarm for e in _journal(tmp_path)))
-    second = Rig(tmp_path)
-    async with second.running():
-        closed = await second.see(CloseAlarm, alarm="level")
-        assert closed.outcome == "unrouted"
-
-
-async def test_an_alarm_that_no_route_took_is_given_to_new_routes(tmp_path: Path) -> None:
-    rig = Rig(tmp_path)
-    async with rig.running():
-        _raise_fire(rig)
-        await rig.see(AlarmRaised, alarm="zone 1")
-        await rig.until(lambda: rig.gateway.switchboard.alarms)
-        configuration = msgspec.structs.replace(rig.gateway.configuration, routes=(FIRE,))
-        assert (await Reloader(rig.gateway).apply(configuration)).applied
-        dialled = await rig.see(Dial, endpoint="far/a")
-        assert dialled.trace == rig.bodies(AlarmRaised)[0].trace
-    # What the reload did is in the journal where a replay finds it.
-    outcomes = [Player(run).play() for run in Tape(tmp_path / "journal").runs()]
-    assert [outcome.difference for outcome in outcomes] == [None, None]
-
-
-async def test_a_flood_of_alarms_drops_the_least_severe_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rig = Rig(tmp_path, FIRE)
-    async with rig.running():
-        monkeypatch.setattr(inbox, "ALARMS", 10)
-        monkeypatch.setattr(inbox, "HELD", 5)
-        monkeypatch.setattr(runtime, "FLOOD_S", 0.0)
-        for number in range(40):
-            severity = Severity(1 + number % 4)
-            rig.host.emit(
-                AlarmRaised(
-                    endpoint="far/panel", alarm=f"{severity.name} {number}", severity=severity,
-                    trace="t", raised_at=rig.gateway.now(),
-                )
-            )  # fmt: skip
-        flood = await rig.see(AlarmRaised, endpoint="gateway/alarms")
-        assert flood.alarm == "flood"
-        await rig.see(AlarmCleared, endpoint="gateway/alarms")
-        taken = [each.alarm for each in rig.bodies(AlarmRaised, endpoint="far/panel")]
-        # Ten of each severity came; all of the highest were kept.
-        assert [name for name in taken if name.startswith("CRITICAL")] == [
-            f"CRITICAL {number}" for number in range(3, 40, 4)
-        ]
-        assert rig.gateway.counters["alarms_dropped"] == 40 - len(taken) > 0
-        assert rig.gateway.counters["alarms_not_awaited"] > 0
 
 
 async def test_a_lease_is_renewed_while_the_floor_is_held(

@@ -28,7 +28,7 @@ from gateway.replay.flow import Scribe, only
 from gateway.replay.player import Outcome, Player
 from gateway.replay.tape import Run, Tape
 from gateway.testing import flows
-from tests.test_runtime import FIRE, Rig, _raise_fire
+from tests.runtime_rig import FIRE, Rig, raise_fire
 
 FLOWS = sorted((Path(__file__).parent.parent / "flows").glob("*.flow"))
 BEGAN = 1_767_600_000.0
@@ -317,7 +317,7 @@ async def test_the_runtimes_journal_with_alarms_over_a_restart(tmp_path: Path) -
     async with first.running():
         for value in range(3):
             first.host.emit(InputChanged(endpoint="far/panel", input="x", value=value))
-        _raise_fire(first)
+        raise_fire(first)
         for value in range(3):
             first.host.emit(InputChanged(endpoint="far/panel", input="x", value=value))
         await first.see(Dial)

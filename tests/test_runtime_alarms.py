@@ -1,0 +1,223 @@
+"""Alarms through a whole gateway: written first, carried on by the next run, never drowned."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway import inbox, runtime
+from gateway.config import JournalSection
+from gateway.core.actions import (
+    CloseAlarm,
+    Dial,
+    OpenAlarm,
+)
+from gateway.core.events import (
+    AcknowledgeRequested,
+    AlarmCleared,
+    AlarmRaised,
+    InputChanged,
+    Severity,
+)
+from gateway.core.routes import Route, Trigger
+from gateway.reload import Reloader
+from gateway.replay.player import Player
+from gateway.replay.tape import Tape
+from tests.runtime_rig import FIRE, Rig, raise_fire, written
+
+
+async def test_an_alarm_is_on_disk_before_anybody_is_called(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, FIRE)
+    on_disk: list[str] = []
+    async with rig.running():
+        rig.far.on_dial = lambda action: on_disk.extend(
+            type(e.body).__name__ for e in written(tmp_path)
+        )
+        raise_fire(rig)
+        await rig.see(Dial)
+        await rig.see(OpenAlarm)
+    assert "AlarmRaised" in on_disk
+
+
+async def test_a_dead_disk_does_not_silence_an_alarm(tmp_path: Path) -> None:
+    blocked = tmp_path / "journal-is-a-file"
+    blocked.write_text("")
+    section_ = JournalSection(directory=str(blocked))
+    rig = Rig(tmp_path, FIRE, journal=section_)
+    async with rig.running():
+        storage = await rig.see(AlarmRaised, endpoint="gateway/journal")
+        assert storage.kind == "fault"
+        assert "journal" in storage.text
+        raise_fire(rig)
+        await rig.see(Dial, endpoint="far/a")
+
+
+async def test_an_alarm_in_its_middle_is_carried_on_by_the_next_run(tmp_path: Path) -> None:
+    first = Rig(tmp_path, FIRE)
+    async with first.running():
+        raise_fire(first)
+        await first.see(Dial)
+        await first.until(lambda: any(type(e.body) is OpenAlarm for e in written(tmp_path)))
+    second = Rig(tmp_path, FIRE)
+    async with second.running():
+        carried = await second.see(AlarmRaised, alarm="zone 1")
+        assert carried.trace == first.bodies(AlarmRaised)[0].trace
+        await second.see(Dial, endpoint="far/a")
+
+
+async def test_events_behind_a_held_alarm_keep_their_order(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, FIRE)
+    async with rig.running():
+        raise_fire(rig)
+        for value in range(3):
+            rig.host.emit(InputChanged(endpoint="far/panel", input="x", value=value))
+        await rig.until(lambda: len(rig.bodies(InputChanged)) == 3)
+    kinds = [type(e.body) for e in rig.seen if isinstance(e.body, AlarmRaised | InputChanged)]
+    assert kinds == [AlarmRaised, InputChanged, InputChanged, InputChanged]
+
+
+PUMP = Route(name="pump", on=Trigger.INPUT, input="level", above=3.0, targets=("far/a",))
+BUTTON = Route(
+    name="button", on=Trigger.INPUT, input="call", above=0.5, targets=("far/a",), acknowledge="1"
+)
+
+
+def _set(rig: Rig, input_: str, value: float, **fields: Any) -> None:
+    rig.host.emit(InputChanged(endpoint="far/panel", input=input_, value=value, **fields))
+
+
+async def test_an_input_that_begins_an_alarm_is_on_disk_before_anybody_is_called(
+    tmp_path: Path,
+) -> None:
+    rig = Rig(tmp_path, PUMP)
+    on_disk: list[Any] = []
+    async with rig.running():
+        rig.far.on_dial = lambda action: on_disk.extend(e.body for e in written(tmp_path))
+        _set(rig, "level", 2.0)
+        _set(rig, "level", 3.5)
+        _set(rig, "level", 4.0)  # above still: no alarm of its own
+        await rig.see(Dial)
+        await rig.until(lambda: len(rig.bodies(InputChanged)) == 3)
+        values = [(each.value, each.raised_at is not None) for each in rig.bodies(InputChanged)]
+    assert values[:2] == [(2.0, False), (3.5, True)]
+    begun = [each for each in on_disk if isinstance(each, InputChanged) and each.raised_at]
+    assert [each.value for each in begun] == [3.5]
+    assert begun[0].trace == rig.bodies(OpenAlarm)[0].trace
+
+
+@pytest.mark.parametrize("again", [None, 3.5, 1.0])
+async def test_an_alarm_of_an_input_is_carried_on_by_the_next_run(
+    tmp_path: Path, again: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Rig(tmp_path, PUMP)
+    async with first.running():
+        _set(first, "level", 3.5)
+        await first.see(Dial)
+        await first.until(lambda: any(type(e.body) is OpenAlarm for e in written(tmp_path)))
+        trace = first.bodies(OpenAlarm)[0].trace
+    second = Rig(tmp_path, PUMP)
+    monkeypatch.setattr(runtime, "RESUME_S", 0.2)
+    if again is not None:
+        told = second.gateway.inbox.carry
+
+        def tell_again(alarms: Any) -> None:
+            told(alarms)
+            # As an adapter does that is quicker than the others.
+            second.gateway.accept(
+                InputChanged(endpoint="far/panel", input="level", value=again), None
+            )
+
+        monkeypatch.setattr(second.gateway.inbox, "carry", tell_again)
+    async with second.running():
+        opened = await second.see(OpenAlarm, alarm="level")
+        assert opened.trace == trace
+        if again == 1.0:
+            # The level has gone down while nobody looked: told, and over.
+            closed = await second.see(CloseAlarm, alarm="level")
+            assert closed.outcome == "cleared"
+        else:
+            await second.see(Dial, endpoint="far/a")
+            assert len(second.bodies(OpenAlarm)) == 1
+    third = Rig(tmp_path, PUMP)
+    async with third.running():
+        if again == 1.0:
+            await asyncio.sleep(0.05)
+            assert third.bodies(OpenAlarm) == []
+
+
+async def test_a_button_that_was_let_go_is_carried_on_all_the_same(tmp_path: Path) -> None:
+    first = Rig(tmp_path, BUTTON)
+    async with first.running():
+        _set(first, "call", 1.0)
+        _set(first, "call", 0.0)
+        await first.see(Dial)
+        await first.until(lambda: any(type(e.body) is OpenAlarm for e in written(tmp_path)))
+    second = Rig(tmp_path, BUTTON)
+    async with second.running():
+        await second.see(Dial, endpoint="far/a")
+        second.gateway.emit(AcknowledgeRequested(endpoint="far/panel", alarm="call", by="me"))
+        await second.see(CloseAlarm, outcome="acknowledged")
+        await second.until(lambda: any(type(e.body) is CloseAlarm for e in written(tmp_path)))
+    third = Rig(tmp_path, BUTTON)
+    async with third.running():
+        await asyncio.sleep(0.05)
+        assert third.bodies(Dial) == []
+
+
+async def test_an_alarm_of_an_input_whose_route_is_gone_is_over(tmp_path: Path) -> None:
+    first = Rig(tmp_path, PUMP)
+    async with first.running():
+        _set(first, "level", 3.5)
+        await first.see(Dial)
+        await first.until(lambda: any(type(e.body) is OpenAlarm for e in written(tmp_path)))
+    second = Rig(tmp_path)
+    async with second.running():
+        closed = await second.see(CloseAlarm, alarm="level")
+        assert closed.outcome == "unrouted"
+
+
+async def test_an_alarm_that_no_route_took_is_given_to_new_routes(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    async with rig.running():
+        raise_fire(rig)
+        await rig.see(AlarmRaised, alarm="zone 1")
+        await rig.until(lambda: rig.gateway.switchboard.alarms)
+        configuration = msgspec.structs.replace(rig.gateway.configuration, routes=(FIRE,))
+        assert (await Reloader(rig.gateway).apply(configuration)).applied
+        dialled = await rig.see(Dial, endpoint="far/a")
+        assert dialled.trace == rig.bodies(AlarmRaised)[0].trace
+    # What the reload did is in the journal where a replay finds it.
+    outcomes = [Player(run).play() for run in Tape(tmp_path / "journal").runs()]
+    assert [outcome.difference for outcome in outcomes] == [None, None]
+
+
+async def test_a_flood_of_alarms_drops_the_least_severe_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path, FIRE)
+    async with rig.running():
+        monkeypatch.setattr(inbox, "ALARMS", 10)
+        monkeypatch.setattr(inbox, "HELD", 5)
+        monkeypatch.setattr(runtime, "FLOOD_S", 0.0)
+        for number in range(40):
+            severity = Severity(1 + number % 4)
+            rig.host.emit(
+                AlarmRaised(
+                    endpoint="far/panel", alarm=f"{severity.name} {number}", severity=severity,
+                    trace="t", raised_at=rig.gateway.now(),
+                )
+            )  # fmt: skip
+        flood = await rig.see(AlarmRaised, endpoint="gateway/alarms")
+        assert flood.alarm == "flood"
+        await rig.see(AlarmCleared, endpoint="gateway/alarms")
+        taken = [each.alarm for each in rig.bodies(AlarmRaised, endpoint="far/panel")]
+        # Ten of each severity came; all of the highest were kept.
+        assert [name for name in taken if name.startswith("CRITICAL")] == [
+            f"CRITICAL {number}" for number in range(3, 40, 4)
+        ]
+        assert rig.gateway.counters["alarms_dropped"] == 40 - len(taken) > 0
+        assert rig.gateway.counters["alarms_not_awaited"] > 0
