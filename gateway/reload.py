@@ -107,7 +107,7 @@ class Reloader:
         names = {c.name: c.how for c in outcome.changes if c.what == "adapter"}
         # Made before anything ends: an adapter that refuses its section must change nothing.
         fresh = {
-            name: gateway.make_host(configuration.adapters[name])
+            name: gateway.supervision.make(configuration.adapters[name])
             for name, how in names.items()
             if how != "removed"
         }
@@ -127,7 +127,7 @@ class Reloader:
                 host.forget_inherited()
         for name in names:
             if name not in configuration.adapters:
-                gateway.forget(old[name])
+                gateway.supervision.forget(old[name])
         self._settle(configuration, outcome.changes)
         outcome.applied = True
         outcome.still_down = sorted(failed)
@@ -154,11 +154,11 @@ class Reloader:
     async def _exchange(self, old: dict[str, AdapterHost], fresh: dict[str, AdapterHost]) -> None:
         """End some adapters and begin others; a place that both have never disappears."""
         why = "its configuration is being changed"
-        await asyncio.gather(*(self._gateway.end_host(host, why) for host in old.values()))
+        await asyncio.gather(*(self._gateway.supervision.end(host, why) for host in old.values()))
         for name, host in fresh.items():
             if name in old:
                 host.inherit(old[name], why)
-            self._gateway.begin_host(host)
+            self._gateway.supervision.begin(host)
 
     async def _unhealthy(self, hosts: dict[str, AdapterHost]) -> dict[str, str]:
         """Adapters that are not up in time, and why."""
@@ -183,11 +183,11 @@ class Reloader:
     ) -> None:
         gateway = self._gateway
         gateway.use(before)
-        again = {name: gateway.make_host(before.adapters[name]) for name in old}
+        again = {name: gateway.supervision.make(before.adapters[name]) for name in old}
         await self._exchange(fresh, again)
         for name, host in fresh.items():
             if name not in again:
-                gateway.forget(host)
+                gateway.supervision.forget(host)
         await self._unhealthy(again)
         for host in again.values():
             if host.up:

@@ -1,4 +1,4 @@
-"""Gateway: drives the switchboard, supervises the adapters.
+"""Gateway: drives the switchboard.
 
 Every event takes one way: an adapter emits it, it waits its turn in one queue, is journalled,
 goes to the switchboard, and the actions that come out are carried out in order, by the adapter
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import signal
 import time
 from typing import Any, Final
@@ -19,7 +18,7 @@ import msgspec
 
 from gateway import logs
 from gateway.adapters.base import Log
-from gateway.config import AdapterSection, Configuration
+from gateway.config import Configuration
 from gateway.core.actions import Action, CloseAlarm, Command, Hangup
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Condition, Duplex, Endpoint
@@ -40,7 +39,6 @@ from gateway.core.events import (
 from gateway.core.numbers import Completeness
 from gateway.core.switchboard import Switchboard
 from gateway.dispatch import Dispatch
-from gateway.errors import DeviceError
 from gateway.hosting import AdapterHost, Exchange
 from gateway.inbox import Inbox
 from gateway.journal import Journal, StorageState
@@ -53,6 +51,7 @@ from gateway.notify import notify, watchdog_s
 from gateway.pathtests import Tester
 from gateway.records import Recorder, Store
 from gateway.records.ops import StoreOp
+from gateway.supervision import Supervision
 from gateway.timeline.export import HepExport
 from gateway.timeline.redact import Redactor, secrets_of
 from gateway.timeline.taps import Taps
@@ -64,9 +63,6 @@ RESUME_S: Final = 5.0
 """How long alarms of before a restart wait for the adapters that are to tell people."""
 FLOOD_S: Final = 60.0
 """So long without a dropped alarm, a flood is over."""
-BACKOFF_S: Final = (1.0, 60.0)
-STEADY_S: Final = 60.0
-"""An adapter that was up this long starts again from the shortest wait."""
 GOODBYE_S: Final = 3.0
 """How long adapters get to say goodbye to their far ends after the drain limit."""
 
@@ -147,13 +143,16 @@ class Gateway(Exchange):
         self.switchboard = Switchboard(
             configuration.table(), new_leg=self.mint_leg, new_id=self.mint_id
         )
-        self.hosts: dict[str, AdapterHost] = {}
-        self._given_log = log
-        self._supervisors: dict[AdapterHost, asyncio.Task[None]] = {}
+        self.supervision = Supervision(
+            self,
+            data_dir=configuration.data_dir / "adapters",
+            log=log,
+            watched=self._watched,
+        )
         self._fault: BaseException | None = None
         """What ended a task of ours that must never end."""
         for name, section in configuration.adapters.items():
-            self.hosts[name] = self.make_host(section)
+            self.hosts[name] = self.supervision.make(section)
         self.inbox = Inbox(self)
         self._flooded = False
         self._flood_at = 0.0
@@ -179,6 +178,11 @@ class Gateway(Exchange):
         self._idle = asyncio.Event()
         self._all_up = asyncio.Event()
         self._dispatch = Dispatch(self, finish_test=self.tester.finish)
+
+    @property
+    def hosts(self) -> dict[str, AdapterHost]:
+        """The adapters by name."""
+        return self.supervision.hosts
 
     # The exchange: what adapters' hosts use
 
@@ -431,7 +435,7 @@ class Gateway(Exchange):
         tasks: list[asyncio.Task[None]] = []
         try:
             for host in self.hosts.values():
-                _make_directory(host)
+                self.supervision.prepare(host)
             await self._start_engine()
             carried = self.journal.open(now=loop.time(), at=time.time())
             self._journal_plan()
@@ -444,7 +448,7 @@ class Gateway(Exchange):
                 for endpoint in host.adapter.endpoints():
                     host.set_endpoint(endpoint)
             for host in self.hosts.values():
-                self._supervise_from_now(host)
+                self.supervision.run(host)
             tasks.append(self._watched(loop.create_task(self._beat(), name="beat")))
             tasks.append(self._watched(loop.create_task(self.tester.run(), name="tests")))
             if carried:
@@ -460,9 +464,7 @@ class Gateway(Exchange):
         finally:
             # Whatever happened: first the outputs, then everything else.
             self.stopping = True
-            for host in self.hosts.values():
-                host.safe_state()
-            tasks += self._supervisors.values()
+            tasks += self.supervision.close()
             for task in tasks:
                 task.cancel()
             if tasks:
@@ -486,50 +488,10 @@ class Gateway(Exchange):
 
     # What a reload uses
 
-    def make_host(self, section: AdapterSection) -> AdapterHost:
-        """An adapter that serves nobody yet. Raises `ConfigError` when it refuses its section."""
-        name, log = section.name, self._given_log
-        host = AdapterHost(
-            name,
-            self,
-            log=logs.get(adapter=name) if log is None else log,
-            data_dir=self.configuration.data_dir / "adapters" / name,
-        )
-        host.adapter = section.adapter(name, section.config, host)
-        return host
-
-    def begin_host(self, host: AdapterHost) -> None:
-        """Announce an adapter's endpoints and run it from now on. Raises `DeviceError`."""
-        if self.stopping:
-            return
-        self.hosts[host.name] = host
-        _make_directory(host)
-        for endpoint in host.adapter.endpoints():
-            if not host.owns(endpoint.id):
-                host.set_endpoint(endpoint)
-        self._supervise_from_now(host)
-
-    async def end_host(self, host: AdapterHost, why: str) -> None:
-        """End an adapter and its legs; its endpoints stay known until they are forgotten."""
-        task = self._supervisors.pop(host, None)
-        host.farewell = why
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task})
-
-    def forget(self, host: AdapterHost) -> None:
-        """Take away an ended adapter with all its endpoints."""
-        for endpoint in list(host.places()):
-            host.remove_endpoint(endpoint.id, "it is no longer configured")
-        if self.hosts.get(host.name) is host:
-            del self.hosts[host.name]
-
     def use(self, configuration: Configuration) -> None:
         """Decide by another configuration's routes from the next event on."""
         self.configuration = configuration
-        self.hosts = {
-            name: self.hosts[name] for name in configuration.adapters if name in self.hosts
-        } | self.hosts
+        self.supervision.order(list(configuration.adapters))
         self.switchboard.replace_routes(configuration.table())
         self.tester.use(configuration.tests, configuration.gateway.zone)
         self._pins = any(route.pins for route in configuration.routes)
@@ -549,10 +511,6 @@ class Gateway(Exchange):
         configuration = self.configuration
         self.journal.plan(configuration.routes, configuration.gateway.zone, asked)
 
-    def _supervise_from_now(self, host: AdapterHost) -> None:
-        task = self._running_loop().create_task(self._supervise(host), name=host.name)
-        self._supervisors[host] = self._watched(task)
-
     def _watched(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
         """A task of ours that ends by itself is a fault of ours and ends us."""
 
@@ -565,7 +523,7 @@ class Gateway(Exchange):
         return task
 
     async def _quiesce(self) -> None:
-        self.stopping = True
+        self.stopping = self.supervision.closed = True
         drain_s = self.configuration.gateway.drain_s
         self.log.info("gateway stops", calls=len(self.switchboard.calls), drain_s=drain_s)
         if not self.switchboard.legs:
@@ -581,23 +539,6 @@ class Gateway(Exchange):
             wait.cancel()
         # One turn for what the last events caused.
         await asyncio.sleep(0)
-
-    async def _supervise(self, host: AdapterHost) -> None:
-        attempt = 0
-        while True:
-            reason = await host.serve()
-            steady = host.served_s >= STEADY_S
-            attempt = 0 if steady else attempt + 1
-            if host.served_s > 0 or attempt <= 1:
-                host.log.warning("adapter lost", adapter=host.name, reason=reason)
-                host.lost(reason)
-            else:
-                host.reason = reason
-                host.log.debug("adapter still lost", adapter=host.name, reason=reason)
-            wait_s = min(BACKOFF_S[1], BACKOFF_S[0] * 2.0 ** min(max(attempt - 1, 0), 10))
-            # Jitter: adapters that lost the same broker must not all come back in step.
-            await asyncio.sleep(min(BACKOFF_S[1], wait_s * random.uniform(1.0, 1.5)))
-            host.restarts += 1
 
     async def _beat(self) -> None:
         """Once a second: checkpoint the records, tell systemd that the loop turns."""
@@ -704,10 +645,3 @@ def _own(name: str) -> Endpoint:
         alarm=True,
         condition=Condition.UP,
     )
-
-
-def _make_directory(host: AdapterHost) -> None:
-    try:
-        host.data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DeviceError(f"{host.data_dir}: {error.strerror}") from error
