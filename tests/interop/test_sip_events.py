@@ -107,6 +107,28 @@ async def test_a_call_at_another_network_is_seen_and_picked_up(tmp_path: Path) -
     assert {legs[name].cause for name in ("sip/carl#1", "sip/anna#1")} == {"normal"}
 
 
+async def test_a_watcher_finds_its_session_in_our_log(tmp_path: Path) -> None:
+    """RFC 7989 outside of calls: REGISTER, OPTIONS, SUBSCRIBE to the last NOTIFY."""
+    traced, nobody = "ab30317f1a784dc48ff824d0d3715d86", "0" * 32
+    ours = f"Session-ID: [0-9a-f]{{32}};remote={traced}"
+    session = f"Session-ID: {traced};remote={nobody}"
+    async with house() as gateway:
+        registers = phone(gateway, "anna").send("REGISTER", "anna", session, "Expires: 300")
+        await played(registers.gets(200, ours).program(tmp_path, "register"))
+        asks = Flow("anna", gateway).send("OPTIONS", "201", session).gets(200, ours)
+        await played(asks.program(tmp_path, "options"))
+        lamp = (
+            phone(gateway, "anna").send("SUBSCRIBE", "202", session, "Event: dialog")
+            .gets(200, ours).takes("NOTIFY", ours).reply(200, session)
+            .inside("SUBSCRIBE", session, "Event: dialog", "Expires: 0").gets(200, ours)
+            .takes("NOTIFY", "terminated", ours).reply(200)
+        )  # fmt: skip
+        messages = await played(lamp.program(tmp_path, "lamp"))
+        halves = re.findall(rf"Session-ID: ([0-9a-f]{{32}});remote={traced}", messages)
+        assert len(halves) >= 4
+        assert len(set(halves)) == 1
+
+
 async def test_messages_presence_and_registration(tmp_path: Path) -> None:
     async with house(ELSEWHERE) as gateway:
         mail = (

@@ -21,8 +21,6 @@ from gateway.adapters.sip.identity import (
     from_value,
     half_of,
     number_of,
-    session_id,
-    session_id_of,
 )
 from gateway.adapters.sip.keying import doubts
 from gateway.adapters.sip.mailboxes import Mailboxes
@@ -52,6 +50,7 @@ from gateway.protocols.sip.core import SipConfig
 from gateway.protocols.sip.gate import Refuse, Verdict
 from gateway.protocols.sip.message import Request
 from gateway.protocols.sip.names import ACK
+from gateway.protocols.sip.sessionid import session_id, session_id_of
 from gateway.protocols.sip.transaction import Flow
 
 _GOODBYE_S: Final = 1.0

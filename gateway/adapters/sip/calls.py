@@ -26,8 +26,6 @@ from gateway.adapters.sip.identity import (
     half_of,
     number_of,
     reason,
-    session_id,
-    session_id_of,
     urgency,
     wants_auto_answer,
 )
@@ -65,6 +63,7 @@ from gateway.protocols.sip import events as sip
 from gateway.protocols.sip.agent import SipAgent
 from gateway.protocols.sip.message import Header, Request, Response
 from gateway.protocols.sip.registrar import Binding, one_flow_each
+from gateway.protocols.sip.sessionid import session_id, session_id_of
 from gateway.protocols.sip.transaction import Flow
 from gateway.protocols.sip.uri import parse_uri
 
@@ -178,7 +177,7 @@ class Calls:
             audio=self._audio(leg_id, who, event.flow.host, private=event.flow.transport == "tls"),
             inbound=True,
             trace=trace,
-            half=half_of(trace, leg_id if known else ""),
+            half=self.agent.core.half(request) if known else half_of(trace),
             hops=event.max_forwards,
             sessions=[event.session],
             offer=event.offer,

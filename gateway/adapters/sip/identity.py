@@ -16,7 +16,7 @@ from gateway.core.events import Priority
 from gateway.core.ids import trace_of
 from gateway.errors import PeerError
 from gateway.protocols.sip.headers import format_name_addr, format_reason
-from gateway.protocols.sip.message import Header, Request, Response
+from gateway.protocols.sip.message import Header, Request
 from gateway.protocols.sip.uri import Uri, make_uri
 
 # Every maker has its own way to say "answer by yourself"; they do not disturb each other.
@@ -30,8 +30,6 @@ _AUTO_ANSWERS = re.compile(
 )
 _VISUAL = str.maketrans("", "", "-.() ")
 _NUMBER = re.compile(r"\+?[0-9*#A-Da-d]+\Z")
-_SESSION_ID = re.compile(r"\s*([0-9a-f]{32})\b")
-_NIL: Final = "0" * 32
 _LONGEST: Final = 128
 _WHOLE: Final = 7
 _PRIORITIES: Final = {Priority.EMERGENCY: "emergency", Priority.URGENT: "urgent"}
@@ -162,28 +160,10 @@ def wants_auto_answer(request: Request) -> bool:
     return any(_AUTO_ANSWERS.search(line) for line in lines)
 
 
-def session_id(local: str, remote: str = "") -> Header:
-    """Both halves of a session in the form of RFC 7989 section 5: what we began can be found in
-    the peer's log."""
-    return ("Session-ID", f"{local};remote={remote or _NIL}")
-
-
-def half_of(trace: str, leg: str = "") -> str:
-    """Our half of a Session-ID, 32 hexadecimal digits.
-
-    leg: one that took its trace from the peer. The trace is then the peer's half, and ours, which
-    must be another, follows from both.
-    """
+def half_of(trace: str) -> str:
+    """Our half of the Session-ID of what has a trace, 32 hexadecimal digits."""
     known = trace_of(trace)
-    if known and not leg:
-        return known.replace("-", "")
-    return uuid.uuid5(uuid.NAMESPACE_OID, f"{trace} {leg}").hex
-
-
-def session_id_of(message: Request | Response) -> str:
-    """The peer's own half of a Session-ID, 32 hexadecimal digits; empty when it sent none."""
-    found = _SESSION_ID.match(message.get("session-id") or "")
-    return found[1] if found and found[1] != _NIL else ""
+    return known.replace("-", "") if known else uuid.uuid5(uuid.NAMESPACE_OID, trace).hex
 
 
 def reason(cause: Cause) -> Header:

@@ -279,8 +279,10 @@ class SipAgent(Receiver):
         if method in (names.INVITE, names.ACK, names.CANCEL) or not is_token(method):
             raise UsageError(f"{method!r} cannot be sent by itself")
         uri, flow = self._first_hop(target, routes, flow)
-        token = self.core.serial()
+        token, call_id = self.core.serial(), self._call_id()
         extra = list(headers)
+        if not any(name == "Session-ID" for name, _ in extra):
+            extra.append(self.core.session_id(call_id))
         if contact:
             extra.append(("Contact", self.core.contact(flow, secure=uri.scheme == "sips")))
         if body:
@@ -298,7 +300,7 @@ class SipAgent(Receiver):
             routes=list(routes),
             from_=f"{self._address(from_, flow)};tag={self.core.random()}",
             to=self._address(to, flow) if to else f"<{uri.text}>",
-            call_id=self._call_id(),
+            call_id=call_id,
             seq=1,
             extra=extra,
             on_response=finished,

@@ -29,6 +29,7 @@ from gateway.protocols.sip.message import (
     status_line,
 )
 from gateway.protocols.sip.names import ACK, CANCEL, INVITE
+from gateway.protocols.sip.sessionid import half_for, session_id, session_id_of
 from gateway.protocols.sip.timers import Timers, TimerValues
 from gateway.protocols.sip.transaction import (
     BRANCH_COOKIE,
@@ -233,6 +234,15 @@ class Core:
         self._serial += 1
         return self._serial
 
+    def session_id(self, call_id: str, heard: str = "") -> Header:
+        """The Session-ID of what carries no trace; ``heard`` is the peer's half of it."""
+        kept = self.kept.get(call_id)
+        return kept[0] if kept else session_id(half_for(call_id, self._tag_secret), heard)
+
+    def half(self, request: Request) -> str:
+        """Our half of a Session-ID that a peer began without a trace of ours."""
+        return half_for(request.get("call-id") or "", self._tag_secret)
+
     def random(self, n_bytes: int = 8) -> str:
         """Hexadecimal digits that nobody can guess."""
         n = 2 * n_bytes
@@ -330,6 +340,9 @@ class Core:
             lines += headers
         if self.kept and (kept := self.kept.get(request.get("call-id") or "")):
             lines += kept
+        elif "session-id" in request.headers:
+            # Only to those who speak of it: what is sent to strangers is kept small.
+            lines.append(session_id(self.half(request), session_id_of(request)))
         return encode(status_line(status, reason), lines, body)
 
     def respond(

@@ -15,6 +15,7 @@ from gateway.protocols.sip.headers import parse_name_addr
 from gateway.protocols.sip.message import Header, Request, Response
 from gateway.protocols.sip.names import NOTIFY, REFER, reason_phrase
 from gateway.protocols.sip.session import Session
+from gateway.protocols.sip.sessionid import session_id_of
 from gateway.protocols.sip.transaction import Flow, ServerTransaction
 from gateway.protocols.sip.uri import parse_uri, unescape
 
@@ -32,6 +33,8 @@ class Refer(msgspec.Struct):
     """``refer;id=`` CSeq of the REFER."""
     expires_at: float
     session: Session | None
+    heard: str
+    """The referrer's half of the Session-ID, where it has no session here."""
 
 
 def refer_received(
@@ -100,7 +103,7 @@ def accept_refer(
         del refers[token]
     token = core.serial()
     event = f"refer;id={request.cseq.number}"
-    refers[token] = Refer(dialog, event, now + LIFETIME, session)
+    refers[token] = Refer(dialog, event, now + LIFETIME, session, session_id_of(request))
     notify_refer(core, refers, token, 100, now)
     return token
 
@@ -135,6 +138,7 @@ def notify_refer(core: Core, refers: dict[int, Refer], token: int, status: int, 
         seq=dialog.next_seq(),
         extra=[
             ("Contact", core.contact(flow)),
+            core.session_id(dialog.call_id, refer.heard),
             ("Event", refer.event),
             ("Subscription-State", state),
             ("Content-Type", "message/sipfrag;version=2.0"),

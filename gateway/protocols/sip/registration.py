@@ -11,6 +11,7 @@ from gateway.protocols.sip.events import Registered, RegistrationFailed, Unregis
 from gateway.protocols.sip.headers import parse_number
 from gateway.protocols.sip.message import Response
 from gateway.protocols.sip.names import REGISTER
+from gateway.protocols.sip.sessionid import session_id_of
 from gateway.protocols.sip.timers import Timer
 from gateway.protocols.sip.transaction import Flow
 from gateway.protocols.sip.uri import parse_uri, same_uri
@@ -58,6 +59,8 @@ class Registration:
         self._failures = 0
         self._stopping = False
         self._tag = core.random()
+        self._heard = ""
+        """The registrar's half of the Session-ID."""
 
     def send(self, now: float) -> None:
         """Send a REGISTER."""
@@ -80,6 +83,7 @@ class Registration:
                 ("Expires", str(expires)),
                 ("Allow", core.allow),
                 ("Supported", "path"),
+                core.session_id(self._call_id, self._heard),
             ],
             on_response=self._responded,
             auth=self._auth,
@@ -111,6 +115,7 @@ class Registration:
         if status < 200:
             return
         self._seq = max(self._seq, request.seq)
+        self._heard = session_id_of(response) or self._heard
         if self._stopping:
             if request is not None and self._all.pop(self.token, None) is not None:
                 self._core.emit(Unregistered(token=self.token))

@@ -16,6 +16,7 @@ from gateway.protocols.sip.events import Notified, Subscribed, SubscriptionEnded
 from gateway.protocols.sip.headers import parse_number, parse_params
 from gateway.protocols.sip.message import Header, Request, Response
 from gateway.protocols.sip.names import NOTIFY, SUBSCRIBE
+from gateway.protocols.sip.sessionid import session_id_of
 from gateway.protocols.sip.timers import Timer
 from gateway.protocols.sip.transaction import Flow, ServerTransaction
 from gateway.protocols.sip.uri import Uri
@@ -33,6 +34,8 @@ class Subscription:
         self.token = core.serial()
         self.dialog: Dialog | None = None
         self.timer: Timer | None = None
+        self.heard = ""
+        """The peer's half of the Session-ID."""
         self.pinned = False
         """The peer is behind a NAT: it is reached where it was heard."""
         core.subscriptions[self.token] = self
@@ -67,6 +70,7 @@ class Subscription:
     def sequence(self, request: Request) -> None:
         if self.dialog is None or not self.dialog.in_order(request):
             raise PeerError("CSeq is out of order", status=500)
+        self.heard = session_id_of(request) or self.heard
 
     def inside(
         self,
@@ -92,7 +96,11 @@ class Subscription:
             to=dialog.remote,
             call_id=dialog.call_id,
             seq=dialog.next_seq(),
-            extra=[("Contact", self.core.contact(flow)), *extra],
+            extra=[
+                ("Contact", self.core.contact(flow)),
+                self.core.session_id(dialog.call_id, self.heard),
+                *extra,
+            ],
             on_response=on_response,
             body=body,
             auth=auth,
@@ -140,6 +148,7 @@ class Subscriber(Subscription):
             seq=1,
             extra=[
                 ("Contact", core.contact(flow, secure=uri.scheme == "sips")),
+                core.session_id(call_id),
                 ("Event", event),
                 ("Expires", str(expires)),
                 *self._accept,
@@ -157,6 +166,7 @@ class Subscriber(Subscription):
         status = response.status
         if status < 200:
             return
+        self.heard = session_id_of(response) or self.heard
         if status >= 300:
             # RFC 5057: these end the subscription; others leave it until it runs out.
             if request is self._first or status in (404, 405, 408, 410, 416, 480, 481, 489, 501):
@@ -240,6 +250,7 @@ class Notifier(Subscription):
         tag = core.random()
         dialog = dialog_of_server(request, tag, flow)
         self.pinned = behind_nat(request, dialog)
+        self.heard = session_id_of(request)
         self.adopt(dialog)
         self.event = request.get("event") or ""
         self._expires_at = now + expires
