@@ -60,6 +60,7 @@ async def _serve(configuration: object, socket: Path, log: object) -> None:
     from gateway.control.desk import Desk
     from gateway.control.metrics import Scrape, exposition
     from gateway.control.server import Control
+    from gateway.heap import Heap, tend
     from gateway.runtime import Gateway
 
     assert isinstance(configuration, Configuration)
@@ -73,6 +74,7 @@ async def _serve(configuration: object, socket: Path, log: object) -> None:
     control = Control(desk, socket, group=configuration.control.group, log=log)
     # First of all: a second gateway must fail here, before it touches a device.
     await control.start()
+    tending = asyncio.create_task(tend(Heap()), name="heap")
     scrape = None
     try:
         gateway.handle_signals()
@@ -85,6 +87,7 @@ async def _serve(configuration: object, socket: Path, log: object) -> None:
             await scrape.start()
         await gateway.run()
     finally:
+        tending.cancel()
         if scrape is not None:
             await scrape.stop()
         await control.stop()

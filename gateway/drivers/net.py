@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.selector_events
 import asyncio.sslproto
 import socket
 import ssl
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -15,6 +17,9 @@ from gateway.errors import DeviceError
 # What asyncio sets aside for each TLS connection is 256 KiB: a thousand telephones, or a hog, would
 # take 256 MB. A record has 16 KiB at most (RFC 8446 section 5.1).
 asyncio.sslproto.SSLProtocol.max_size = 32 * 1024
+# For each read of any stream it sets aside as much again: pages to map, to clear and to give back,
+# and a hole in the heap beside each message that is kept.
+asyncio.selector_events._SelectorTransport.max_size = 64 * 1024  # type: ignore[attr-defined]
 
 Address = tuple[str, int]
 
@@ -192,7 +197,9 @@ class StreamConnection(asyncio.Protocol):
                 transport, self, context, server_side=True, ssl_handshake_timeout=HANDSHAKE_S
             )
         except (OSError, asyncio.CancelledError) as error:
-            # `ssl.SSLError` and the timeout are OSErrors too.
+            # `ssl.SSLError` and the timeout are OSErrors too. Error, frames and handshake hold each
+            # other: 100 KiB that would wait for the garbage collector.
+            traceback.clear_frames(error.__traceback__)
             transport.abort()
             self._transport = None
             self._owner.handshake_failed(self, _words(error))

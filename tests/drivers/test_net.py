@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
+import gc
 import socket
 import ssl
 from pathlib import Path
@@ -150,9 +152,12 @@ async def test_what_is_said_with_the_end_of_the_handshake_is_heard(
 
 
 async def test_a_stalled_or_foreign_handshake_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setattr("gateway.drivers.net.HANDSHAKE_S", 0.2)
+    gc.collect()
+    gc.disable()
+    request.addfinalizer(gc.enable)
     pem = Authority(tmp_path).issue("box", "IP:127.0.0.1")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pem)
@@ -167,6 +172,13 @@ async def test_a_stalled_or_foreign_handshake_ends(
         writer.close()
     assert not owner.open
     assert not owner.data
+    # None of them waits for the garbage collector, with its 100 KiB.
+    for _ in range(100):
+        if not any(isinstance(each, asyncio.sslproto.SSLProtocol) for each in gc.get_objects()):
+            break
+        await asyncio.sleep(0.05)
+    else:
+        pytest.fail("a handshake is kept")
     server.close()
 
 
