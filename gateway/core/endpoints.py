@@ -50,6 +50,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A trunk: the target may carry a number, ``sip/telco:5551234``."""
     capacity: int | None = 1
     """Legs at a time; None is unlimited."""
+    borrows: str = ""
+    """Endpoint over whose line its legs speak; empty: over its own."""
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     alarm: bool = False

@@ -48,18 +48,28 @@ class Lines:
         self.board = board
         self._legs: dict[str, list[Leg]] = {}
         self._queue: dict[str, list[Waiter]] = {}
+        self._speakers: dict[str, Waiter] = {}
+        """Callers who wait for the line over which they are to speak, by leg."""
 
     def take(self, leg: Leg) -> None:
-        """The leg uses its endpoint from now on."""
+        """The leg uses its endpoint from now on; one that we call, also the line that it is to
+        speak over."""
         self._legs.setdefault(leg.endpoint, []).append(leg)
+        if leg.outbound and (line := self._line_of(leg.endpoint)):
+            self.lend(leg, line)
 
     def free(self, leg: Leg) -> None:
         """The leg has ended: whoever waits gets the line, and the one that it borrowed."""
+        speaker = self._speakers.pop(leg.id, None)
+        if speaker:
+            self.drop(speaker)
         self.give_back(leg)
         self._remove(leg, leg.endpoint)
 
     def lend(self, leg: Leg, endpoint: str) -> None:
         """The leg speaks over that endpoint's line: it is in use as if it were called."""
+        if leg.borrows == endpoint:
+            return
         self.give_back(leg)
         leg.borrows = endpoint
         self._legs.setdefault(endpoint, []).append(leg)
@@ -116,7 +126,7 @@ class Lines:
             return refusal
         endpoint = target.endpoint
         if self.seize(endpoint, priority):
-            return None
+            return self._obtain_line(self._line_of(endpoint), priority, act)
         # A routine call waits for no line, but a test must never have cost it one.
         closing = sum(
             not leg.live and (priority > Priority.ROUTINE or leg.call.yields)
@@ -132,6 +142,41 @@ class Lines:
         if patient:
             return self._wait(endpoint, priority, act, None)
         return Cause.BUSY, self._by_whom(endpoint)
+
+    def speak(self, leg: Leg, act: Callable[[], None]) -> None:
+        """Call `act` when the caller can be given the line that it borrows, if it borrows one.
+
+        A lower call that has it leaves. Where nobody leaves, `act` is called at once: the adapter
+        finds out who has the line, and says so.
+        """
+
+        def go_on() -> None:
+            del self._speakers[leg.id]
+            if leg.live:
+                act()
+
+        waiter = self._obtain_line(self._line_of(leg.endpoint), leg.call.priority, go_on)
+        if waiter is None:
+            act()
+        else:
+            self._speakers[leg.id] = waiter
+
+    def _line_of(self, endpoint: str) -> str:
+        """The endpoint over whose line the legs of another speak; empty: over its own."""
+        place = self.board.endpoints.get(endpoint)
+        return place.borrows if place and place.borrows in self.board.endpoints else ""
+
+    def _obtain_line(self, line: str, priority: Priority, act: Callable[[], None]) -> Waiter | None:
+        """A place in the queue for a line to borrow, where somebody leaves it; else None."""
+        if not line or self.seize(line, priority):
+            return None
+        victim = self._victim(line, priority)
+        if victim is None and all(leg.live for leg in self._legs.get(line, ())):
+            return None
+        waiter = self._wait(line, priority, act, FREED_S)
+        if victim:
+            self._displace(victim, priority)
+        return waiter
 
     def drop(self, waiter: Waiter) -> None:
         """Leave the queue; harmless when the waiter has been served."""

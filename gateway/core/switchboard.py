@@ -349,7 +349,7 @@ class Switchboard:
         """Answer a caller who was offered."""
         if leg.state is LegState.OFFERED and not leg.answering:
             leg.answering = True
-            self.act(Answer(leg=leg.id))
+            self.lines.speak(leg, lambda: self.act(Answer(leg=leg.id)))
 
     def hangup(self, leg: Leg, cause: Cause = Cause.NORMAL, detail: str = "") -> None:
         """End a leg; harmless when it is ending already."""

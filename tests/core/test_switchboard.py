@@ -32,6 +32,7 @@ from gateway.core.events import (
     AlarmCleared,
     AlarmRaised,
     AnnouncementEnded,
+    AudioBorrowed,
     CallRequested,
     DigitPressed,
     EndpointChanged,
@@ -62,10 +63,13 @@ from gateway.core.switchboard import Switchboard
 
 PHONES = ("fxs/1", "fxs/2", "sip/a", "sip/b")
 RADIOS = ("radio/n", "radio/s")
-CALLERS = (*PHONES, *RADIOS)
+STATIONS = ("bus/a", "bus/b")
+LINE = "fxs/2"
+"""Where the stations have their speech."""
+CALLERS = (*PHONES, *RADIOS, *STATIONS)
 PLACES = (*CALLERS, "page/h", "page/w", "sip/telco")
 ROUTES = (
-    Route(name="pair", called="1", targets=("fxs/2", "sip/a")),
+    Route(name="pair", called="1", targets=("fxs/2", "bus/a", "sip/a")),
     Route(name="all", called="2", targets=("sip/a", "sip/b", "fxs/1"), strategy=Strategy.ALL),
     Route(name="radio", called="3", targets=("radio/n",), push_to_talk="*#"),
     Route(
@@ -75,7 +79,7 @@ ROUTES = (
         targets=("sip/b", "radio/n", "radio/s"),
         push_to_talk="*",
     ),
-    Route(name="urgent", called="5", targets=("sip/a", "radio/n"), priority="emergency"),
+    Route(name="urgent", called="5", targets=("sip/a", "bus/b", "radio/n"), priority="emergency"),
     Route(name="no", called="6", refuse="barred"),
     Route(name="info", called="7", announce=Announcement(tone="sit")),
     Route(name="arm", called="8", command=PanelCommand("mqtt/p", "ARM_AWAY"), pins={"Anna": "12"}),
@@ -182,6 +186,7 @@ def endpoint(place: str, condition: Condition = Condition.UP) -> Endpoint:
         duplex=duplex or Duplex.FULL,
         takes_number=trunk,
         capacity=2 if trunk else 1,
+        borrows=LINE if place in STATIONS else "",
         condition=condition,
     )
 
@@ -199,11 +204,14 @@ class World(RuleBasedStateMachine):
         self.playing: dict[str, str] = {}
         self.bridges: dict[str, set[str]] = {}
         self.keyed: set[str] = set()
+        self.lent: set[str] = set()
+        """Legs that have the line."""
         self.linked = False
         """Somebody may have joined two places where nobody hangs up, and must part them himself."""
 
     def feed(self, event: Event) -> None:
         if isinstance(event, LegEnded):
+            self.lent.discard(event.leg)
             self.playing.pop(event.leg, None)
         actions = self.board.receive(event, self.now, self.now)
         assert actions == self.twin.receive(event, self.now, self.now), "not repeatable"
@@ -315,6 +323,16 @@ class World(RuleBasedStateMachine):
                 self.answered(leg)
 
     def answered(self, leg: str) -> None:
+        if leg.startswith("bus/"):
+            # Only one leg can have the line.
+            users = [each for each in self.open if each.startswith(LINE) or each in self.lent]
+            if any(each != leg for each in users):
+                del self.open[leg]
+                self.lent.discard(leg)
+                self.feed(LegEnded(leg=leg, cause=Cause.NO_CIRCUIT))
+                return
+            self.lent.add(leg)
+            self.feed(AudioBorrowed(leg=leg, endpoint=LINE))
         if self.open[leg] in ("dialled", "to be answered"):
             self.open[leg] = "answered"
         self.feed(LegAnswered(leg=leg))
@@ -496,6 +514,7 @@ class World(RuleBasedStateMachine):
         assert board.next_timeout() is None
         leftovers = (board.features._kept, board._expected, board.rooms._bridges)
         leftovers += (board.rooms._invited, board.lines._legs, board.lines._queue)
+        leftovers += (board.lines._speakers,)
         assert not any(leftovers)
         self.offer("fxs/1", "1")
         self.feed(StopRequested())

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.actions import Note
+from gateway.core.actions import Note, Play
 from gateway.core.causes import Cause
 from gateway.core.events import (
+    AudioBorrowed,
     CallRequested,
     LegAnswered,
     LegEnded,
@@ -21,6 +22,7 @@ from gateway.core.events import (
     MediaFlowing,
     Priority,
 )
+from gateway.core.lines import WARNING_TONE
 from gateway.lab.linecard import LineCard, Outside
 from gateway.lab.softphone import Softphone
 from gateway.testing.audio import level_at, steady_level_at, tone
@@ -58,6 +60,43 @@ address = "0200"
 calls = "201"
 audio = "fxs/1"
 duplex = "full"
+"""
+TWO_PHONES = (
+    SIP
+    + """
+[adapters.sip.phones.bert]
+password = "b1"
+number = "202"
+"""
+)
+SHARED = """
+[adapters.analog]
+device_dir = "{card}"
+[adapters.analog.ports.1]
+kind = "fxs"
+[adapters.door]
+kind = "intercom"
+port = "{door}"
+profile = "kocom"
+[adapters.door.stations.flat]
+address = "0200"
+calls = "201"
+audio = "fxs/1"
+duplex = "full"
+[adapters.tunnel]
+kind = "intercom"
+port = "{tunnel}"
+profile = "kocom"
+[adapters.tunnel.stations.km3]
+address = "0200"
+calls = "202"
+audio = "fxs/1"
+duplex = "full"
+[[routes]]
+name = "help"
+from = ["tunnel/km3"]
+priority = "emergency"
+targets = ["sip/bert"]
 """
 CONNECTED = b"014101FF211B410018004107D706070B1A2D01043201800232018009=7F\r\n"
 DOOR_CALLS = bytes.fromhex("aa557a9d020200ffffffff31ffffff0101a4550d0d")
@@ -192,3 +231,44 @@ async def test_an_emergency_takes_a_lent_line_from_a_door(tmp_path: Path) -> Non
         await line.lift()
         await gateway.wait(LegAnswered, lambda e: e.leg == "fxs/1#1")
         assert not gateway.gateway.loans
+
+
+async def test_an_emergency_from_a_station_takes_the_line_from_a_door(tmp_path: Path) -> None:
+    """Two buses speak over one telephone line; who speaks over it is told, and gives way."""
+    with SerialLine() as kocom, SerialLine() as tunnel:
+        async with (
+            LineCard.start(fxs=1, fxo=0) as card,
+            box(
+                TWO_PHONES,
+                SHARED.format(card=card.directory, door=kocom.path, tunnel=tunnel.path),
+            ) as gateway,
+            phone(tmp_path, "anna", "a1", gateway, hz=PHONE_HZ) as anna,
+            phone(tmp_path, "bert", "b1", gateway, hz=PHONE_HZ) as bert,
+        ):
+            await gateway.up("sip/anna", "sip/bert", "fxs/1", "door/flat", "tunnel/km3")
+            line = card.telephone(1)
+            kocom.write(DOOR_CALLS)
+            await anna.wait("CALL_INCOMING")
+            await anna.accept()
+            await gateway.wait(LegAnswered, lambda e: e.leg == "door/flat#1")
+            await line.lift()  # the station closes the loop
+            await talk(line)
+            # While the other one only rings, nobody loses anything.
+            tunnel.write(DOOR_CALLS)
+            await bert.wait("CALL_INCOMING")
+            assert gateway.gateway.loans.keys() == {"door/flat#1"}
+            await bert.accept()
+            ended = await gateway.wait(LegEnded, lambda e: e.leg == "door/flat#1")
+            assert ended.cause is Cause.PREEMPTED
+            await gateway.wait(Play, lambda a: (a.leg, a.tone) == ("sip/anna#1", WARNING_TONE))
+            assert await tunnel.read(21) == DOOR_TALKS
+            await gateway.wait(AudioBorrowed, lambda e: e.leg == "tunnel/km3#1")
+            await gateway.wait(LegAnswered, lambda e: e.leg == "tunnel/km3#1")
+            assert gateway.gateway.loans.keys() == {"tunnel/km3#1"}
+            await anna.wait("CALL_CLOSED")
+            # The loop is closed still: they talk when the battery is back.
+            await talk(line)
+            await bert.hang_up()
+            await until(lambda: not gateway.gateway.switchboard.calls, "no call any more")
+            assert not gateway.gateway.loans
+            assert_hears(bert.heard(), HZ, PHONE_HZ)

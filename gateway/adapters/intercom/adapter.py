@@ -124,6 +124,7 @@ class Intercom(Adapter):
                 number=place.number,
                 duplex=self._duplex(name),
                 can_ring=bool(bus.call) and speech != "none",
+                borrows=place.borrowed,
                 inputs=(*inputs, *self._more_inputs(speech)),
                 outputs=tuple(bus.outputs),
                 alarm=alarm,

@@ -163,6 +163,8 @@ class FxsPort:
         self._reversed = False
         self._fed = False
         self._lifted_lent = False
+        self._connects = False
+        """It is lent again as soon as the call before is cleared."""
 
     # -- outputs -------------------------------------------------------------------------------
 
@@ -262,19 +264,32 @@ class FxsPort:
                 self._set_polarity(True)
 
     def connect(self, now: float) -> bool:
-        """Feed the loop and let only its audio be used; False when it is in use or out of order."""
-        if self.state not in (FxsState.IDLE, FxsState.GUARD):
+        """Feed the loop and let only its audio be used; False when it is in use or out of order.
+
+        Where the far end of the call before is just being told that it is over, it follows that.
+        """
+        if self.state is FxsState.CLEARING:
+            # Refused, who took the line from a lower call would not get it either.
+            self._connects = True
+            return True
+        held = self.state is FxsState.BUSY_TONE and self._lifted_lent
+        if self.state not in (FxsState.IDLE, FxsState.GUARD) and not held:
             return False
-        self._timers.clear()
-        self.state, self._lifted_lent = FxsState.LENT, False
-        self._feed(True)
+        self._connect(lifted=held)
         return True
+
+    def _connect(self, *, lifted: bool) -> None:
+        self._timers.clear()
+        self._set_tone(None)
+        self.state, self._lifted_lent, self._connects = FxsState.LENT, lifted, False
+        self._feed(True)
 
     def release(self, now: float, tone: ToneName = ToneName.BUSY) -> None:
         """End the call from our side. A telephone that is up gets the battery drop and ``tone``.
 
         Without a call nothing happens.
         """
+        self._connects = False
         if self.state not in _IN_CALL:
             return
         if self.state is FxsState.LENT:
@@ -314,6 +329,7 @@ class FxsPort:
         if self.state in _IN_CALL:
             self._out.append(Hangup(Rule.LOCAL))
         up = self.off_hook or (self.state is FxsState.LENT and self._lifted_lent)
+        self._connects = False
         self._silence()
         self._timers.clear()
         if up:
@@ -338,6 +354,8 @@ class FxsPort:
                 case "ring":
                     self._set_polarity(False)
                     self._start_ringing()
+                case "clear" if self._connects:
+                    self._connect(lifted=True)
                 case "clear":
                     self._start_busy(at)
                 case "busy":
@@ -372,6 +390,9 @@ class FxsPort:
             return
         if self.state in _IN_CALL:
             self._out.append(Hangup(Rule.ON_HOOK))
+        if self._connects:
+            self._connect(lifted=False)
+            return
         self._silence()
         self._guard(now)
 
@@ -469,6 +490,7 @@ class FxsPort:
             return
         if self.state in _IN_CALL:
             self._out.append(Hangup(Rule.FAULT))
+        self._connects = False
         self._silence()
         self._timers.clear()
         self.state = FxsState.FAULT

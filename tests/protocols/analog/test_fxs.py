@@ -37,6 +37,32 @@ def start(**settings: object) -> tuple[FxsPort, Clock]:
     return port, Clock(port)
 
 
+def test_a_line_that_is_lent_again_at_once_is_connected_when_the_battery_is_back() -> None:
+    port, clock = start()
+    assert port.connect(clock.now)
+    port.signal(Signal.LIFTED, clock.now)  # the station closes the loop
+    clock.said()
+    port.release(clock.now)
+    assert clock.said() == [Hangup(Rule.LOCAL), DropBattery()]
+    assert port.connect(clock.now)
+    assert not port.connect(clock.now) or port.state is FxsState.CLEARING
+    assert clock.wait(2.0) == [SetHook(True)]
+    assert port.state is FxsState.LENT
+    # It is over again, and nobody asks for the line: as after any call.
+    port.release(clock.now)
+    clock.wait(2.0)
+    assert port.state is FxsState.BUSY_TONE
+    # The station holds the loop still; whoever is lent the line next does not hear the tone.
+    assert port.connect(clock.now)
+    assert StopTone() in clock.said()
+    port.release(clock.now)
+    assert port.connect(clock.now)
+    port.release(clock.now)  # who was to have it has gone
+    port.signal(Signal.HUNG_UP, clock.now)
+    clock.wait(2.0)
+    assert port.state is FxsState.IDLE
+
+
 def lift(port: FxsPort, clock: Clock) -> list[object]:
     port.signal(Signal.LIFTED, clock.now)
     return list(clock.said())
