@@ -92,10 +92,10 @@ def check_syntax(request: Request) -> None:
 def check_service(request: Request, config: SipConfig, extensions: frozenset[str]) -> None:
     """What we serve at all (RFC 3261 section 8.2).  Raises `Refusal`."""
     method = request.method
-    allow: Header = ("Allow", ", ".join(config.methods))
-    if method not in METHODS:
-        raise Refusal(501, f"{method[:32]} is not known here", [allow])
     if method not in config.methods:
+        allow: Header = ("Allow", ", ".join(config.methods))
+        if method not in METHODS:
+            raise Refusal(501, f"{method[:32]} is not known here", [allow])
         raise Refusal(405, f"{method} is not served here", [allow])
     if request.uri.scheme not in ("sip", "sips", "tel"):
         raise Refusal(416, f"scheme {request.uri.scheme[:32]} is not served here")

@@ -25,8 +25,8 @@ _NAME_ADDR = re.compile(
 _ADDR_SPEC = re.compile(r'\s*([^\s<>",;?]+)\s*(;.*)?', re.DOTALL)
 _VIA = re.compile(
     r"\s*SIP\s*/\s*(\d+\.\d+)\s*/\s*([^\s/;,]+)\s+"
-    r"(\[[0-9a-fA-F:.]{2,64}\]|[^\s:;,\[\]<>\"]+)(?:\s*:\s*(\d{1,5}))?\s*(;.*)?",
-    re.IGNORECASE | re.DOTALL,
+    r"(\[[0-9a-fA-F:.]{2,64}\]|[^\s:;,\[\]<>\"]+)(?:\s*:\s*(\d{1,5}))?\s*",
+    re.IGNORECASE,
 )
 _CSEQ = re.compile(r"\s*(\d{1,10})\s+([^\s]+)\s*")
 _PARAM = re.compile(r'\s*([^\s;="<>,]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|[^\s;"<>,]+)\s*)?')
@@ -156,6 +156,11 @@ def split_list(value: str) -> list[str]:
 
 
 def _name_addr(value: str) -> NameAddr:
+    # From and To of a person are the same in each of its calls, but for the tag.
+    before, mark, tag = value.rpartition(">;tag=")
+    if mark and _TOKEN.fullmatch(tag):
+        address = parse_name_addr(before + ">")
+        return NameAddr(address.uri, address.display, {"tag": tag})
     found = _NAME_ADDR.fullmatch(value)
     if found is not None:
         quoted, plain, uri, params = found.groups()
@@ -169,24 +174,21 @@ def _name_addr(value: str) -> NameAddr:
     return NameAddr(parse_uri(uri), display, parse_params(params.rstrip()) if params else {})
 
 
-def _via(value: str) -> Via:
+def _sent_by(value: str) -> tuple[str, str, int]:
+    """Transport, host and port of a Via value without its parameters."""
     found = _VIA.fullmatch(value)
     if found is None:
         raise PeerError(f"malformed Via {value[:80]!r}", status=400)
-    _, transport, host, port, params = found.groups()
+    _, transport, host, port = found.groups()
     number = int(port) if port else 0
     if number > 65535:
         raise PeerError(f"Via port {port} is out of range", status=400)
     if host[0] == "[":
         host = host[1:-1]
-    return Via(
-        transport.lower(),
-        host.lower(),
-        number,
-        parse_params(params.rstrip()) if params else {},
-    )
+    return transport.lower(), host.lower(), number
 
 
+_sent_by_cached = lru_cache(maxsize=1024)(_sent_by)
 _name_addr_cached = lru_cache(maxsize=8192)(_name_addr)
 
 
@@ -202,10 +204,13 @@ def parse_name_addrs(values: Iterable[str]) -> list[NameAddr]:
 
 def parse_via(value: str) -> Via:
     """Parse one Via value (not a list)."""
-    return _via(value)
+    # All messages of a peer have the same Via but for the branch.
+    before, semi, rest = value.partition(";")
+    transport, host, port = (_sent_by_cached if len(before) <= CACHEABLE else _sent_by)(before)
+    return Via(transport, host, port, parse_params(semi + rest.rstrip()) if semi else {})
 
 
-def parse_cseq(value: str) -> CSeq:
+def _cseq(value: str) -> CSeq:
     found = _CSEQ.fullmatch(value)
     if found is None:
         raise PeerError(f"malformed CSeq {value[:80]!r}", status=400)
@@ -213,6 +218,13 @@ def parse_cseq(value: str) -> CSeq:
     if number >= CSEQ_LIMIT:
         raise PeerError(f"CSeq {found[1]} is not less than 2**31", status=400)
     return CSeq(number, SAME.get(found[2], found[2]))
+
+
+_cseq_cached = lru_cache(maxsize=1024)(_cseq)
+
+
+def parse_cseq(value: str) -> CSeq:
+    return _cseq_cached(value) if len(value) <= CACHEABLE else _cseq(value)
 
 
 def tokens(values: Iterable[str]) -> list[str]:

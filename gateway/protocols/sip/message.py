@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -31,12 +32,11 @@ from gateway.protocols.sip.headers import (
     tokens,
 )
 from gateway.protocols.sip.names import KEYS, SAME, reason_phrase
-from gateway.protocols.sip.uri import Uri, parse_uri
+from gateway.protocols.sip.uri import CACHEABLE, Uri, parse_uri
 
 _REQUEST_LINE = re.compile(r"([A-Za-z0-9.!%*_+`'~-]{1,64}) +([^ ]+) +(SIP/\d+\.\d+) *", re.I)
 _STATUS_LINE = re.compile(r"SIP/2\.0 ([1-6]\d\d)(?: (.*))?", re.IGNORECASE)
 _FOLD = re.compile(r"[ \t]*\r\n[ \t]+")
-_LENGTH = re.compile(r"\d{1,9}")
 
 SINGLE = (
     "call-id", "cseq", "from", "to", "max-forwards", "content-length", "content-type"
@@ -241,7 +241,9 @@ def _split_head(text: str, limits: Limits) -> tuple[str, dict[str, list[str]], s
     if "\r\n " in text or "\r\n\t" in text:
         text = _FOLD.sub(" ", text)
     lines = text.split("\r\n")
-    if text.count("\r") != len(lines) - 1 or text.count("\n") != len(lines) - 1:
+    # To look twice for nothing costs less than to count what is there.
+    rest = "".join(lines)
+    if "\r" in rest or "\n" in rest:
         fault = "bare CR or LF in the header"
     if len(lines) > limits.lines:
         fault = f"more than {limits.lines} header lines"
@@ -273,22 +275,32 @@ def _split_head(text: str, limits: Limits) -> tuple[str, dict[str, list[str]], s
     return lines[0], headers, fault
 
 
+def _start_line(start: str) -> tuple[str, str, str] | tuple[int, str] | None:
+    """Method, Request-URI and version, or status and reason; None if it is neither."""
+    found = _REQUEST_LINE.fullmatch(start)
+    if found is not None:
+        return SAME.get(found[1], found[1]), found[2], found[3].upper()
+    found = _STATUS_LINE.fullmatch(start)
+    return (int(found[1]), found[2] or "") if found is not None else None
+
+
+_start_line_cached = lru_cache(maxsize=1024)(_start_line)
+
+
 def _parse_head(head: bytes, limits: Limits) -> tuple[Request | Response, str | None]:
     """Parse everything before the empty line.  Raises `BadMessage` if it is not SIP at all."""
     text = head.decode("utf-8", "surrogateescape")
     start, headers, fault = _split_head(text, limits)
-    found = _REQUEST_LINE.fullmatch(start)
+    found = _start_line_cached(start) if len(start) <= CACHEABLE else _start_line(start)
     if found is not None:
-        method = SAME.get(found[1], found[1])
-        request = Request(method, found[2], headers, b"", found[3].upper())
+        if len(found) == 2:
+            if fault:
+                raise BadMessage(fault)
+            return Response(found[0], found[1], headers), None
+        request = Request(found[0], found[1], headers, b"", found[2])
         if fault:
             raise BadMessage(fault, 400, request)
         return request, None
-    found = _STATUS_LINE.fullmatch(start)
-    if found is not None:
-        if fault:
-            raise BadMessage(fault)
-        return Response(int(found[1]), found[2] or "", headers), None
     # A request line with the wrong number of words still tells whom to answer.
     words = start.split(" ")
     if len(words) > 2 and words[-1].upper().startswith("SIP/") and words[0].isascii():
@@ -301,7 +313,7 @@ def _length(message: Message) -> int | None:
     value = message.get("content-length")
     if value is None:
         return None
-    return int(value) if value.isascii() and _LENGTH.fullmatch(value) else -1
+    return int(value) if len(value) <= 9 and value.isascii() and value.isdigit() else -1
 
 
 _DEFAULT_LIMITS = Limits()
@@ -425,15 +437,12 @@ def encode(start: str, headers: Iterable[Header], body: bytes = b"") -> bytes:
 
     Raises `UsageError` if a value holds CR or LF: nobody can slip a header into ours.
     """
-    lines = [start]
-    for name, value in headers:
-        lines.append(f"{name}: {value}")
-    lines.append(f"Content-Length: {len(body)}\r\n\r\n")
-    text = "\r\n".join(lines)
-    n_lines = len(lines) + 1
-    if text.count("\r") != n_lines or text.count("\n") != n_lines:
+    lines = [start, *[f"{name}: {value}" for name, value in headers]]
+    together = "".join(lines)
+    if "\r" in together or "\n" in together:
         raise UsageError("a SIP header value may not contain CR or LF")
-    return text.encode("utf-8", "surrogateescape") + body
+    lines.append(f"Content-Length: {len(body)}\r\n\r\n")
+    return "\r\n".join(lines).encode("utf-8", "surrogateescape") + body
 
 
 def status_line(status: int, reason: str | None = None) -> str:
