@@ -72,7 +72,7 @@ def direction(sends: bool, receives: bool) -> Direction:
     return Direction.RECVONLY if receives else Direction.INACTIVE
 
 
-class Codec(msgspec.Struct, frozen=True):
+class Codec(msgspec.Struct, frozen=True, cache_hash=True):
     """An encoding we can use, or a format of a media line: payload type and what it means."""
 
     name: str
@@ -198,14 +198,8 @@ class SessionDescription(msgspec.Struct):
 
         An address of 0.0.0.0 is how RFC 2543 put a call on hold: its author receives nothing.
         """
-        found = Direction.SENDRECV
-        for attributes in (self.attributes, media.attributes):
-            for name, value in attributes:
-                if value is None and name in _DIRECTIONS:
-                    found = Direction(name)
-        if media.address == "0.0.0.0" or (media.address is None and self.address == "0.0.0.0"):
-            return direction(found.sends, False)
-        return found
+        silent = self.address_of(media) == "0.0.0.0"
+        return _direction(self.attributes, media.attributes, silent)
 
     def encode(self) -> bytes:
         """Write it.  Raises `UsageError` if a value holds a line end."""
@@ -232,10 +226,22 @@ class SessionDescription(msgspec.Struct):
                 lines.append(f"c={_network(media.address)}")
             lines += [line for line in media.others if line[0] != "i"]
             lines += [_written(attribute) for attribute in media.attributes]
-        text = "\r\n".join(lines)
-        if text.count("\r") != len(lines) - 1 or text.count("\n") != len(lines) - 1:
+        together = "".join(lines)
+        if "\r" in together or "\n" in together:
             raise UsageError("an SDP value may not contain CR or LF")
-        return (text + "\r\n").encode("utf-8", "surrogateescape")
+        lines.append("")
+        return "\r\n".join(lines).encode("utf-8", "surrogateescape")
+
+
+def _direction(
+    around: Sequence[Attribute], attributes: Sequence[Attribute], silent: bool
+) -> Direction:
+    found = Direction.SENDRECV
+    for each in (around, attributes):
+        for name, value in each:
+            if value is None and name in _DIRECTIONS:
+                found = Direction(name)
+    return direction(found.sends, False) if silent else found
 
 
 def _network(address: str) -> str:
@@ -247,7 +253,7 @@ def _written(attribute: Attribute) -> str:
     return f"a={name}" if value is None else f"a={name}:{value}"
 
 
-def _get(attributes: list[Attribute], name: str) -> str | None:
+def _get(attributes: Sequence[Attribute], name: str) -> str | None:
     for key, value in attributes:
         if key == name:
             return value or ""
@@ -452,38 +458,75 @@ def _agree(
 ) -> Choice | None:
     """Match one line of the peer's with our codecs."""
     media = peer.media[index]
-    common, speech = _common(tuple(media.codecs()), tuple(codecs), prefer_ours)
-    address = peer.address_of(media)
-    if not speech or not address:
+    address, port = peer.address_of(media), media.port
+    if not address:
+        return None
+    words, around = tuple(media.attributes), tuple(peer.attributes)
+    # Telephones of one make say the same in each of their calls; keys, though, are of one call.
+    plain = len(words) + len(around) <= 32 and not any(name == "crypto" for name, _ in words)
+    terms = (_terms_cached if plain else _terms)(
+        tuple(media.formats), words, around, address == "0.0.0.0", tuple(codecs), wanted,
+        prefer_ours,
+    )  # fmt: skip
+    if terms is None:
+        return None
+    own_address, own_port = terms.rtcp
+    rtcp_port = own_port or (port if terms.rtcp_mux else min(port + 1, 65535))
+    return msgspec.structs.replace(
+        terms,
+        index=index,
+        address=address,
+        port=port,
+        rtcp=(own_address or address, rtcp_port),
+        protocol=media.protocol,
+    )
+
+
+def _terms(
+    formats: tuple[str, ...],
+    attributes: tuple[Attribute, ...],
+    around: tuple[Attribute, ...],
+    silent: bool,
+    codecs: tuple[Codec, ...],
+    wanted: Direction,
+    prefer_ours: bool,
+) -> Choice | None:
+    """What a line of the peer's and our codecs have in common, but for addresses; None: no speech.
+
+    ``around`` are the attributes of the session, ``silent``: its address is 0.0.0.0.
+    """
+    media = MediaDescription("audio", 0, "", list(formats), None, list(attributes))
+    common, speech = _common(tuple(media.codecs()), codecs, prefer_ours)
+    if not speech:
         return None
     events = [c for c in common if c.name.lower() == "telephone-event"]
     event = next((c for c in events if c.clock == speech[0].clock), events[0] if events else None)
     noise = next((c for c in common if c.name.lower() == "cn" and c.clock == speech[0].clock), None)
-    offered = peer.direction_of(media).reversed()
-    sends, receives = wanted.sends and offered.sends, wanted.receives and offered.receives
+    offered = _direction(around, attributes, silent).reversed()
     mux = media.get("rtcp-mux") is not None
-    rtcp_port, rtcp_address = media.port if mux else min(media.port + 1, 65535), address
-    reports = (media.get("rtcp-xr") or peer.get("rtcp-xr") or "").split()
+    reports = (media.get("rtcp-xr") or _get(around, "rtcp-xr") or "").split()
     explicit = _RTCP.fullmatch(media.get("rtcp") or "")
-    if explicit is not None and not mux and 0 < int(explicit[1]) <= 65535:
-        rtcp_port, rtcp_address = int(explicit[1]), explicit[3] or address
+    own = explicit is not None and not mux and 0 < int(explicit[1]) <= 65535
     return Choice(
-        index=index,
+        index=0,
         codecs=speech,
         telephone_event=event,
         comfort_noise=noise,
-        address=address,
-        port=media.port,
-        rtcp=(rtcp_address, rtcp_port),
+        address="",
+        port=0,
+        rtcp=(explicit[3] or "", int(explicit[1])) if own and explicit else ("", 0),
         rtcp_mux=mux,
-        direction=direction(sends, receives),
+        direction=direction(wanted.sends and offered.sends, wanted.receives and offered.receives),
         ptime_ms=media.ptime_ms,
         maxptime_ms=media.maxptime_ms,
-        protocol=media.protocol,
+        protocol="",
         crypto=tuple(media.all("crypto")),
         xr_metrics="voip-metrics" in reports,
         xr_round_trip=any(word.startswith("rcvr-rtt=") for word in reports),
     )
+
+
+_terms_cached = lru_cache(maxsize=256)(_terms)
 
 
 def _audio(
