@@ -10,9 +10,13 @@ import msgspec
 
 from gateway.adapters.secrets import Secret
 from gateway.config import SECTIONS, Configuration, load
+from gateway.media.impairments import Supervision
 from gateway.typed import is_secret
 
-LIVE: Final = frozenset({"gateway.zone", "gateway.drain_s", "gateway.log_level"})
+LIVE: Final = frozenset(
+    {"gateway.zone", "gateway.drain_s", "gateway.log_level"}
+    | {f"supervision.{key}" for key in Supervision.__struct_fields__}
+)
 """Keys outside adapters and routes that are used without a restart."""
 _LONGEST: Final = 60
 

@@ -24,6 +24,7 @@ from gateway.core.events import PathTestKind
 from gateway.core.hours import Hours
 from gateway.core.routes import CompiledRoute, Route, RouteTable, Trigger
 from gateway.errors import ConfigError, GatewayError, UsageError
+from gateway.media.impairments import Supervision
 from gateway.pathtests.section import ScheduledTest
 from gateway.registry import Registry
 from gateway.typed import (
@@ -44,7 +45,7 @@ MAXIMUM_BYTES: Final = 1 << 20
 
 _BOX = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 _ADAPTER = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
-_OWN_PLACES: Final = ("gateway/journal", "gateway/records", "gateway/tests")
+_OWN_PLACES: Final = ("gateway/audio", "gateway/journal", "gateway/records", "gateway/tests")
 """Places that speak for the gateway itself; a route may take their alarms."""
 _FIELD_IN_TEXT = re.compile(r"\{[^}]*\}")
 
@@ -226,6 +227,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     metrics: MetricsSection = MetricsSection()
     capture: CaptureSection = CaptureSection()
     records: RecordsSection = RecordsSection()
+    supervision: Supervision = Supervision()
     adapters: dict[str, AdapterSection] = {}
     routes: tuple[Route, ...] = ()
     tests: tuple[ScheduledTest, ...] = ()
@@ -272,6 +274,7 @@ SECTIONS: Final[dict[str, type[msgspec.Struct]]] = {
     "metrics": MetricsSection,
     "capture": CaptureSection,
     "records": RecordsSection,
+    "supervision": Supervision,
 }
 """Sections that every configuration may have; the others are checked apart."""
 _LISTS: Final = ("adapters", "routes", "tests")

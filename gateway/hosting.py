@@ -29,6 +29,8 @@ from gateway.core.events import (
     AlarmRaised,
     AnnouncementEnded,
     AudioBorrowed,
+    AudioImpaired,
+    AudioRestored,
     AudioReturned,
     CallRequested,
     CommandFinished,
@@ -73,7 +75,8 @@ _OF_LEG: Final = frozenset(
     (
         LegRinging, LegProgressed, LegAnswered, LegHeld, LegRetrieved, LegFlashed,
         TransferRequested, LegEnded, PageDelivered, DigitPressed, FloorRequested, FloorReleased,
-        AudioBorrowed, AudioReturned, MediaFlowing, MediaLost, ToneHeard, AnnouncementEnded,
+        AudioBorrowed, AudioReturned, MediaFlowing, MediaLost, AudioImpaired, AudioRestored,
+        ToneHeard, AnnouncementEnded,
     )
 )  # fmt: skip
 _OF_PLACE: Final = frozenset(

@@ -26,6 +26,8 @@ from gateway.core.endpoints import Endpoint
 from gateway.core.events import (
     AlarmRaised,
     AnnouncementEnded,
+    AudioImpaired,
+    AudioRestored,
     DigitPressed,
     EndpointChanged,
     Event,
@@ -53,7 +55,8 @@ ALARM_JOURNAL_S: Final = 0.25
 
 _DESCRIBES: Final = (
     InputChanged, DigitPressed, FloorRequested, FloorReleased, LegFlashed, MediaFlowing,
-    MediaLost, MessageReceived, ToneHeard, AnnouncementEnded, EndpointChanged,
+    MediaLost, MessageReceived, ToneHeard, AnnouncementEnded, EndpointChanged, AudioImpaired,
+    AudioRestored,
 )  # fmt: skip
 
 Begins = AlarmRaised | InputChanged

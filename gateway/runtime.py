@@ -42,6 +42,7 @@ from gateway.dispatch import Dispatch
 from gateway.hosting import AdapterHost, Exchange
 from gateway.inbox import Inbox
 from gateway.journal import Journal, StorageState
+from gateway.listening import Listening
 from gateway.media.engine import Engine
 from gateway.media.patchbay import MediaEngine, Patchbay
 from gateway.media.speech import Synthesiser
@@ -177,6 +178,7 @@ class Gateway(Exchange):
         self._stop_now = asyncio.Event()
         self._idle = asyncio.Event()
         self._all_up = asyncio.Event()
+        self._listening = Listening(self)
         self._dispatch = Dispatch(self, finish_test=self.tester.finish)
 
     @property
@@ -541,10 +543,11 @@ class Gateway(Exchange):
         await asyncio.sleep(0)
 
     async def _beat(self) -> None:
-        """Once a second: checkpoint the records, tell systemd that the loop turns."""
+        """Once a second: checkpoint records, listen to calls, tell systemd that the loop turns."""
         period = min(1.0, (watchdog_s() or 2.0) / 2)
         while True:
             self.recorder.tick(self.now(), time.time())
+            self._listening.sweep(self.now())
             self._flood_over()
             notify("WATCHDOG=1")
             await asyncio.sleep(period)
@@ -632,6 +635,7 @@ _OWN: Final = {
     "journal": "journal on disk",
     "records": "records on disk",
     "alarms": "alarms at once",
+    "audio": "audio of calls",
 }
 
 

@@ -375,6 +375,11 @@ def _looks(ask: Callable[[], list[dict[str, Any]]], every: float) -> Iterator[li
         time.sleep(every)
 
 
+def _impaired(call: dict[str, Any]) -> list[str]:
+    """What is wrong with its audio, of any leg."""
+    return sorted({word for leg in call["legs"] for word in leg.get("impaired", ())})
+
+
 def _call_rows(found: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     for call in found:
         origins = [leg["endpoint"] for leg in call["legs"] if leg["direction"] == "in"]
@@ -390,7 +395,7 @@ def _call_rows(found: list[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
             ",".join(origins),
             ",".join(leg["endpoint"] for leg in others),
             number,
-            call["state"],
+            " ".join([call["state"], *_impaired(call)]),
             show.duration(since),
             call["route"],
         )
@@ -479,6 +484,7 @@ def _over(settings: Settings, call: str) -> bool:
 def _leg(leg: dict[str, Any]) -> None:
     audio = leg["audio"]
     marks = [name for name in ("early", "floor", "keyed") if leg[name]]
+    marks += leg.get("impaired", ())
     show.facts(
         (
             ("leg", f"{leg['id']} ({'called us' if leg['direction'] == 'in' else 'we called it'})"),

@@ -158,6 +158,7 @@ def _calls(found: Snapshot, chosen: str) -> list[Line]:
 def _leg(call: dict[str, Any], leg: dict[str, Any]) -> str:
     audio = leg["audio"]
     notes = [word for word in ("floor", "keyed", "early") if leg[word]]
+    notes += [word.upper() for word in leg.get("impaired", ())]
     if call["priority"] != "routine":
         notes.append(call["priority"])
     text = f"{leg['endpoint']:21} {leg['state']:10}{show.duration(leg['age_s']):>6}  "

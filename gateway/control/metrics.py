@@ -124,10 +124,13 @@ def _calls(gateway: Gateway) -> Iterator[Metric]:
     yield _gauge("calls_up", "Calls that are up.", len(board.calls))
     states: Counter[tuple[str, ...]] = Counter()
     keyed: Counter[tuple[str, ...]] = Counter()
+    impaired: Counter[tuple[str, ...]] = Counter()
     for leg in board.legs.values():
         network = leg.endpoint.partition("/")[0]
         states[network, str(leg.state)] += 1
         keyed[(network,)] += leg.keyed
+        for impairment in leg.impaired:
+            impaired[network, str(impairment)] += 1
     networks = {place.network for place in board.endpoints.values() if place.has_audio}
     for network in sorted(networks):
         for state in LegState:
@@ -137,6 +140,9 @@ def _calls(gateway: Gateway) -> Iterator[Metric]:
                     sorted(states.items()))  # fmt: skip
     yield _labelled(GaugeMetricFamily, "transmitters_keyed", "Legs whose transmitter is keyed.",
                     ("network",), sorted(keyed.items()))  # fmt: skip
+    yield _labelled(GaugeMetricFamily, "legs_impaired",
+                    "Answered legs whose audio is silent, clipped or missing now.",
+                    ("network", "impairment"), sorted(impaired.items()))  # fmt: skip
     alarms: Counter[tuple[str, ...]] = Counter(
         {(state,): 0 for state in ("active", "acknowledged", "cleared", "exhausted")}
     )
@@ -172,6 +178,11 @@ def _finished(gateway: Gateway) -> Iterator[Metric]:
     yield _labelled(
         CounterMetricFamily, "audio_packets", "Packets or blocks of finished streams.",
         ("network", "fate"), sorted(tally.packets.items()),
+    )  # fmt: skip
+    yield _labelled(
+        CounterMetricFamily, "audio_impairments",
+        "How often what an answered leg sends became silent, clipped or went missing.",
+        ("network", "impairment"), sorted(tally.impairments.items()),
     )  # fmt: skip
     yield _histograms(
         "audio_jitter_seconds", "Interarrival jitter of finished streams (RFC 3550 6.4.1).",

@@ -138,6 +138,8 @@ class LegView(msgspec.Struct, kw_only=True):
     """It holds the floor of a half-duplex bridge: it is heard by all others."""
     keyed: bool
     """Its transmitter is keyed on behalf of the floor's holder."""
+    impaired: list[str] = []
+    """What is wrong now with what it sends: ``silence``, ``clipping``, ``one-way``."""
     cause: str
     detail: str
     played: list[PageMember] = []

@@ -224,6 +224,7 @@ def _leg(gateway: Gateway, leg: Leg, bridge: Bridge | None, now: float) -> LegVi
         bridge=leg.bridge,
         floor=bridge is not None and bridge.floor.holder == leg.id,
         keyed=bridge is not None and leg.id in bridge.keyed,
+        impaired=sorted(leg.impaired),
         cause=leg.cause or "",
         detail=leg.detail,
         played=list(leg.played),

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.core.actions import Talk
 from gateway.core.causes import Cause
 from gateway.core.events import (
+    Impairment,
     LegAnswered,
     LegEnded,
     LegHeld,
@@ -105,6 +106,8 @@ class Leg:
     """Its voice asks for the floor."""
     speaking: bool = False
     """That voice is heard now."""
+    impaired: frozenset[Impairment] = frozenset()
+    """What is wrong now with what it sends."""
     played: tuple[PageMember, ...] = ()
     """Who gave a sign of having played a page, once it is over."""
     missing: tuple[str, ...] = ()

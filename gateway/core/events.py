@@ -42,6 +42,17 @@ class Quality(StrEnum):
     BAD = "bad"
 
 
+class Impairment(StrEnum):
+    """What keeps an answered leg from being heard as it should be."""
+
+    SILENCE = "silence"
+    """Audio arrives, and nothing is in it: muted, no microphone, an open pair."""
+    CLIPPING = "clipping"
+    """The tops of the speech lie flat at full scale."""
+    ONE_WAY = "one-way"
+    """Nothing arrives, while we send."""
+
+
 class PathTestKind(StrEnum):
     """What is found out about the path to an endpoint."""
 
@@ -205,6 +216,28 @@ class MediaLost(_Event, frozen=True, kw_only=True):
     """No audio arrived for as long as the leg allows."""
 
     leg: str
+
+
+class AudioImpaired(_Event, frozen=True, kw_only=True):
+    """What an answered leg sends us has become bad; `AudioRestored` or the leg's end follows."""
+
+    leg: str
+    impairment: Impairment
+    seconds: float
+    """How long it had been so already."""
+    level_dbm0: float | None = None
+    """What arrived meanwhile; None: nothing."""
+    percent: float | None = None
+    """Of the speech with its tops cut off, where it clips."""
+
+
+class AudioRestored(_Event, frozen=True, kw_only=True):
+    """It is good again, or there is no reason any more to expect speech (a hold, the floor)."""
+
+    leg: str
+    impairment: Impairment
+    lasted_s: float
+    """Since its beginning, which was before the `AudioImpaired`."""
 
 
 class ToneHeard(_Event, frozen=True, kw_only=True):
@@ -423,6 +456,8 @@ Event = (
     | AudioReturned
     | MediaFlowing
     | MediaLost
+    | AudioImpaired
+    | AudioRestored
     | ToneHeard
     | AnnouncementEnded
     | EndpointChanged

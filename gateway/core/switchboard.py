@@ -46,6 +46,8 @@ from gateway.core.events import (
     AlarmRaised,
     AnnouncementEnded,
     AudioBorrowed,
+    AudioImpaired,
+    AudioRestored,
     AudioReturned,
     CallRequested,
     CommandFinished,
@@ -155,6 +157,8 @@ class Switchboard:
             AudioReturned: self._audio_returned,
             MediaFlowing: lambda event: None,
             MediaLost: self._media_lost,
+            AudioImpaired: self._audio_impaired,
+            AudioRestored: self._audio_restored,
             ToneHeard: lambda event: None,
             AnnouncementEnded: self._announcement_ended,
             EndpointChanged: self._endpoint_changed,
@@ -536,6 +540,20 @@ class Switchboard:
             self.ignore(event)
             return
         self.hangup(leg, Cause.MEDIA_TIMEOUT, "no audio arrived")
+
+    def _audio_impaired(self, event: AudioImpaired) -> None:
+        leg = self.legs.get(event.leg)
+        if leg is None or not leg.live:
+            self.ignore(event)
+            return
+        leg.impaired |= {event.impairment}
+
+    def _audio_restored(self, event: AudioRestored) -> None:
+        leg = self.legs.get(event.leg)
+        if leg is None:
+            self.ignore(event)
+            return
+        leg.impaired -= {event.impairment}
 
     def _audio_borrowed(self, event: AudioBorrowed) -> None:
         leg = self.legs.get(event.leg)

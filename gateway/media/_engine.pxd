@@ -150,6 +150,11 @@ cdef extern from "engine_impl.h" nogil:
         ce_addr source
         ce_health health
         ce_echo_figures echo
+    ctypedef struct ce_meter:
+        uint64_t arrived, frames, active, clipped, n_samples
+        double squares
+        int noise, expected
+    void ce_meter_read(const ce_stream *s, ce_meter *m)
     ctypedef struct ce_xr:
         uint8_t have_there
         cp_voip_metrics there

@@ -124,3 +124,16 @@ void ce_health_frame(ce_stream *s, const int16_t *pcm, int n, double squares, in
         count_digits(s, pcm, loud && mean < h->last_mean * 1.5 && mean > h->last_mean / 1.5);
     h->last_mean = mean;
 }
+
+void ce_meter_read(const ce_stream *s, ce_meter *m)
+{
+    const ce_counters *c = &s->c;
+    m->arrived = c->rx_packets;
+    m->frames = c->health.frames;
+    m->active = c->health.active_frames;
+    m->clipped = c->health.clipped_frames;
+    m->n_samples = c->level_in.n_samples;
+    m->squares = c->level_in.sum_squares;
+    m->noise = s->cn.active;
+    m->expected = s->kind == CE_RTP ? s->rx : s->kind == CE_DEVICE && s->readable;
+}

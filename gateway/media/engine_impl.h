@@ -228,6 +228,15 @@ typedef struct {
     ce_echo_figures echo;
 } ce_counters;
 
+typedef struct { /* what tells whether speech arrives: sums since the stream was opened */
+    uint64_t arrived; /* packets or blocks */
+    uint64_t frames, active, clipped;
+    uint64_t n_samples;
+    double squares;
+    int noise;    /* comfort noise stands for silence */
+    int expected; /* the far end may send */
+} ce_meter;
+
 typedef struct { /* extended reports; see engine_xr.c */
     uint8_t metrics, round_trip; /* what we send */
     uint8_t asked, have_there, known;
@@ -618,6 +627,7 @@ void ce_health_refused(ce_stream *s, const ce_addr *from, int payload_type); /* 
 void ce_health_send_failed(ce_stream *s); /* with errno */
 void ce_health_arrival(ce_stream *s, uint32_t ts);
 void ce_health_frame(ce_stream *s, const int16_t *pcm, int n, double squares, int weight);
+void ce_meter_read(const ce_stream *s, ce_meter *m);
 
 /* engine_device.c */
 void ce_device_start(ce_stream *s);

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from gateway.core.actions import Vox
 from gateway.errors import DeviceError, UsageError
 from gateway.media import _engine, shaping, srtp, tones
+from gateway.media.impairments import Meter
 from gateway.media.offer import RATES
 from gateway.media.quality import metrics
+from gateway.media.shaping import level_dbm0
 from gateway.media.streams import (
     Codec,
     Direction,
@@ -35,8 +37,6 @@ CODECS = {Codec.PCMU: 0, Codec.PCMA: 1, Codec.G722: 2, Codec.L16: 3}
 _PTIMES = (10, 20, 30, 40, 50, 60)
 _FSK = {None: 0, "bell202": 1, "v23": 2}
 _DIGITS = "0123456789*#ABCD"
-_FULL_SCALE_DBM0 = 3.14
-_FULL_SCALE_MEAN_SQUARE = 32768.0**2 / 2
 _ECHO_BLOCK_S = 0.01
 _ECHO_BLOCKS = 10
 """Blocks that are needed for a figure."""
@@ -395,6 +395,11 @@ class OpenStream:
         if not self._closed:
             self._engine._tap(self, None)
 
+    def meter(self) -> Meter | None:
+        """What tells whether speech arrives, cheaply; None: closed."""
+        found = None if self._closed else self._handle.meter()
+        return Meter(**found) if found else None
+
     def stats(self) -> StreamStats:
         """Present counters; after `close`, the last ones."""
         c = None if self._closed else self._handle.counters()
@@ -421,8 +426,8 @@ class OpenStream:
             digits_dropped=c["dropped_digits"],
             jitter_ms=c["jitter_ms"],
             buffer_ms=c["buffer_ms"],
-            level_in_dbm0=_level(now[0] - before[0], now[1] - before[1]),
-            level_out_dbm0=_level(now[2] - before[2], now[3] - before[3]),
+            level_in_dbm0=level_dbm0(now[0] - before[0], now[1] - before[1]),
+            level_out_dbm0=level_dbm0(now[2] - before[2], now[3] - before[3]),
             remote_loss_percent=c["remote_loss"],
             round_trip_ms=c["round_trip_ms"],
             extensions_received=c["ext_received"],
@@ -442,8 +447,8 @@ class OpenStream:
             send_error=os.strerror(c["send_errno"]) if c["send_errno"] else "",
             heard_s=c["frames"] * _FRAME_S,
             active_s=c["active"] * _FRAME_S,
-            active_dbm0=_level(c["active_squares"], c["active"]),
-            loudest_dbm0=_level(c["loudest"], 1),
+            active_dbm0=level_dbm0(c["active_squares"], c["active"]),
+            loudest_dbm0=level_dbm0(c["loudest"], 1),
             clipped_s=c["clipped"] * _FRAME_S,
             flat_s=c["flat"] * _FRAME_S,
             event_digits=c["event_digits"],
@@ -497,10 +502,3 @@ def _loss(before: float, after: float, n_blocks: int) -> float | None:
     if n_blocks < _ECHO_BLOCKS or before <= 0:
         return None
     return 10.0 * math.log10(before / max(after, 1.0))
-
-
-def _level(sum_squares: float, n: int) -> float:
-    if n <= 0 or sum_squares <= 0:
-        return -99.0
-    mean = sum_squares / n / _FULL_SCALE_MEAN_SQUARE
-    return max(-99.0, 10.0 * math.log10(mean) + _FULL_SCALE_DBM0)

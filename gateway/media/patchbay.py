@@ -34,6 +34,7 @@ from gateway.core.events import (
 )
 from gateway.errors import DeviceError, GatewayError
 from gateway.media import signals
+from gateway.media.impairments import Meter
 from gateway.media.speech import Synthesiser
 from gateway.media.streams import (
     DeviceFailed,
@@ -211,6 +212,11 @@ class Patchbay:
         """The leg's present counters, None before it has a stream."""
         stream = self.stream(leg)
         return stream.stats() if stream else None
+
+    def meter(self, leg: str) -> Meter | None:
+        """What tells whether the leg's speech arrives; None before it has a stream."""
+        stream = self.stream(leg)
+        return stream.meter() if stream else None
 
     def execute(self, action: MediaAction) -> None:
         """Carry out one action. What cannot be done is logged; a call outlives its audio."""

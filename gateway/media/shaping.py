@@ -5,6 +5,7 @@ Plain data: adapters take the types into their configuration, streams into their
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import msgspec
@@ -54,6 +55,14 @@ class NoiseGate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 def mean_square(dbm0: float) -> float:
     """Of samples with this level."""
     return float(10 ** ((dbm0 - _FULL_SCALE_DBM0) / 10) * _FULL_SCALE_MEAN_SQUARE)
+
+
+def level_dbm0(squares: float, n_samples: int) -> float:
+    """Of so many samples with this sum of squares; -99 for none."""
+    if n_samples <= 0 or squares <= 0:
+        return -99.0
+    mean = squares / n_samples / _FULL_SCALE_MEAN_SQUARE
+    return max(-99.0, 10.0 * math.log10(mean) + _FULL_SCALE_DBM0)
 
 
 def canceller(wanted: EchoCanceller | None, rate: int) -> _engine.Echo | None:

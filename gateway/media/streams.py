@@ -13,6 +13,7 @@ import msgspec
 
 from gateway.core.actions import Vox
 from gateway.errors import UsageError
+from gateway.media.impairments import Meter
 from gateway.media.quality import VoipMetrics
 from gateway.media.shaping import EchoCanceller, GainControl, NoiseGate
 
@@ -428,6 +429,9 @@ class Stream(Protocol):
 
     def stats(self) -> StreamStats:
         """Present counters."""
+
+    def meter(self) -> Meter | None:
+        """What tells whether speech arrives, cheaply; None: closed."""
 
     def close(self) -> None:
         """Free port or descriptor and leave any bridge. Later calls do nothing."""

@@ -63,6 +63,8 @@ class Tally:
         self.erles: dict[str, Histogram] = {}
         self.packets: Counter[tuple[str, str]] = Counter()
         """By network and what became of them."""
+        self.impairments: Counter[tuple[str, str]] = Counter()
+        """What began on answered legs, by network and impairment."""
         self._lately: OrderedDict[tuple[str, str], None] = OrderedDict()
         """Records counted lately: a leg's is stored again when its last audio counters come."""
 

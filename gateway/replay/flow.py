@@ -21,6 +21,8 @@ from gateway.core.events import (
     AlarmAcknowledged,
     AlarmCleared,
     AlarmRaised,
+    AudioImpaired,
+    AudioRestored,
     CommandFinished,
     EndpointChanged,
     EndpointRemoved,
@@ -35,7 +37,7 @@ from gateway.journal.lines import Plan
 from gateway.replay.player import Player
 from gateway.replay.tape import Run, Step, playable
 
-_IDLE = (AdapterReady, AdapterLost, MediaFlowing, ToneHeard)
+_IDLE = (AdapterReady, AdapterLost, MediaFlowing, AudioImpaired, AudioRestored, ToneHeard)
 """Events that decide nothing."""
 _NEEDS_QUOTES: Final = re.compile(r"[\s'\"\\]")
 _UNSAID = ("label", "location", "detail")

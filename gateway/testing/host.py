@@ -25,6 +25,7 @@ from gateway.core.events import AdapterReady, Event, LegEnded
 from gateway.core.numbers import Completeness
 from gateway.errors import DeviceError
 from gateway.hosting import AdapterHost, Exchange
+from gateway.media.impairments import Meter
 from gateway.media.patchbay import MediaEngine, Patchbay
 from gateway.media.streams import (
     MediaEvent,
@@ -104,6 +105,9 @@ class PaperStream:
 
     def stats(self) -> StreamStats:
         return self.counters
+
+    def meter(self) -> Meter | None:
+        return None
 
     def close(self) -> None:
         self.closed = True
