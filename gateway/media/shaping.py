@@ -52,6 +52,23 @@ class NoiseGate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """It stays open so long behind them."""
 
 
+class Shaping(msgspec.Struct, frozen=True, kw_only=True):
+    """Keys of a telephone, trunk or port whose audio may be shaped; its section inherits them."""
+
+    gain_in_db: Annotated[float, msgspec.Meta(ge=-24, le=24)] = 0.0
+    """Of what comes from there."""
+    gain_out_db: Annotated[float, msgspec.Meta(ge=-24, le=24)] = 0.0
+    agc: GainControl | None = None
+    """Automatic gain control of what comes from there."""
+    gate: NoiseGate | None = None
+    """Noise gate of what comes from there."""
+
+    @property
+    def shaping(self) -> dict[str, Any]:
+        """As `gateway.media.streams.StreamOptions` takes them."""
+        return {name: getattr(self, name) for name in Shaping.__struct_fields__}
+
+
 def mean_square(dbm0: float) -> float:
     """Of samples with this level."""
     return float(10 ** ((dbm0 - _FULL_SCALE_DBM0) / 10) * _FULL_SCALE_MEAN_SQUARE)

@@ -80,22 +80,6 @@ def microphones(home: Path) -> dict[str, Path]:
     """Nothing at all; a tone far over the scale; syllables of noise with pauses."""
     words = ["synth", "0.25", "pinknoise", "vol", "0.4", "pad", "0", "0.15", "repeat", "4"]
     pauses = ["pad", "0", "1.2", "repeat", "10"]
-        "synth",
-        "0.25",
-        "pinknoise",
-        "vol",
-        "0.4",
-        "pad",
-        "0",
-        "0.15",
-        "repeat",
-        "4",
-        "pad",
-        "0",
-        "1.2",
-        "repeat",
-        "10",
-    ]
     return {
         "quiet": sox(home / "quiet.wav", "synth", "30", "sine", "440", "vol", "0"),
         "loud": sox(home / "loud.wav", "synth", "30", "sine", "440", "gain", "12"),

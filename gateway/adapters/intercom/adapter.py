@@ -47,6 +47,7 @@ from gateway.core.events import (
     Quality,
 )
 from gateway.errors import DeviceError, PeerError, Unsupported, UsageError
+from gateway.media.streams import StreamOptions
 from gateway.protocols.intercom.fields import Value
 from gateway.protocols.intercom.link import (
     Done,
@@ -612,7 +613,11 @@ class Intercom(Adapter):
             if speech == "bus":
                 assert self._profile.audio is not None
                 codec = self._profile.audio.codec
-                leg.bus = BusSpeech(self.host, leg.id, codec, lambda block: self._say(leg, block))
+                shaping = place.shaping if isinstance(place, Station) else {}
+                leg.bus = BusSpeech(
+                    self.host, leg.id, codec, lambda block: self._say(leg, block),
+                    StreamOptions(**shaping),
+                )  # fmt: skip
             elif isinstance(place, Station):
                 open_elsewhere(self.host, leg.id, place)
         except DeviceError as error:

@@ -14,6 +14,7 @@ from gateway.adapters.secrets import Secret
 from gateway.core.events import Priority
 from gateway.drivers.serial import Settings
 from gateway.errors import ConfigError
+from gateway.media.shaping import Shaping
 from gateway.protocols.intercom.profile import Line, Profile, parse
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -51,7 +52,7 @@ def profile(name: str) -> Profile:
     return parse((folder / f"{name}.toml").read_text(), f"{name}.toml")
 
 
-class Station(_Section, frozen=True, kw_only=True):
+class Station(_Section, Shaping, frozen=True, kw_only=True):
     """A place on the bus: a call point, a door, a station of an exchange."""
 
     address: str | int

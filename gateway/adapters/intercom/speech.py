@@ -11,7 +11,7 @@ from collections.abc import Callable
 from gateway.adapters.base import Host
 from gateway.adapters.intercom.config import Station
 from gateway.errors import DeviceError
-from gateway.media.streams import Codec, DeviceSpec, RtpSpec
+from gateway.media.streams import Codec, DeviceSpec, RtpSpec, StreamOptions
 
 BLOCK = 160
 """Octets of 20 ms of G.711."""
@@ -21,7 +21,14 @@ _WAITING_BLOCKS = 4
 class BusSpeech:
     """Blocks of 20 ms that travel in the bus's frames: `spoken` gets those of the gateway."""
 
-    def __init__(self, host: Host, leg: str, codec: str, spoken: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        leg: str,
+        codec: str,
+        spoken: Callable[[bytes], None],
+        options: StreamOptions = StreamOptions(),  # noqa: B008 (frozen)
+    ) -> None:
         """Raises `DeviceError` when the engine has no stream left."""
         self._spoken = spoken
         self._near, self._far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -31,7 +38,7 @@ class BusSpeech:
             fd=self._near.fileno(), codec=Codec(codec), block_bytes=BLOCK, paced_by_device=False
         )
         try:
-            host.open_stream(leg, spec)
+            host.open_stream(leg, spec, options)
         except BaseException:
             self._near.close()
             self._far.close()
@@ -71,7 +78,7 @@ def open_elsewhere(host: Host, leg: str, station: Station) -> None:
     if station.borrowed:
         host.borrow_stream(leg, station.borrowed)
         return
-    codec = Codec(station.audio_local_codec)
+    codec, options = Codec(station.audio_local_codec), StreamOptions(**station.shaping)
     if (remote := station.remote) is not None:
         host.open_stream(
             leg,
@@ -82,6 +89,7 @@ def open_elsewhere(host: Host, leg: str, station: Station) -> None:
                 codec=codec,
                 payload_type=0 if codec is Codec.PCMU else 8,
             ),
+            options,
         )
         return
     try:
@@ -89,7 +97,7 @@ def open_elsewhere(host: Host, leg: str, station: Station) -> None:
     except OSError as error:
         raise DeviceError(f"cannot open {station.audio}: {error.strerror}") from error
     try:
-        host.open_stream(leg, DeviceSpec(fd=fd, codec=codec))
+        host.open_stream(leg, DeviceSpec(fd=fd, codec=codec), options)
     finally:
         with contextlib.suppress(OSError):
             os.close(fd)

@@ -248,7 +248,7 @@ class PyVoip(Adapter):
             fd=state.near.fileno(), codec=Codec.PCMU, block_bytes=say.BLOCK, paced_by_device=False
         )
         try:
-            options = StreamOptions(detect_dtmf=not events)
+            options = StreamOptions(detect_dtmf=not events, **self.config.shaping)
             state.stream = self.host.open_stream(leg, spec, options, _closes_first)
         except DeviceError as error:
             self._end(leg, Cause.RESOURCE_UNAVAILABLE, str(error))

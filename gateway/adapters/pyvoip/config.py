@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from gateway.adapters.secrets import Secret
+from gateway.media.shaping import Shaping
 
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 # The library writes these into its requests as they stand.
@@ -16,7 +17,7 @@ _User = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._~!*'()+-]+$")]
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 
 
-class PyVoipSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PyVoipSection(Shaping, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[adapters.pyvoip]``."""
 
     server: _Host

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
+
 from gateway.adapters.base import Host
 from gateway.adapters.sip.keying import Keying
 from gateway.errors import PeerError
@@ -31,8 +33,8 @@ class Audio:
     """Stream and session description of one leg."""
 
     __slots__ = (
-        "_codecs", "_country", "_held", "_hides", "_host", "_id", "_keying", "_leg",
-        "_local_ip", "_media_timeout_s", "_offer", "_peer", "_reports", "_shown_ip", "_towards",
+        "_codecs", "_held", "_hides", "_host", "_id", "_keying", "_leg", "_local_ip",
+        "_media_timeout_s", "_offer", "_options", "_peer", "_reports", "_shown_ip", "_towards",
         "_version", "choice", "stream", "why",
     )  # fmt: skip
 
@@ -47,7 +49,7 @@ class Audio:
         codecs: Sequence[str],
         keying: Keying,
         media_timeout_s: float,
-        country: str,
+        options: StreamOptions,
         events: bool = True,
         reports: bool = True,
         noise: bool = False,
@@ -72,7 +74,7 @@ class Audio:
                 self._codecs.append(sdp.CN_16)
         self._reports = sdp.RTCP_XR if reports else ""
         self._media_timeout_s = media_timeout_s
-        self._country = country
+        self._options = options
         self._version = 0
         self._id = str(abs(hash((leg, id(self)))) % 10**9)
         self.stream: Stream | None = None
@@ -92,9 +94,7 @@ class Audio:
         if self.stream is None:
             first = self._codecs[0]
             spec = RtpSpec(local_ip=self._local_ip, codec=Codec(first.name), rate=_rate(first))
-            self.stream = self._host.open_stream(
-                self._leg, spec, StreamOptions(country=self._country)
-            )
+            self.stream = self._host.open_stream(self._leg, spec, self._options)
         return self.stream
 
     def _way(self) -> sdp.Direction:
@@ -224,7 +224,7 @@ class Audio:
             )
         )
         # Digits come in the audio only where no telephone-event was negotiated: never twice.
-        stream.configure(StreamOptions(detect_dtmf=event is None, country=self._country))
+        stream.configure(msgspec.structs.replace(self._options, detect_dtmf=event is None))
 
     def _reached_at(self, address: str) -> str:
         return self._peer if self._hides(self._peer, address) else address

@@ -59,6 +59,7 @@ from gateway.core.events import (
 )
 from gateway.core.ids import trace_of
 from gateway.errors import DeviceError, PeerError, UsageError
+from gateway.media.streams import StreamOptions
 from gateway.protocols.sip import events as sip
 from gateway.protocols.sip.agent import SipAgent
 from gateway.protocols.sip.message import Header, Request, Response
@@ -135,7 +136,7 @@ class Calls:
             codecs=who.codecs or self._config.codecs,
             keying=Keying(who.srtp, private=private or self._config.srtp_over is SrtpOver.ANY),
             media_timeout_s=self._config.media_timeout_s,
-            country=self._config.country,
+            options=StreamOptions(country=self._config.country, **who.shaping),
             events=who.dtmf is not DtmfMode.INBAND,
             reports=self._config.rtcp_xr,
             noise=self._config.comfort_noise,

@@ -11,6 +11,7 @@ import msgspec
 
 from gateway.adapters.secrets import Secret
 from gateway.errors import PeerError
+from gateway.media.shaping import Shaping
 from gateway.protocols.sip.uri import Uri, parse_uri
 
 _NIGHT = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d\Z")
@@ -83,7 +84,7 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     clients: VerifyClients = VerifyClients.NO
 
 
-class Phone(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Phone(Shaping, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[adapters.sip.phones.<user>]``: a phone that registers with this user name."""
 
     password: Secret
@@ -135,7 +136,7 @@ class Numbers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 raise ValueError(f"{text!r} is not made of digits")
 
 
-class Trunk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Trunk(Shaping, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[adapters.sip.trunks.<name>]``: another exchange or a carrier."""
 
     peer: str
