@@ -5,15 +5,15 @@ Every command starts this: importing the daemon's parts here would cost each of 
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import socket
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urlencode
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.unix_http import Exchange, quoted
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEFAULT_SOCKET: Final = "/run/crosspoint/control.sock"
 DEFAULT_CONFIG: Final = "/etc/crosspoint/gateway.toml"
@@ -33,17 +33,6 @@ class CommandError(Exception):
     def __init__(self, what: str, *, remedy: str = "", code: int = EXIT_FAILED) -> None:
         super().__init__(what)
         self.what, self.remedy, self.code = what, remedy, code
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float | None) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 class Client:
@@ -66,40 +55,31 @@ class Client:
 
     def stream(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
         """The lines of a JSON-lines answer, as they come, for ever if the daemon goes on."""
-        connection = self._connect(None)
-        try:
-            response = self._request(connection, "GET", _with_query(path, query), None)
-            if response.status != 200:
-                raise _refused(response.status, response.read())
-            for line in response:
-                if line.strip():
-                    yield json.loads(line)
-        except (OSError, http.client.HTTPException):
-            raise CommandError(
-                "the connection to the gateway was lost",
-                remedy="was it stopped? systemctl status crosspoint",
-                code=EXIT_UNREACHABLE,
-            ) from None
-        finally:
-            connection.close()
+        for line in self._follow(path, query, Exchange.lines):
+            if line.strip():
+                yield json.loads(line)
 
     def octets(self, path: str, **query: Any) -> Iterator[bytes]:
         """A file as it grows, for ever if the daemon goes on."""
-        connection = self._connect(None)
+        return self._follow(path, query, Exchange.parts)
+
+    def _follow(
+        self, path: str, query: dict[str, Any], parts: Callable[[Exchange], Iterator[bytes]]
+    ) -> Iterator[bytes]:
+        exchange = self._connect()
         try:
-            response = self._request(connection, "GET", _with_query(path, query), None)
-            if response.status != 200:
-                raise _refused(response.status, response.read())
-            while part := response.read1(1 << 16):
-                yield part
-        except (OSError, http.client.HTTPException):
+            exchange.ask("GET", _with_query(path, query), timeout_s=None)
+            if exchange.status != 200:
+                raise _refused(exchange.status, exchange.body())
+            yield from parts(exchange)
+        except OSError:
             raise CommandError(
                 "the connection to the gateway was lost",
                 remedy="was it stopped? systemctl status crosspoint",
                 code=EXIT_UNREACHABLE,
             ) from None
         finally:
-            connection.close()
+            exchange.close()
 
     def _ask(
         self, method: str, path: str, body: dict[str, Any] | None, within_s: float = TIMEOUT_S
@@ -115,10 +95,11 @@ class Client:
     def _fetch(
         self, method: str, path: str, body: dict[str, Any] | None, within_s: float = TIMEOUT_S
     ) -> bytes:
-        connection = self._connect(within_s)
+        exchange = self._connect()
         try:
-            response = self._request(connection, method, path, body)
-            data = response.read()
+            sent = None if body is None else json.dumps(body).encode()
+            exchange.ask(method, path, sent, timeout_s=within_s)
+            data = exchange.body()
         except TimeoutError:
             raise CommandError(
                 f"the gateway did not answer within {within_s:.0f} s",
@@ -126,22 +107,21 @@ class Client:
                 "crosspoint",
                 code=EXIT_UNREACHABLE,
             ) from None
-        except (OSError, http.client.HTTPException) as error:
+        except OSError as error:
             raise CommandError(
                 f"the gateway broke off the answer: {error}",
                 remedy="was it stopped? systemctl status crosspoint",
                 code=EXIT_UNREACHABLE,
             ) from None
         finally:
-            connection.close()
-        if response.status >= 300:
-            raise _refused(response.status, data)
+            exchange.close()
+        if exchange.status >= 300:
+            raise _refused(exchange.status, data)
         return data
 
-    def _connect(self, timeout: float | None) -> _UnixConnection:
-        connection = _UnixConnection(self.path, TIMEOUT_S)
+    def _connect(self) -> Exchange:
         try:
-            connection.connect()
+            return Exchange(self.path, TIMEOUT_S)
         except PermissionError:
             raise CommandError(
                 f"you may not use {self.path}: permission denied",
@@ -160,30 +140,24 @@ class Client:
                 remedy="is it running? systemctl status crosspoint; another socket? --socket FILE",
                 code=EXIT_UNREACHABLE,
             ) from None
-        connection.sock.settimeout(timeout)
-        return connection
-
-    @staticmethod
-    def _request(
-        connection: _UnixConnection, method: str, path: str, body: dict[str, Any] | None
-    ) -> http.client.HTTPResponse:
-        data = None if body is None else json.dumps(body)
-        headers = {"Content-Type": "application/json"} if data else {}
-        connection.request(method, path, body=data, headers=headers)
-        return connection.getresponse()
 
 
 def lab_directory() -> Path:
     """Where this user's lab lives, whether it runs or not."""
+    import tempfile
+    from pathlib import Path
+
     given = os.environ.get("CROSSPOINT_LAB")
     return Path(given) if given else Path(tempfile.gettempdir()) / f"crosspoint-lab-{os.getuid()}"
 
 
 def _box_or_lab() -> str:
     """The box's socket, or the lab's on a machine that is no box but runs a lab of this user."""
-    lab = lab_directory() / "control.sock"
     if os.path.exists(DEFAULT_SOCKET):
         return DEFAULT_SOCKET
+    import socket
+
+    lab = lab_directory() / "control.sock"
     try:
         own = lab.stat().st_uid == os.getuid()
         with socket.socket(socket.AF_UNIX) as probe:
@@ -202,10 +176,10 @@ def find_config(given: str | None) -> str:
     named = given or os.environ.get("GATEWAY_CONFIG")
     if named:
         return named
+    if os.path.exists(DEFAULT_CONFIG) or _box_or_lab() == DEFAULT_SOCKET:
+        return DEFAULT_CONFIG
     lab = lab_directory() / "gateway.toml"
-    if not os.path.exists(DEFAULT_CONFIG) and _box_or_lab() != DEFAULT_SOCKET and lab.exists():
-        return str(lab)
-    return DEFAULT_CONFIG
+    return str(lab) if lab.exists() else DEFAULT_CONFIG
 
 
 def find_socket(given: str | None, config: str | None) -> str:
@@ -213,26 +187,31 @@ def find_socket(given: str | None, config: str | None) -> str:
     named = given or os.environ.get("GATEWAY_SOCKET")
     if named:
         return named
-    import tomllib
-
-    file = Path(find_config(config))
+    name = find_config(config)
     try:
-        found = tomllib.loads(file.read_text()).get("control", {}).get("socket", "")
+        with open(name, encoding="utf-8") as file:
+            text = file.read()
+        found: Any = ""
+        if "socket" in text:
+            import tomllib
+
+            found = tomllib.loads(text).get("control", {}).get("socket", "")
     except (OSError, ValueError, AttributeError):
         # Not readable by everybody, or wrong: `gateway check` is there to say so.
         return _box_or_lab()
     if isinstance(found, str) and found:
-        return str(file.parent / found)
+        return os.path.join(os.path.dirname(name), found)
     return _box_or_lab()
 
 
 def _with_query(path: str, query: dict[str, Any]) -> str:
-    given = {
-        name.rstrip("_"): str(value).lower() if isinstance(value, bool) else value
+    given = [
+        f"{name.rstrip('_')}={quoted(str(each).lower() if isinstance(each, bool) else str(each))}"
         for name, value in query.items()
         if value not in (None, "", (), [])
-    }
-    return f"{path}?{urlencode(given, doseq=True)}" if given else path
+        for each in (value if isinstance(value, list | tuple) else [value])
+    ]
+    return f"{path}?{'&'.join(given)}" if given else path
 
 
 def _refused(status: int, data: bytes) -> CommandError:
@@ -260,9 +239,9 @@ def _permission_remedy(path: str) -> str:
     import grp
 
     group = "crosspoint"
-    for place in (Path(path), Path(path).parent):
+    for place in (path, os.path.dirname(path) or "."):
         try:
-            group = grp.getgrgid(place.stat().st_gid).gr_name
+            group = grp.getgrgid(os.stat(place).st_gid).gr_name
             break
         except (OSError, KeyError):
             continue

@@ -13,13 +13,13 @@ import click
 from gateway.client import EXIT_FAILED, EXIT_UNREACHABLE, Client, CommandError, find_socket
 
 _COMMANDS: Final = {
-    "status": "look",
+    "status": "status",
     "top": "top",
-    "adapters": "look",
-    "endpoints": "look",
-    "calls": "look",
-    "call": "look",
-    "alarms": "look",
+    "adapters": "places",
+    "endpoints": "places",
+    "calls": "calls",
+    "call": "call",
+    "alarms": "alarms",
     "explain": "plan",
     "check": "plan",
     "doctor": "doctor",

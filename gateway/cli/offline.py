@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -41,7 +41,7 @@ def instead(settings: Settings, error: CommandError, how: str) -> Configuration:
 
 
 def _exists(settings: Settings) -> bool:
-    return Path(find_config(settings.config)).exists()
+    return os.path.exists(find_config(settings.config))
 
 
 def recorded(
@@ -80,6 +80,7 @@ def recorded(
 def kept(settings: Settings) -> Kept:
     """The configurations that were in use, also when the present one cannot be read."""
     import tomllib
+    from pathlib import Path
 
     from gateway.kept import Kept
 

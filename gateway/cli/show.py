@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -40,6 +39,13 @@ def terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def size() -> os.terminal_size:
+    """Columns and lines of the terminal."""
+    import shutil
+
+    return shutil.get_terminal_size((80, 24))
+
+
 def emit_json(value: Any) -> None:
     """One JSON document: indented for a person, one line in a pipe."""
     click.echo(json.dumps(value, indent=2 if terminal() else None, ensure_ascii=False))
@@ -51,7 +57,7 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, empty: st
     if not found:
         click.echo(empty, err=not terminal())
         return
-    width = shutil.get_terminal_size((80, 24)).columns if terminal() else None
+    width = size().columns if terminal() else None
     click.echo("\n".join(layout(columns, found, width=width, colour=colours())))
 
 
@@ -114,7 +120,7 @@ class Live:
 
     def draw(self, lines: Sequence[str]) -> None:
         """Show these lines in place of the ones before."""
-        rows = shutil.get_terminal_size((80, 24)).lines
+        rows = size().lines
         new = list(lines)
         if len(new) > rows - 1:
             new = [*new[: rows - 2], f"... {len(new) - rows + 2} more lines"]

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from gateway.cli import Settings, show
-from gateway.cli.look import figures_in_words
 from gateway.cli.options import complete_endpoint, json_option
+from gateway.cli.places import figures_in_words
 
 _DEFAULT_S = {"tone": 10.0, "loop": 2.0, "acoustic": 3.0}
 _WORK_S = 90.0

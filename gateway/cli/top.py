@@ -18,8 +18,8 @@ from typing import Any, Final, NamedTuple
 import click
 
 from gateway.cli import Settings, show
-from gateway.cli.look import troubles
 from gateway.cli.options import json_option
+from gateway.cli.status import troubles
 from gateway.client import Client, CommandError
 
 _BAR: Final = 10

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +14,7 @@ from gateway.client import EXIT_UNREACHABLE, CommandError
 
 if TYPE_CHECKING:
     from gateway.config import Configuration
-    from gateway.timeline.items import Item
+    from gateway.timeline.ladder import Said
 
 
 @click.command()
@@ -24,11 +24,9 @@ if TYPE_CHECKING:
 @click.option(
     "--at", type=when, metavar="WHEN", help="What was then: 14:30, 2h ago, 2026-03-01T22:00."
 )
-@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write one page.")
+@click.option("--html", metavar="FILE", type=click.Path(), help="Write one page.")
 @click.pass_obj
-def trace(
-    settings: Settings, which: str, follow: bool, at: float | None, html: Path | None
-) -> None:
+def trace(settings: Settings, which: str, follow: bool, at: float | None, html: str | None) -> None:
     """One timeline of a call or alarm over all legs and networks.
 
     It begins with the first physical or human event. The argument is the end of a trace's or call's
@@ -101,15 +99,11 @@ def _offline(
     return head, iter(items)
 
 
-def _items(found: list[dict[str, Any]]) -> list[Item]:
-    import msgspec
-
-    from gateway.timeline.items import Item
-
-    return msgspec.convert(found, list[Item])
+def _said(line: dict[str, Any]) -> Said:
+    return SimpleNamespace(**line)
 
 
-def _notes(head: dict[str, Any], items: list[Item]) -> list[str]:
+def _notes(head: dict[str, Any], items: Sequence[Said]) -> list[str]:
     notes = []
     if head["cut"]:
         notes.append("There is more of this trace than is shown here.")
@@ -126,7 +120,7 @@ def _notes(head: dict[str, Any], items: list[Item]) -> list[str]:
 def _ladder(head: dict[str, Any], found: list[dict[str, Any]]) -> None:
     from gateway.timeline import ladder
 
-    items = _items(found)
+    items = [_said(line) for line in found]
     lanes = ladder.lanes_of(items)
     click.echo(f"trace {head['trace']} on {show.clean(head['box'])}")
     if items:
@@ -152,7 +146,7 @@ def _follow(settings: Settings, head: dict[str, Any], lines: Iterator[dict[str, 
     lanes: list[str] = []
     began = 0.0
     for line in lines:
-        (item,) = _items([line])
+        item = _said(line)
         began = began or item.at
         if item.lane not in lanes:
             lanes = ladder.grouped([*lanes, item.lane])
@@ -161,13 +155,14 @@ def _follow(settings: Settings, head: dict[str, Any], lines: Iterator[dict[str, 
         click.echo(show.clean(ladder.line(item, lanes, began)))
 
 
-def _page(
-    settings: Settings, head: dict[str, Any], found: list[dict[str, Any]], file: Path
-) -> None:
+def _page(settings: Settings, head: dict[str, Any], found: list[dict[str, Any]], file: str) -> None:
+    import msgspec
+
     from gateway.timeline import ladder
+    from gateway.timeline.items import Item
     from gateway.timeline.page import page
 
-    items = _items(found)
+    items = msgspec.convert(found, list[Item])
     facts = {"Box": head["box"]}
     if items:
         facts["Began"] = show.clock(items[0].at, date=True)
@@ -179,7 +174,8 @@ def _page(
         items, ladder.lanes_of(items), trace=head["trace"], facts=facts, notes=_notes(head, items)
     )
     try:
-        file.write_text(text, encoding="utf-8", errors="replace")
+        with open(file, "w", encoding="utf-8", errors="replace") as written:
+            written.write(text)
     except OSError as error:
         raise CommandError(f"{file}: {error.strerror}") from None
     if settings.as_json:

@@ -22,11 +22,10 @@ from gateway.core.events import (
     LegEnded,
     PanelChanged,
 )
+from gateway.timeline.ladder import GATEWAY
 from gateway.timeline.redact import Redactor
 from gateway.timeline.wire import WireEntry
 
-GATEWAY: Final = "gateway"
-"""The lane of what the gateway does by itself."""
 _AFTER_S: Final = 5.0
 """What happens to its endpoints this long after a trace's end may be because of it."""
 _CSEQ: Final = re.compile(r"(?im)^cseq\s*:\s*\d+\s+(\S+)")

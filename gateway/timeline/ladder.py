@@ -15,8 +15,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from typing import Final, Protocol
 
-from gateway.timeline.items import GATEWAY, Item
+GATEWAY: Final = "gateway"
+"""The lane of what the gateway does by itself."""
+
+
+class Said(Protocol):
+    """What a line needs of an `Item`: who only shows one does not load all that makes one."""
+
+    @property
+    def at(self) -> float: ...
+    @property
+    def lane(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def text(self) -> str: ...
 
 
 def head(lanes: list[str], labels: dict[str, str]) -> Iterator[str]:
@@ -32,7 +49,7 @@ def head(lanes: list[str], labels: dict[str, str]) -> Iterator[str]:
         yield indent + _row(marks + [""] * (len(lanes) - n - 1), groups)
 
 
-def lanes_of(items: Iterable[Item]) -> list[str]:
+def lanes_of(items: Iterable[Said]) -> list[str]:
     """The gateway and then every endpoint, network by network, in the order of appearance."""
     return grouped(item.lane for item in items)
 
@@ -64,7 +81,7 @@ def _row(marks: list[str], groups: list[tuple[str, list[str]]]) -> str:
     return "  ".join(parts).rstrip()
 
 
-def line(item: Item, lanes: list[str], began: float) -> str:
+def line(item: Said, lanes: list[str], began: float) -> str:
     """One item. lanes: must hold its lane; began: wall clock of the first item."""
     mark = {"event": ">", "in": ">", "action": "<", "out": "<"}[item.kind]
     if item.lane == GATEWAY:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from html import escape
 from typing import Final
 
-from gateway.timeline.items import GATEWAY, Item
-from gateway.timeline.ladder import networks
+from gateway.timeline.items import Item
+from gateway.timeline.ladder import GATEWAY, networks
 
 _STYLE: Final = """
 body{font:14px/1.4 system-ui,sans-serif;margin:1.5em;color:#222;background:#fff}

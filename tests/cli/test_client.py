@@ -8,11 +8,12 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 
 import pytest
 
-from gateway.cli import act, look, main
+from gateway.cli import act, calls, main, status
 from tests.box import Box
 
 NOBODY = 65534
@@ -20,7 +21,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user:
 
 
 # The other user may not be able to read the interpreter's files: everything is imported before.
-IMPORTED = (act, look, grp)
+IMPORTED = (act, calls, status, grp)
 
 
 def as_user(uid: int, groups: list[int], act: Callable[[], object]) -> tuple[int, str, str]:
@@ -159,3 +160,27 @@ def test_exit_codes_are_documented(idle: Box) -> None:
         assert line in shown
     assert idle.run("nonsense").returncode == 2
     assert idle.run("dial", "loopback/alice").returncode == 2
+
+
+@pytest.mark.parametrize("words", ["events --last 1000", "trace last", "events", "--help"])
+def test_a_reader_that_has_enough_is_no_failure(talking: Box, words: str) -> None:
+    # Many lines into a pipe of which nobody reads but the first octet.
+    process = subprocess.Popen(
+        talking.command(*words.split()), env=talking.environment, cwd=talking.home,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    if words == "events":
+        # It writes when something happens, and there is nobody any more.
+        process.stdout.close()
+        timer = threading.Timer(30.0, process.kill)
+        timer.start()
+        while process.poll() is None:
+            talking.run("dial", "loopback/alice", "loopback/engaged")
+        timer.cancel()
+    else:
+        process.stdout.close()
+    errors = process.stderr.read().decode()
+    process.stderr.close()
+    assert (process.wait(30.0), errors) == (0, "")

@@ -1,0 +1,62 @@
+"""``gateway call``."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from tests.box import Box
+
+
+def test_call_tells_route_codecs_and_packets(talking: Box) -> None:
+    identity = talking.json("calls")[0]["id"]
+    shown = talking.ok("call", identity[-8:])
+    assert "route 'nines' matched 900 from loopback/carol" in shown
+    assert re.search(r"not night: it is outside its hours", shown) or "night" in shown
+    assert shown.count("codec     L16") == 2
+    assert re.search(r"received  \d+ packets, 0 lost \(0\.0 %\)", shown)
+    for name in (identity, "loopback/carol", "loopback/carol#1", "loopback/bob#1"):
+        assert talking.json("call", name)["id"] == identity
+
+
+def test_counters_of_a_call_move(talking: Box) -> None:
+    def received() -> int:
+        found = talking.json("call", "loopback/bob")
+        return sum(leg["audio"]["packets_received"] for leg in found["legs"])
+
+    before = received()
+    deadline = time.monotonic() + 10.0
+    while received() <= before:
+        assert time.monotonic() < deadline, "no audio flows between two loopback ports"
+
+
+def test_call_says_that_nobody_speaks(talking: Box) -> None:
+    # Both ports only echo: what goes round is silence, as with two muted telephones.
+    deadline = time.monotonic() + 15.0
+    while not (found := talking.json("call", "loopback/bob"))["findings"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert any("nothing louder than -60 dBm0" in each["what"] for each in found["findings"])
+    assert "let somebody speak there" in talking.ok("call", "loopback/bob")
+
+
+def test_a_call_that_does_not_exist(talking: Box) -> None:
+    done = talking.run("call", "0000dead")
+    assert done.returncode == 1
+    assert "there is no call 0000dead now" in done.stderr
+    assert "gateway events --call 0000dead" in done.stderr
+
+
+def test_a_call_that_is_over_is_shown_from_its_records(box: Box) -> None:
+    box.ok("dial", "loopback/alice", "loopback/bob", "--wait")
+    identity = box.json("calls")[0]["id"]
+    leg = next(each for each in box.json("calls")[0]["legs"] if each["endpoint"] == "loopback/bob")
+    box.ok("hangup", "loopback/bob")
+    box.wait_for_no_call()
+    deadline = time.monotonic() + 10.0
+    while box.run("call", leg["id"]).returncode:
+        assert time.monotonic() < deadline, "no record of the leg"
+        time.sleep(0.1)
+    shown = box.ok("call", identity[-8:])
+    assert len(re.findall(r"^state +over$", shown, re.MULTILINE)) == 2
+    assert {each["leg"] for each in box.json("call", leg["id"])} >= {leg["id"]}
