@@ -42,8 +42,23 @@ _IS_DTMF: Final = re.compile(
     rb"(?im)^(?:content-type|c)[ \t]*:[ \t]*application/(?:dtmf|kpml|vnd\.nortelnetworks\.digits)"
 )
 _USER: Final = re.compile(rb"(?i)((?:sips?|tel):)([0-9*#+]{3,64})(?=[@;>\s])")
+_PLACES: Final = (
+    # Password of a URI (RFC 3986 section 3.2.1, RFC 3261 section 19.1.1). Bounded, for whoever
+    # sends 64 KiB of letters wants us to try them all.
+    re.compile(
+        rb"(?i)\b[a-z][a-z0-9+.-]{0,15}:(?://)?[^\s:@/<>\"';,?]{0,64}:([^\s@/<>\"';,?]{1,128})@"
+    ),
+    re.compile(
+        rb"(?i)(?:\b|_)(?:password|passwd|passphrase|passcode|pwd|secret|api[_-]?key|access[_-]?token)"
+        rb"[\"']?[ \t]{0,8}[=:][ \t]{0,8}"
+        rb"(?:\"([^\"\r\n]{1,128})|'([^'\r\n]{1,128})|([^\s,;&\"'<>{}\[\]]{1,128}))"
+    ),
+)
+"""Where a password stands, whoever's it is: peers have secrets that our configuration lacks."""
 _SHORT: Final = 6
 """A secret of fewer characters is only hidden where it stands as a word of its own."""
+_NAMES: Final = re.compile(rb"[A-Za-z]+")
+"""Such a short one is also a usual name: as a level of a topic or a path it says nothing."""
 
 
 def secrets_of(value: Any) -> Iterator[str]:
@@ -99,15 +114,16 @@ class Redactor:
         return msgspec.structs.replace(entry, data=clean, words=words)
 
     def octets(self, data: bytes) -> bytes:
-        """Octets of any kind without the configuration's secrets."""
+        """Octets of any kind without the configuration's secrets, and without passwords in the
+        usual places."""
+        for pattern in _PLACES:
+            data = pattern.sub(_hide_all, data)
         if self._secrets is None:
             return data
         return self._secrets.sub(lambda found: b"*" * len(found[0]), data)
 
     def text(self, words: str) -> str:
-        """Words without the configuration's secrets."""
-        if self._secrets is None:
-            return words
+        """Words without what `octets` hides."""
         data = words.encode("utf-8", "surrogateescape")
         return self.octets(data).decode("utf-8", "replace")
 
@@ -144,9 +160,16 @@ class Redactor:
 
 def _pattern(word: bytes) -> bytes:
     escaped = re.escape(word)
-    return (
-        escaped if len(word) >= _SHORT else rb"(?<![0-9A-Za-z.])" + escaped + rb"(?![0-9A-Za-z.])"
-    )
+    if len(word) >= _SHORT:
+        return escaped
+    beside = rb"0-9A-Za-z." + (rb"/" if _NAMES.fullmatch(word) else b"")
+    return rb"(?<![" + beside + rb"])" + escaped + rb"(?![" + beside + rb"])"
+
+
+def _hide_all(found: re.Match[bytes]) -> bytes:
+    """The match with the one group that was found replaced."""
+    group = found.lastindex or 0
+    return _hide(found, b"*" * len(found[group]), group)
 
 
 def _hide(found: re.Match[bytes], instead: bytes, group: int = 1) -> bytes:

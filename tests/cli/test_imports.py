@@ -11,9 +11,9 @@ import pytest
 from tests.box import Box
 
 HEAVY = (
-    "aiohttp", "asyncio", "curses", "email", "http.client", "ssl", "tempfile", "gateway._codecs", "gateway.config", "gateway.media",
-    "gateway.records", "gateway.runtime", "msgspec", "numpy", "paho", "prometheus_client",
-    "pymodbus", "sqlalchemy", "structlog",
+    "aiohttp", "asyncio", "curses", "email", "http.client", "ssl", "tempfile",
+    "gateway._codecs", "gateway.config", "gateway.media", "gateway.records", "gateway.runtime",
+    "msgspec", "numpy", "paho", "prometheus_client", "pymodbus", "sqlalchemy", "structlog",
 )  # fmt: skip
 SCRIPT = """
 import json, sys

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -87,6 +89,74 @@ def test_secrets_of_the_configuration_are_found_however_deep() -> None:
     assert redactor.text("x correct horse y") == "x ************* y"
     # A short one would be found in every time stamp.
     assert redactor.text("code 4711, port 14711, 10.4711") == "code ****, port 14711, 10.4711"
+
+
+@pytest.mark.parametrize(
+    ("shown", "hidden"),
+    [
+        ("mqtt: lab/house/state triggered", ""),
+        ("cmd/lab/door open", ""),
+        ("lab/house/login lab", "lab/house/login ***"),
+        ("labor, collab, a.lab.example", ""),
+        ("sip:anna:lab@box", "sip:anna:***@box"),
+        ('{"user": "lab1", "x": "lab"}', '{"user": "lab1", "x": "***"}'),
+        ('password="lab"', 'password="***"'),
+        ("user lab, lab", "user ***, ***"),
+    ],
+)
+def test_a_short_word_that_is_a_password_may_name_a_topic(shown: str, hidden: str) -> None:
+    assert Redactor(["lab"]).text(shown) == (hidden or shown)
+
+
+def test_a_short_number_is_hidden_in_a_topic_too() -> None:
+    assert Redactor(["4711"]).text("gate/open/4711 on") == "gate/open/**** on"
+    assert Redactor(["a7"]).text("a7") == "a7", "fewer than three would hide half of every line"
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("REGISTER sips:anna:geheim@pbx.example SIP/2.0", "geheim"),
+        ("Contact: <sip:anna:p%40ss@10.0.0.1>", "p%40ss"),
+        ("mqtts://box:s3cr+t@broker:8883/x", "s3cr+t"),
+        ("http://:leer@host/", "leer"),
+        ('{"password": "ein wort", "n": 1}', "wort"),
+        ("password='zwei worte'", "worte"),
+        ("cfg.WIFI_PASSWORD=ab12&x=1", "ab12"),
+        ("api-key: 0815-4711", "0815-4711"),
+        ("access_token=abc.def.ghi;", "abc.def.ghi"),
+        ("passwd 'x' Passphrase='kiesel'", "kiesel"),
+    ],
+)
+def test_a_password_of_somebody_else_is_known_by_its_place(text: str, hidden: str) -> None:
+    redactor = Redactor()
+    shown = redactor.text(text)
+    assert hidden not in shown
+    assert len(shown) == len(text)
+    # In SIP as anywhere else.
+    assert hidden.encode() not in redactor.sip(sip(f"X-Note: {text}"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "INVITE sip:200@box:5060 SIP/2.0", "Via: SIP/2.0/UDP 10.0.0.1:5060;branch=z9hG4bK@1",
+        "Call-ID: a84b4c76e66710@pc33.atlanta.com", "o=- 1 1 IN IP4 10.1.2.3",
+        "Contact: <sip:anna@10.0.0.1:5060>;expires=60, <sip:bob@10.0.0.1>",
+        "from 12:30:05 to anna@box", "wrong password for anna", "AT+CPIN?",
+    ],
+)  # fmt: skip
+def test_what_only_looks_like_it_stays_readable(text: str) -> None:
+    assert Redactor().text(text) == text
+
+
+def test_sixty_four_kibibytes_of_anything_are_looked_through_at_once() -> None:
+    redactor = Redactor(["lab", "correct horse"])
+    for unit in (b"a.", b"a:", b"sip:", b"password=", b"a:b:", b":@", b"_pwd "):
+        data = unit * (65536 // len(unit))
+        began = time.process_time()
+        assert len(redactor.sip(data)) == len(redactor.octets(data)) == len(data)
+        assert time.process_time() - began < 3.0, unit
 
 
 def _secret(text: str) -> Secret:
