@@ -62,7 +62,7 @@ audio = "fxs/1"
 duplex = "full"
 """
 TWO_PHONES = (
-    SIP
+    ANNA
     + """
 [adapters.sip.phones.bert]
 password = "b1"
