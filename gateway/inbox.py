@@ -59,6 +59,7 @@ _DESCRIBES: Final = (
     AudioRestored,
 )  # fmt: skip
 
+_BEGIN: Final = frozenset((AlarmRaised, InputChanged))
 Begins = AlarmRaised | InputChanged
 """What may begin an alarm."""
 
@@ -130,13 +131,22 @@ class Inbox:
         event, adapter, envelope = self._queue.popleft()
         if envelope:
             self._gone(envelope)
-        if _bounded(event, envelope):
-            self._n_alarms[_severity(event)] -= 1
+            if _bounded(event, envelope):
+                self._n_alarms[_severity(event)] -= 1
         return event, adapter, envelope
 
     def put(self, event: Event, host: AdapterHost | None) -> None:
         """Queue an event."""
         adapter = host.name if host else ""
+        if (
+            type(event) not in _BEGIN
+            and len(self._queue) < QUEUE
+            and not self._held
+            and not self._carried
+        ):
+            self._queue.append((event, adapter, ""))
+            self._gateway.wake()
+            return
         if self._carried:
             known = self._known_again(event, adapter)
             if known is None:

@@ -340,8 +340,9 @@ class Gateway(Exchange):
         self._arm()
 
     def _arm(self) -> None:
-        due = self.switchboard.next_timeout()
-        if due == self._timer_due:
+        due, armed = self.switchboard.next_timeout(), self._timer_due
+        # One too early finds nothing to do and asks again: that costs less than moving it.
+        if due == armed or (due is not None and armed is not None and due > armed):
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -377,7 +378,8 @@ class Gateway(Exchange):
         if journal:
             self.journal.append(envelope)
         self.recorder.receive(envelope)
-        self.publish(envelope)
+        if self.feeds:
+            self.publish(envelope)
 
     def _carry_out(self, action: Action, now: float, wall: float) -> None:
         if self.stopping and type(action) is CloseAlarm and action.outcome == "exhausted":

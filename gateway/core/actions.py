@@ -24,7 +24,7 @@ class BridgeKind(StrEnum):
     """Half duplex: whoever holds the floor is heard by all others."""
 
 
-class Vox(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Vox(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, gc=False):
     """When a voice counts as speech, of somebody who asks for the floor by talking."""
 
     dbm0: Annotated[float, msgspec.Meta(ge=-60, le=0)] = -35.0
@@ -43,7 +43,7 @@ class Vox(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     air may want to answer. Not where the telephone comes first."""
 
 
-class Talk(msgspec.Struct, frozen=True, kw_only=True):
+class Talk(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How a telephone comes to the floor of a half-duplex call."""
 
     keys: str = ""
@@ -53,7 +53,7 @@ class Talk(msgspec.Struct, frozen=True, kw_only=True):
     """The telephone comes before the radio."""
 
 
-class _Action(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class _Action(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True, gc=False):
     pass
 
 

@@ -76,7 +76,8 @@ class Bridging:
 
     def half(self, leg: Leg) -> bool:
         """Whether the leg has a transmitter that must be keyed to be heard."""
-        return self._duplex(leg) is Duplex.HALF
+        endpoint = self.board.endpoints.get(leg.endpoint)
+        return endpoint is not None and endpoint.duplex is Duplex.HALF
 
     def listens(self, leg: Leg) -> bool:
         """Whether the leg is only spoken to."""
@@ -266,13 +267,14 @@ class Bridging:
         which transmitters are keyed. A transmitter on a busy channel is not keyed over those who
         speak there, unless the holder comes first.
         """
+        if bridge.kind is not BridgeKind.FLOOR and not bridge.keyed:
+            for member in bridge.members:
+                leg = self.board.legs[member]
+                if leg.watched or self.half(leg):
+                    break
+            else:
+                return  # Telephones only, as in most calls: there is nothing to decide.
         legs = [self.board.legs[member] for member in bridge.members]
-        if (
-            bridge.kind is not BridgeKind.FLOOR
-            and not bridge.keyed
-            and not any(leg.watched or self.half(leg) for leg in legs)
-        ):
-            return  # Telephones only, as in most calls: there is nothing to decide.
         self._watch_voices(bridge)
         holder = bridge.floor.holder
         speaker = self.board.legs.get(holder or "")
@@ -301,6 +303,8 @@ class Bridging:
         """Key or release the leg's transmitter, as what it is needed for says."""
         bridge = self.board.bridges.get(leg.bridge)
         wanted = bool(leg.saying or (bridge and leg.id in bridge.keyed))
+        if not wanted and not leg.keyed:
+            return
         keyed = wanted and self.half(leg) and leg.state is not LegState.HELD
         if keyed and not leg.keyed:
             self.board.act(Key(leg=leg.id))

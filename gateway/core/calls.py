@@ -37,6 +37,7 @@ from gateway.core.events import (
 if TYPE_CHECKING:
     from gateway.core.plans import Plan
     from gateway.core.routes import OutputSetting
+    from gateway.core.timers import Timer
 
 
 class LegState(StrEnum):
@@ -113,6 +114,8 @@ class Leg:
     missing: tuple[str, ...] = ()
     secret: bool = False
     """What is pressed here is a PIN: it must not be written down."""
+    giving_up: Timer | None = None
+    """When its end is no longer waited for."""
     plan: Plan | None = None
     """Who decides what this leg's events mean."""
 

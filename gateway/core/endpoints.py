@@ -33,7 +33,7 @@ class Condition(StrEnum):
     """Not heard from yet, or stale: never assumed to be good."""
 
 
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A place that can call, be called, or signal: ``fxs/1``, ``sip/telco``, ``mqtt/panel``."""
 
     id: str
@@ -83,7 +83,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         return self.duplex is not Duplex.NONE
 
 
-class Target(msgspec.Struct, frozen=True):
+class Target(msgspec.Struct, frozen=True, gc=False):
     """Where a call goes: an endpoint and, for trunks, a number."""
 
     endpoint: str

@@ -15,7 +15,7 @@ from gateway.core.endpoints import Endpoint
 from gateway.core.events import Event
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One event or action with when, where and which trace."""
 
     id: str

@@ -64,7 +64,7 @@ class PathTestKind(StrEnum):
     """A sweep sounds from a loudspeaker; a microphone hears it."""
 
 
-class _Event(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+class _Event(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True, gc=False):
     pass
 
 
@@ -149,7 +149,7 @@ class LegEnded(_Event, frozen=True, kw_only=True):
     dialled it itself."""
 
 
-class PageMember(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PageMember(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A member of a page, and the sign that it gave of having played it."""
 
     name: str

@@ -183,7 +183,16 @@ class Match(msgspec.Struct, frozen=True):
 
     def expand(self, text: str) -> str:
         """Put captures into a target or text; an unknown field stays as it is."""
+        if "{" not in text:
+            return text
         return _FIELD.sub(lambda found: self.fields.get(found[1], found[0]), text)
+
+
+_TRIGGERS: Final = {
+    LegOffered: Trigger.CALL,
+    AlarmRaised: Trigger.ALARM,
+    InputChanged: Trigger.INPUT,
+}
 
 
 class CompiledRoute:
@@ -198,6 +207,7 @@ class CompiledRoute:
         self.hours = Hours(route.hours, zone)
         self.priority = _member(Priority, "priority", route.priority)
         self.severity = _member(Severity, "severity", route.severity)
+        self.talk = route.talk
         if route.quality not in tuple(Quality):
             raise UsageError(f"quality: {route.quality!r} is none of {', '.join(Quality)}")
         if route.on is Trigger.DIGITS and not route.digits:
@@ -244,8 +254,7 @@ class CompiledRoute:
     def match(self, event: LegOffered | AlarmRaised | InputChanged, wall: float) -> Match | str:
         """A `Match`, or why this route does not take the event."""
         route = self.route
-        wanted = {LegOffered: Trigger.CALL, AlarmRaised: Trigger.ALARM, InputChanged: Trigger.INPUT}
-        if route.on is not wanted[type(event)]:
+        if route.on is not _TRIGGERS[type(event)]:
             return f"it is for {route.on} events"
         if not _any_glob(route.source, event.endpoint):
             return f"it is not for {event.endpoint} (from = {', '.join(route.source)})"
@@ -348,7 +357,10 @@ class RouteTable:
 
 
 def _any_glob(patterns: Iterable[str], text: str) -> bool:
-    return any(fnmatch.fnmatchcase(text, pattern) for pattern in patterns)
+    for pattern in patterns:  # noqa: SIM110 (a generator costs more than what it asks)
+        if fnmatch.fnmatchcase(text, pattern):
+            return True
+    return False
 
 
 def _compile(field: str, text: str) -> NumberPattern:

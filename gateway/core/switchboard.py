@@ -369,7 +369,7 @@ class Switchboard:
                 self.note(f"{leg.id} did not end within {_CLOSING_S:g} s", call=leg.call)
                 self._end(leg)
 
-        self.after(_CLOSING_S, give_up)
+        leg.giving_up = self.after(_CLOSING_S, give_up)
 
     def confirm_and_hang_up(
         self,
@@ -514,6 +514,10 @@ class Switchboard:
 
     def _end(self, leg: Leg) -> None:
         leg.state = LegState.NULL
+        if leg.giving_up is not None:
+            # Else it would keep the leg alive, and wake us, long after its end.
+            leg.giving_up.cancel()
+            leg.giving_up = None
         self.bridging.silence(leg)
         call, plan = leg.call, leg.plan
         leg.plan = None

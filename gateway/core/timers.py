@@ -5,6 +5,10 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from itertools import count
+from typing import Final
+
+_SWEEP: Final = 1000
+"""Cancelled deadlines are not looked for among fewer."""
 
 
 class Timer:
@@ -27,10 +31,16 @@ class Timers:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._order = count()
+        self._sweep_at = _SWEEP
 
     def at(self, due: float, act: Callable[[], None]) -> Timer:
         """Call `act` when the time `due` has come."""
         timer = Timer(due, act)
+        if len(self._heap) >= self._sweep_at:
+            # Most deadlines are cancelled long before they come.
+            self._heap = [entry for entry in self._heap if entry[2].act is not None]
+            heapq.heapify(self._heap)
+            self._sweep_at = max(_SWEEP, 2 * len(self._heap))
         heapq.heappush(self._heap, (due, next(self._order), timer))
         return timer
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from gateway.core.actions import AcknowledgeAlarm, CloseAlarm, OpenAlarm
@@ -11,6 +13,14 @@ from gateway.core.events import AlarmAcknowledged, AlarmCleared, AlarmRaised, In
 
 class OpenAlarms:
     """Which alarms a stream of envelopes leaves open: driven by `see`."""
+
+    SEES: Final = frozenset(
+        (
+            AlarmRaised, InputChanged, OpenAlarm, CloseAlarm, AlarmCleared, AlarmAcknowledged,
+            AcknowledgeAlarm,
+        )
+    )  # fmt: skip
+    """Bodies that matter to it; it need not be driven with others."""
 
     def __init__(self) -> None:
         self._raised: dict[tuple[str, str], Envelope] = {}

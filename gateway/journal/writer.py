@@ -68,7 +68,7 @@ class JournalCounters(msgspec.Struct, kw_only=True):
     bytes_deleted: int = 0
 
 
-class _Entry(msgspec.Struct):
+class _Entry(msgspec.Struct, gc=False):
     envelope: Envelope | None
     """None: a mark, whose line is given."""
     line: bytes
@@ -345,10 +345,11 @@ class Journal:
     def _sync(self, segment: _Segment) -> None:
         os.fdatasync(segment.fd)
         segment.synced = segment.size
+        self.counters.written += len(self._unsynced)
         for entry in self._unsynced:
-            self.counters.written += 1
-            if entry.envelope is not None:
-                self._alarms.see(entry.envelope)
+            envelope = entry.envelope
+            if envelope is not None and type(envelope.body) in OpenAlarms.SEES:
+                self._alarms.see(envelope)
             if entry.done is not None and entry.done.set_running_or_notify_cancel():
                 entry.done.set_result(None)
         self._unsynced.clear()

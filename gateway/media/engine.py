@@ -21,7 +21,7 @@ import msgspec
 
 from gateway.errors import DeviceError, UsageError
 from gateway.media import _engine, _ports, srtp, wav
-from gateway.media.open_stream import CODECS, OpenStream, ratio, rtp_config, wideband_of
+from gateway.media.open_stream import CODECS, PLAIN, OpenStream, ratio, rtp_config, wideband_of
 from gateway.media.streams import (
     ByeReceived,
     DeviceFailed,
@@ -113,6 +113,8 @@ class Engine:
         self._bridges: dict[str, tuple[_engine.BridgeHandle, _engine.Core]] = {}
         self._seats: dict[str, dict[int, OpenStream]] = {}
         """Streams by bridge and number."""
+        self._unclosed: list[OpenStream] = []
+        """Streams whose thread has not been told yet that they are closed."""
         self._dying: list[_engine.Handle | _engine.BridgeHandle] = []
         self._plays: dict[int, _engine.Play] = {}
         self._recordings: list[_engine.Recording] = []
@@ -174,6 +176,7 @@ class Engine:
         for handle in self._dying:
             handle.free()
         self._dying.clear()
+        self._unclosed.clear()
         await loop.run_in_executor(None, self._writer.stop)
         self._plays.clear()
         self._recordings.clear()
@@ -204,7 +207,7 @@ class Engine:
     def open(
         self,
         spec: StreamSpec,
-        options: StreamOptions = StreamOptions(),  # noqa: B008 (frozen)
+        options: StreamOptions = PLAIN,
         on_event: Callable[[MediaEvent], None] | None = None,
     ) -> OpenStream:
         """Open a stream; `on_event` is called on the loop.
@@ -242,7 +245,7 @@ class Engine:
         stream = OpenStream(self, handle, core, spec, local, on_event)
         self._streams[stream.id] = stream
         self._load[core] += 1
-        if options != StreamOptions():
+        if options != PLAIN:
             try:
                 stream.configure(options)
             except BaseException:
@@ -306,8 +309,13 @@ class Engine:
         if stream._closed:
             return
         stream.stats()
-        self._do(stream._core().close, stream._handle)
+        if not stream._core().close(stream._handle):
+            # Its leg is over all the same: a full ring is no reason to keep it open.
+            self._unclosed.append(stream)
+            self._arm()
         stream._closed = True
+        # It is told nothing any more; whoever listened mostly knows the stream: a cycle.
+        stream._on_event = None
         self._unseat(stream)
         self._load[stream._home] -= 1
         del self._streams[stream.id]
@@ -463,6 +471,9 @@ class Engine:
 
     def _reap_later(self) -> None:
         self._reaper = None
+        self._unclosed = [
+            stream for stream in self._unclosed if not stream._home.close(stream._handle)
+        ]
         for core in self._cores:
             self._on_readable(core)
         if self._dying:

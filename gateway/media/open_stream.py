@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from gateway.core.actions import Vox
 from gateway.errors import DeviceError, UsageError
 from gateway.media import _engine, shaping, srtp, tones
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 CODECS = {Codec.PCMU: 0, Codec.PCMA: 1, Codec.G722: 2, Codec.L16: 3}
 """Numbers of the codecs in `engine_impl.h`."""
 
+PLAIN = StreamOptions()
 _PTIMES = (10, 20, 30, 40, 50, 60)
 _FSK = {None: 0, "bell202": 1, "v23": 2}
 _DIGITS = "0123456789*#ABCD"
@@ -138,7 +141,7 @@ class OpenStream:
         self._home = home
         """The thread that carries it."""
         self._on_event = on_event
-        self._options = StreamOptions()
+        self._options = PLAIN
         self._play: _engine.Play | None = None
         self._closed = False
         self._bridge: str | None = None
@@ -204,6 +207,12 @@ class OpenStream:
         gate that is out of range or does not fit the stream's rate.
         """
         core = self._core()
+        if not (options.detect_tones or options.detect_fsk) and options == msgspec.structs.replace(
+            self._options, country=options.country
+        ):
+            # The worker knows no countries, and would only begin to listen for digits anew.
+            self._options = options
+            return
         if options.detect_fsk not in _FSK:
             raise UsageError(f"detect_fsk {options.detect_fsk!r}; use 'bell202' or 'v23'")
         patterns = []

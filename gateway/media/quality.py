@@ -7,7 +7,7 @@ import msgspec
 _UNKNOWN = 127
 
 
-class VoipMetrics(msgspec.Struct, frozen=True, kw_only=True):
+class VoipMetrics(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What whoever receives a stream says of it. None: not measured, or not told."""
 
     loss_percent: float = 0.0

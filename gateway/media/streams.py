@@ -51,7 +51,7 @@ class SrtpSuite(StrEnum):
         return {"AEAD_AES_128_GCM": 28, "AEAD_AES_256_GCM": 44}.get(self.value, 30)
 
 
-class Srtp(msgspec.Struct, frozen=True, kw_only=True):
+class Srtp(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Keys of an encrypted stream (RFC 3711). They are not shown where one is printed."""
 
     suite: SrtpSuite
@@ -64,7 +64,7 @@ class Srtp(msgspec.Struct, frozen=True, kw_only=True):
         return f"Srtp({self.suite.value})"
 
 
-class RtpSpec(msgspec.Struct, frozen=True, kw_only=True):
+class RtpSpec(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Audio over RTP (RFC 3550) on a UDP socket that the engine binds."""
 
     local_ip: str
@@ -110,7 +110,7 @@ class RtpSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Differentiated services code point of what is sent; 46 is expedited forwarding."""
 
 
-class DeviceSpec(msgspec.Struct, frozen=True, kw_only=True):
+class DeviceSpec(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Audio over a descriptor that the adapter opened: a DAHDI channel, a pipe, a socket pair.
 
     The engine dups `fd`, makes it non-blocking, and reads and writes whole blocks.
@@ -126,7 +126,7 @@ class DeviceSpec(msgspec.Struct, frozen=True, kw_only=True):
     False: the engine writes a block each block time by its own clock (pipes, sockets)."""
 
 
-class HeaderExtension(msgspec.Struct, frozen=True):
+class HeaderExtension(msgspec.Struct, frozen=True, gc=False):
     """An RTP header extension (RFC 3550 section 5.3.1)."""
 
     profile: int
@@ -169,7 +169,7 @@ def elements_of(extension: HeaderExtension) -> dict[int, bytes]:
     return found
 
 
-class NullSpec(msgspec.Struct, frozen=True, kw_only=True):
+class NullSpec(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """No transport: a leg that only plays, records or is measured (tests, service legs)."""
 
     rate: int = 8000
@@ -178,7 +178,7 @@ class NullSpec(msgspec.Struct, frozen=True, kw_only=True):
 StreamSpec = RtpSpec | DeviceSpec | NullSpec
 
 
-class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
+class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a leg wants of its stream, whatever carries it."""
 
     detect_dtmf: bool = False
@@ -200,7 +200,7 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     gate: NoiseGate | None = None
 
 
-class StreamStats(msgspec.Struct, kw_only=True):
+class StreamStats(msgspec.Struct, kw_only=True, gc=False):
     """Counters of one stream since it was opened, or since the last read for the levels."""
 
     codec: str = ""
@@ -299,7 +299,7 @@ class StreamStats(msgspec.Struct, kw_only=True):
     """Present gain of the automatic control; None: off."""
 
 
-class DigitDetected(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class DigitDetected(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False):
     """A DTMF digit ended (or is long enough to count), once per key press."""
 
     digit: str
@@ -308,19 +308,19 @@ class DigitDetected(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """``rfc4733`` or ``inband``."""
 
 
-class ToneDetected(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class ToneDetected(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False):
     """A call-progress tone matched in frequency and cadence."""
 
     tone: str
 
 
-class FskReceived(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class FskReceived(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False):
     """A caller ID burst was demodulated; `data` is the message layer with its checksum."""
 
     data: bytes
 
 
-class SpeechChanged(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class SpeechChanged(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False):
     """Speech began or ended on a stream that is watched for it."""
 
     speaking: bool
@@ -328,29 +328,29 @@ class SpeechChanged(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """In what we send; else in what we receive."""
 
 
-class MediaStarted(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class MediaStarted(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False):
     """The first valid packet or block arrived."""
 
     source: str
 
 
-class MediaTimeout(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class MediaTimeout(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False):
     """Nothing valid arrived for `media_timeout_s`."""
 
 
-class PlayEnded(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class PlayEnded(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False):
     """A play came to its end; not sent for one that was stopped."""
 
     play: str
 
 
-class DeviceFailed(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class DeviceFailed(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False):
     """The descriptor reported end of file or an error; the stream is silent from here on."""
 
     errno: int
 
 
-class RecordEnded(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class RecordEnded(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False):
     """A recording's file is complete and closed."""
 
     path: str
@@ -361,7 +361,7 @@ class RecordEnded(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Why the file ends early; empty when it does not."""
 
 
-class ByeReceived(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class ByeReceived(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False):
     """RTCP BYE from the remote (informative: signalling ends calls, never RTCP)."""
 
 

@@ -71,9 +71,12 @@ class Tally:
     def store(self, ops: Iterable[StoreOp]) -> None:
         """Count the records of calls and legs that are over."""
         for op in ops:
-            if not isinstance(op, PutCall | PutLeg) or op.key in self._lately:
+            if not isinstance(op, (PutCall, PutLeg)):
                 continue
-            self._lately[op.key] = None
+            key = op.key
+            if key in self._lately:
+                continue
+            self._lately[key] = None
             if len(self._lately) > _LATELY:
                 self._lately.popitem(last=False)
             if isinstance(op, PutCall):

@@ -14,7 +14,7 @@ from gateway.media.streams import StreamStats
 from gateway.records.tables import CallRecord, Kind, LegRecord, Outcome, StreamRecord
 
 
-class Demand(msgspec.Struct, kw_only=True):
+class Demand(msgspec.Struct, kw_only=True, gc=False):
     """What began a trace, and when."""
 
     kind: Kind
@@ -26,7 +26,7 @@ class Demand(msgspec.Struct, kw_only=True):
     priority: int = 0
 
 
-class OpenLeg(msgspec.Struct, kw_only=True, omit_defaults=True):
+class OpenLeg(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """A leg that has begun."""
 
     id: str
@@ -158,7 +158,7 @@ class OpenLeg(msgspec.Struct, kw_only=True, omit_defaults=True):
         ]
 
 
-class OpenCall(msgspec.Struct, kw_only=True, omit_defaults=True):
+class OpenCall(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """A call that has at least one leg, or had one a short while ago."""
 
     id: str

@@ -7,7 +7,7 @@ import msgspec
 from gateway.records.tables import CallRecord, LegRecord, StreamRecord
 
 
-class PutLeg(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class PutLeg(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False):
     """Store a leg that is over."""
 
     record: LegRecord
@@ -20,7 +20,7 @@ class PutLeg(msgspec.Struct, frozen=True, tag=True, kw_only=True):
         return "leg", self.record.id
 
 
-class PutStream(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class PutStream(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False):
     """Store the last counters of a leg's stream."""
 
     record: StreamRecord
@@ -31,7 +31,7 @@ class PutStream(msgspec.Struct, frozen=True, tag=True, kw_only=True):
         return "stream", self.record.id
 
 
-class PutCall(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class PutCall(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False):
     """Store a call that is over."""
 
     record: CallRecord
@@ -43,7 +43,7 @@ class PutCall(msgspec.Struct, frozen=True, tag=True, kw_only=True):
         return "call", self.record.id
 
 
-class PutOpen(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class PutOpen(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False):
     """Save the state of a call that is not over."""
 
     id: str
@@ -58,7 +58,7 @@ class PutOpen(msgspec.Struct, frozen=True, tag=True, kw_only=True):
         return "open", self.id
 
 
-class Forget(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class Forget(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False):
     """Delete that state."""
 
     id: str
@@ -69,7 +69,7 @@ class Forget(msgspec.Struct, frozen=True, tag=True, kw_only=True):
         return "open", self.id
 
 
-class Beat(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+class Beat(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False):
     """The box lived at this moment."""
 
     box: str

@@ -96,8 +96,10 @@ class Recorder:
 
     def receive(self, envelope: Envelope) -> None:
         """Follow one envelope. Never raises for what an event says."""
-        self._follow(envelope)
-        self._flush()
+        if type(envelope.body) in _FOLLOWED:
+            self._follow(envelope)
+        if self._out:
+            self._flush()
 
     def media(self, leg: str, stats: StreamStats, *, stream: int = 0) -> None:
         """Take the counters of a leg's stream, at its close or at any time before.
@@ -145,12 +147,11 @@ class Recorder:
 
     def _follow(self, envelope: Envelope) -> None:
         body = envelope.body
-        # Most of what is on the bus is not for the record: one look-up tells.
         of_leg = _OF_LEG.get(type(body))
         if of_leg is not None:
             known = self._legs.get(getattr(body, "leg", ""))
             if known is None:
-                if isinstance(body, LegRinging | LegAnswered | LegEnded):
+                if isinstance(body, (LegRinging, LegAnswered, LegEnded)):
                     self.counters.unknown += 1
                 return
             call, record = known
@@ -498,6 +499,9 @@ _OTHERS: Final[dict[type, Callable[..., None]]] = {
     InputChanged: Recorder._input_changed,
     OpenAlarm: Recorder._alarm_opened,
 }
+
+_FOLLOWED: Final = frozenset(_OF_LEG) | frozenset(_OTHERS)
+"""Most of what is on the bus is not for the record: one look-up tells."""
 
 
 def _streams(call: OpenCall, record: OpenLeg) -> tuple[StoreOp, ...]:

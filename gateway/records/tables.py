@@ -40,7 +40,7 @@ class Kind(StrEnum):
     """Whatever began it: nobody was expected to answer, all called legs only listen."""
 
 
-class LegRecord(msgspec.Struct, kw_only=True):
+class LegRecord(msgspec.Struct, kw_only=True, gc=False):
     """Call detail record of one leg."""
 
     id: str
@@ -95,7 +95,7 @@ class LegRecord(msgspec.Struct, kw_only=True):
     """Who should have given one, and did not: names, separated by commas."""
 
 
-class StreamRecord(msgspec.Struct, kw_only=True):
+class StreamRecord(msgspec.Struct, kw_only=True, gc=False):
     """Last counters of one audio stream of a leg: what `gateway diag` judges later."""
 
     id: str
@@ -109,7 +109,7 @@ class StreamRecord(msgspec.Struct, kw_only=True):
     """A `gateway.media.streams.StreamStats` as JSON: it gets new fields, the table does not."""
 
 
-class CallRecord(msgspec.Struct, kw_only=True):
+class CallRecord(msgspec.Struct, kw_only=True, gc=False):
     """One demand and what became of it: the legs that belong together."""
 
     id: str
