@@ -39,6 +39,7 @@ from gateway.core.events import (
 from gateway.core.numbers import Completeness
 from gateway.core.switchboard import Switchboard
 from gateway.dispatch import Dispatch
+from gateway.errors import GatewayError
 from gateway.hosting import AdapterHost, Exchange
 from gateway.inbox import Inbox
 from gateway.journal import Journal, StorageState
@@ -288,7 +289,12 @@ class Gateway(Exchange):
         logs.TRACES.begin(trace)
         if kind is LegEnded:
             self._dispatch.forget(event.leg)  # type: ignore[union-attr]
-            self.patchbay.close_leg(event.leg)  # type: ignore[union-attr]
+            try:
+                self.patchbay.close_leg(event.leg)  # type: ignore[union-attr]
+            except GatewayError as error:
+                # The leg is over, whatever its audio still says.
+                self.counters["actions_failed"] += 1
+                self.log.warning("audio not closed in order", error=str(error))
         try:
             actions = board.receive(event, now, wall)
         except Exception as error:

@@ -68,6 +68,7 @@ async def test_a_call_from_end_to_end_and_its_traces(tmp_path: Path) -> None:
         await rig.see(LegEnded, leg=callee)
         assert rig.engine.bridges == {}
         assert all(stream.closed for stream in rig.engine.streams)
+        assert rig.gateway.switchboard.next_timeout() is None, "nobody waits for it any more"
     events = [e for e in written(tmp_path) if e.event and e.call]
     assert {e.trace for e in events} == {rig.bodies(LegOffered)[0].trace}
     assert [type(e.body).__name__ for e in events] == [

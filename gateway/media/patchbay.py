@@ -187,9 +187,11 @@ class Patchbay:
             return
         self._unseat(leg, audio)
         if audio.stream is not None:
-            if audio.record is not None:
-                audio.stream.stop_record()
-            self._close(leg, audio.stream)
+            try:
+                if audio.record is not None:
+                    audio.stream.stop_record()
+            finally:
+                self._close(leg, audio.stream)
         for bridge, holder in self._floors.items():
             if holder == leg:
                 self._floors[bridge] = None

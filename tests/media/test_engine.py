@@ -72,6 +72,29 @@ async def test_it_stops_with_more_streams_than_commands_can_wait():
     assert all(stream.closed for stream in streams)
 
 
+async def test_a_stream_is_closed_although_no_command_can_wait():
+    before = descriptors()
+    engine = Engine(max_streams=8)
+    await engine.start()
+    running = descriptors()
+    for _ in range(200):
+        stream = engine.open(HERE)
+        core = stream._home
+        while core.has_room(1):
+            engine._do(core.stop_record, stream._handle)
+        stream.close()
+        assert stream.closed
+        if engine._unclosed:
+            break
+        await asyncio.sleep(0.01)
+    else:
+        pytest.fail("the worker was always quicker than the test")
+    await until(lambda: descriptors() == running, "its sockets are closed")
+    assert not engine._unclosed
+    await engine.stop()
+    assert descriptors() == before
+
+
 async def test_ports_are_even_in_range_and_can_run_out():
     base = random.randrange(20000, 30000, 2)
     engine = Engine(ports=(base, base + 9))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from gateway.core.events import (
     ToneHeard,
 )
 from gateway.errors import DeviceError
+from gateway.media.engine import Engine
 from gateway.media.patchbay import Patchbay, resolve
 from gateway.media.streams import (
     ByeReceived,
@@ -45,6 +48,7 @@ from gateway.media.streams import (
     MediaTimeout,
     NullSpec,
     PlayEnded,
+    RtpSpec,
     SpeechChanged,
     StreamOptions,
     StreamStats,
@@ -133,6 +137,25 @@ def test_the_end_of_a_leg_frees_everything() -> None:
     bay.patchbay.close_leg("a")
     stream.report(MediaStarted(source="late"))
     assert bay.events == []
+
+
+async def test_the_stream_of_a_leg_that_ended_needs_no_collector(tmp_path: Path) -> None:
+    engine = Engine(max_streams=8)
+    await engine.start()
+    patchbay = Patchbay(engine, log=_Log(), sounds_dir=tmp_path, recordings_dir=tmp_path)
+    gc.collect()
+    gc.disable()
+    try:
+        stream = patchbay.open_stream(
+            "sip/a#1", RtpSpec(local_ip="127.0.0.1"), StreamOptions(), None, lambda event: None
+        )
+        patchbay.close_leg("sip/a#1")
+        kept = weakref.ref(stream)
+        del stream
+        assert kept() is None
+    finally:
+        gc.enable()
+        await engine.stop()
 
 
 def test_the_floor_waits_for_its_holder() -> None:
