@@ -218,7 +218,7 @@ class Gateway(Exchange):
 
     def write_down(self, event: AlarmRaised | InputChanged, adapter: str) -> tuple[str, Any]:
         """Journal an alarm before it acts."""
-        envelope = self._envelope(self.now(), time.time(), event.trace, "", adapter, event=event)
+        envelope = self._envelope(self.now(), time.time(), event.trace, "", adapter, event)
         return envelope.id, self.journal.append_durable(envelope)
 
     def refuse_call(self, event: LegOffered, host: AdapterHost) -> None:
@@ -303,9 +303,11 @@ class Gateway(Exchange):
         if not call:
             # The event began it: an offered leg has its call only now.
             call, trace = board.call_of(event)
-        self._record(
-            self._envelope(now, wall, trace, call, name, event=shown), journal=not journalled
-        )
+        envelope = self._envelope(now, wall, trace, call, name, shown)
+        self.handled["event"] += 1
+        if not journalled:
+            self.journal.append(envelope)
+        self._record(envelope)
         for action in actions:
             self._carry_out(action, now, wall)
         logs.TRACES.end()
@@ -357,15 +359,7 @@ class Gateway(Exchange):
             self._timer = self._running_loop().call_at(due, self._tick)
 
     def _envelope(
-        self,
-        now: float,
-        wall: float,
-        trace: str,
-        call: str,
-        adapter: str,
-        *,
-        event: Event | None = None,
-        action: Action | None = None,
+        self, now: float, wall: float, trace: str, call: str, adapter: str, event: Event
     ) -> Envelope:
         return Envelope(
             id=self._ids.uuid7(wall),
@@ -376,34 +370,43 @@ class Gateway(Exchange):
             call=call,
             adapter=adapter,
             event=event,
-            action=action,
         )
 
-    def _record(self, envelope: Envelope, *, journal: bool = True) -> None:
-        self.handled["action" if envelope.event is None else "event"] += 1
-        if journal:
-            self.journal.append(envelope)
+    def _record(self, envelope: Envelope) -> None:
         self.recorder.receive(envelope)
         if self.feeds:
             self.publish(envelope)
 
     def _carry_out(self, action: Action, now: float, wall: float) -> None:
-        if self.stopping and type(action) is CloseAlarm and action.outcome == "exhausted":
-            # Nobody could be told because we stop: the alarm stays open, the next run carries on.
-            return
-        if type(action) is CloseAlarm and action.outcome == "dropped":
-            self.alarm_lost(action)
+        kind = type(action)
+        if kind is CloseAlarm:
+            outcome = action.outcome  # type: ignore[union-attr]
+            if self.stopping and outcome == "exhausted":
+                # Nobody could be told because we stop: it stays open, the next run carries on.
+                return
+            if outcome == "dropped":
+                self.alarm_lost(action)  # type: ignore[arg-type]
         call, trace = self.switchboard.call_of(action)
-        leg, place = getattr(action, "leg", ""), getattr(action, "endpoint", "")
+        leg = getattr(action, "leg", "")
         host = self.legs.get(leg) if leg else None
-        if host is None and place in self.places:
-            host = self.places[place][1]
+        if host is None and (known := self.places.get(getattr(action, "endpoint", ""))):
+            host = known[1]
         shown = action
-        if type(action) is Command and action.code:
+        if kind is Command and action.code:  # type: ignore[union-attr]
             shown = msgspec.structs.replace(action, code="")
-        self._record(
-            self._envelope(now, wall, trace, call, host.name if host else "", action=shown)
+        envelope = Envelope(
+            id=self._ids.uuid7(wall),
+            box=self.box,
+            at=wall,
+            mono=now,
+            trace=trace,
+            call=call,
+            adapter=host.name if host else "",
+            action=shown,
         )
+        self.handled["action"] += 1
+        self.journal.append(envelope)
+        self._record(envelope)
         logs.TRACES.begin(trace)
         try:
             self._dispatch(action)

@@ -53,5 +53,10 @@ class Ids:
         ms = stamp >> _COUNTER_BITS
         if ms != self._ms:
             self._ms, self._head = ms, f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7"
-        tail = 0x8000000000000000 | self._random_bits(62)
-        return f"{self._head}{stamp & 0xFFF:03x}-{tail >> 48:04x}-{tail & 0xFFFFFFFFFFFF:012x}"
+        tail = self._random_bits(62)
+        return "%s%03x-%04x-%012x" % (  # noqa: UP031 (quicker than an f-string)
+            self._head,
+            stamp & 0xFFF,
+            0x8000 | tail >> 48,
+            tail & 0xFFFFFFFFFFFF,
+        )

@@ -35,6 +35,7 @@ from gateway.journal.lines import (
 from gateway.journal.reader import Reader, read_open_alarms
 
 _OF_ALARMS: Final = frozenset((AlarmRaised, OpenAlarm, CloseAlarm))
+_MAYBE_OF_ALARMS: Final = _OF_ALARMS | {InputChanged}
 
 
 class StorageState(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +130,8 @@ class Journal:
         self._closing = False
         self._hurry = False
         """Somebody waits for an entry in the queue to be safe."""
+        self._asleep = False
+        """The writer waits to be told of the next entry; else it looks by itself soon."""
         self._reason: str | None = None
         self._thread: threading.Thread | None = None
         # Below: the writer's own; nobody else touches them once the thread runs.
@@ -188,6 +191,14 @@ class Journal:
 
         Alarms are not bound by the ordinary limit.
         """
+        if type(envelope.body) not in _MAYBE_OF_ALARMS:
+            with self._lock:
+                if len(self._queue) < self._queue_limit and not self._closing:
+                    self._queue.append(_Entry(envelope, b"", None))
+                    if self._asleep:
+                        self._asleep = False
+                        self._wake.notify()
+                    return True
         return self._put(envelope, None)
 
     def append_durable(self, envelope: Envelope) -> Future[None]:
@@ -241,7 +252,8 @@ class Journal:
                 return False
             self._queue.append(_Entry(envelope, line, done))
             self._hurry = self._hurry or done is not None
-            if len(self._queue) == 1 or done is not None:
+            if self._asleep or done is not None:
+                self._asleep = False
                 self._wake.notify()
         return True
 
@@ -266,6 +278,7 @@ class Journal:
             try:
                 written = self._write(batch, closing)
             except OSError as error:
+                written = 0
                 self._fail(error)
                 if closing:
                     break
@@ -283,9 +296,16 @@ class Journal:
                 if closing and not self._queue:
                     break
             with self._wake:
+                if written and not self._queue and not self._closing:
+                    # Under load, being told of each batch would cost those who append more than
+                    # all the rest of it.
+                    self._wake.wait_for(lambda: self._closing or self._hurry, self._gather_s)
                 while not self._queue and not self._closing:
                     wait = max(0.0, self._due - time.monotonic()) if self._unsynced else None
-                    if not self._wake.wait(wait):
+                    self._asleep = True
+                    told = self._wake.wait(wait)
+                    self._asleep = False
+                    if not told:
                         break
                 pause = self._written + self._gather_s - time.monotonic()
                 if self._queue and pause > 0:
