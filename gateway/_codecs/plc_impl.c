@@ -22,15 +22,19 @@ int32_t cp_plc_init(cp_plc *plc, int32_t sample_rate)
     return 0;
 }
 
+/* A ring: in a call without losses it is written and never read. */
 static void remember(cp_plc *plc, const int16_t *pcm, int32_t n)
 {
-    int32_t keep = plc->n_history - n;
-    if (keep <= 0) {
-        memcpy(plc->history, pcm - keep, (size_t)plc->n_history * sizeof *pcm);
-        return;
+    if (n > plc->n_history) {
+        pcm += n - plc->n_history;
+        n = plc->n_history;
     }
-    memmove(plc->history, plc->history + n, (size_t)keep * sizeof *pcm);
-    memcpy(plc->history + keep, pcm, (size_t)n * sizeof *pcm);
+    int32_t k = plc->n_history - plc->oldest < n ? plc->n_history - plc->oldest : n;
+    memcpy(plc->history + plc->oldest, pcm, (size_t)k * sizeof *pcm);
+    memcpy(plc->history, pcm + k, (size_t)(n - k) * sizeof *pcm);
+    plc->oldest += n;
+    if (plc->oldest >= plc->n_history)
+        plc->oldest -= plc->n_history;
 }
 
 typedef float f4 __attribute__((vector_size(16), aligned(4), may_alias));
@@ -54,7 +58,7 @@ CP_CLONES static int32_t find_pitch(const cp_plc *plc)
     const float *end = x + plc->n_history - n;
     int32_t pitch = shortest;
     for (int32_t i = 0; i < plc->n_history; i++)
-        x[i] = plc->history[i];
+        x[i] = plc->frozen[i];
     int32_t from = shortest, to = longest, stride = 2;
     for (int32_t pass = 0; pass < 2; pass++) {
         for (int32_t lag = from; lag <= to; lag += stride) {
@@ -74,7 +78,10 @@ CP_CLONES static int32_t find_pitch(const cp_plc *plc)
 
 static void begin(cp_plc *plc)
 {
-    memcpy(plc->frozen, plc->history, sizeof plc->frozen);
+    size_t older = (size_t)(plc->n_history - plc->oldest) * sizeof *plc->history;
+    memcpy(plc->frozen, plc->history + plc->oldest, older);
+    memcpy((uint8_t *)plc->frozen + older, plc->history,
+           (size_t)plc->oldest * sizeof *plc->history);
     plc->pitch = plc->n_cycle = find_pitch(plc);
     plc->overlap = plc->pitch / 4;
     plc->position = 0;

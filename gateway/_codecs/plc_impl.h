@@ -7,9 +7,10 @@
 #define CP_PLC_HISTORY 800 /* samples: 50 ms at 16 kHz */
 
 typedef struct cp_plc {
-    int16_t history[CP_PLC_HISTORY]; /* what was played, oldest first */
+    int16_t history[CP_PLC_HISTORY]; /* what was played: a ring of n_history */
     int16_t frozen[CP_PLC_HISTORY];  /* history as it was when the loss began */
     int32_t sample_rate, n_history;
+    int32_t oldest; /* its place in `history` */
     int32_t pitch, overlap;  /* samples */
     int32_t n_cycle;         /* length of the repeated stretch: 1 to 3 pitch periods */
     int32_t position;        /* within it */

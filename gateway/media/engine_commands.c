@@ -20,6 +20,7 @@ static void stream_watch(ce_engine *e, ce_stream *s)
     if (s->kind == CE_RTP) {
         if (!e->uring || ce_uring_watch(s))
             ce_stream_watch_plain(s);
+        ce_rtp_stamp(s->fd_rtcp, 1);
         watch(e, s->fd_rtcp, s, 1);
     } else if (s->kind == CE_DEVICE && s->readable && !s->failed) {
         watch(e, s->fd, s, 2);

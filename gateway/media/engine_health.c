@@ -37,7 +37,7 @@ void ce_health_send_failed(ce_stream *s)
 void ce_health_arrival(ce_stream *s, uint32_t ts)
 {
     ce_health *h = &s->c.health;
-    int64_t now_us = s->e->now_ns / 1000;
+    int64_t now_us = s->e->rx_ns / 1000;
     int64_t media_us = h->media_us + (int64_t)(int32_t)(ts - h->last_ts) * 1000 / s->clock_ms;
     int64_t transit = now_us - h->begun_us - media_us;
     if (!h->n_windows || transit - h->last_transit > JUMP_US ||

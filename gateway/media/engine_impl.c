@@ -2,6 +2,7 @@
 #include "engine_impl.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -18,16 +19,23 @@ enum {
     RT_PRIORITY = 20,
     /* A wake costs some 15 us of CPU, as much as two or three packets, and what others left in the
      * caches: the thread sleeps as long as packets may wait, unless too many would. */
-    MOST_A_WAKE = 100,
+    MOST_A_WAKE = 64,
     LONGEST_STRIDE = CE_PHASE_MS,
+    FULL_PHASE = 128,     /* streams of one tick before another tick is used: a burst of some 1 ms */
+    COMMANDS_WAKE = CE_COMMANDS / 4, /* do not let the ring fill up while the thread sleeps long */
     EPOLL_BATCH = 256,
 };
 
-static int64_t mono_ns(void)
+static int64_t clock_ns(clockid_t clock)
 {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+static int64_t mono_ns(void)
+{
+    return clock_ns(CLOCK_MONOTONIC);
 }
 
 void *ce_zeroed(size_t n)
@@ -40,7 +48,7 @@ void *ce_zeroed(size_t n)
     return p;
 }
 
-/* ---- phases: streams spread over the 20 ticks, G.722 packed so that lanes fill ---- */
+/* ---- phases: as few of the 20 ticks as carry the streams, G.722 packed so that lanes fill ---- */
 
 int ce_choose_phase(ce_engine *e, int g722)
 {
@@ -50,9 +58,12 @@ int ce_choose_phase(ce_engine *e, int g722)
                 return e->encoders.phase[g];
     }
     int best = 0;
-    for (int p = CE_PHASE_MS; p < CE_FRAME_MS; p += CE_PHASE_MS)
+    for (int p = 0; p < CE_FRAME_MS; p += CE_PHASE_MS) {
+        if (e->bucket_load[p] < FULL_PHASE)
+            return p;
         if (e->bucket_load[p] < e->bucket_load[best])
             best = p;
+    }
     return best;
 }
 
@@ -209,7 +220,11 @@ int ce_engine_push(ce_engine *e, const ce_command *c)
         return -1;
     e->commands[head % CE_COMMANDS] = *c;
     atomic_store_explicit(&e->cmd_head, head + 1, memory_order_seq_cst);
-    if (atomic_load_explicit(&e->idle, memory_order_seq_cst)) {
+    int idle = atomic_load_explicit(&e->idle, memory_order_seq_cst);
+    /* A stream between two threads hears nothing. */
+    if (idle == CE_BLOCKED || (idle == CE_RESTS && (c->type == CE_CMD_RELEASE ||
+                                                    c->type == CE_CMD_ADOPT ||
+                                                    ce_engine_room(e) == CE_COMMANDS - COMMANDS_WAKE))) {
         uint64_t one = 1;
         if (write(e->wake_fd, &one, sizeof one) < 0) { /* full: it is awake already */
         }
@@ -249,10 +264,25 @@ static void sleep_until(int64_t due_ns)
     }
 }
 
+/* Longer than commands should wait in any case. */
+static void rest_until(ce_engine *e, int64_t due_ns)
+{
+    atomic_store_explicit(&e->idle, CE_RESTS, memory_order_seq_cst);
+    int64_t left = due_ns - mono_ns();
+    if (left > 0 && !ce_commands_wait(e)) {
+        struct pollfd p = {.fd = e->wake_fd, .events = POLLIN};
+        struct timespec t = {left / 1000000000, left % 1000000000};
+        uint64_t n;
+        if (ppoll(&p, 1, &t, NULL) > 0 && read(e->wake_fd, &n, sizeof n) < 0) { /* EINTR */
+        }
+    }
+    atomic_store_explicit(&e->idle, 0, memory_order_seq_cst);
+}
+
 /* Nothing is open: block on the wake descriptor instead of ticking. */
 static void sleep_idle(ce_engine *e)
 {
-    atomic_store_explicit(&e->idle, 1, memory_order_seq_cst);
+    atomic_store_explicit(&e->idle, CE_BLOCKED, memory_order_seq_cst);
     if (atomic_load_explicit(&e->cmd_head, memory_order_seq_cst) ==
             atomic_load_explicit(&e->cmd_tail, memory_order_relaxed) &&
         !atomic_load(&e->quit)) {
@@ -265,7 +295,8 @@ static void sleep_idle(ce_engine *e)
     e->tick = (uint64_t)(e->now_ns / TICK_NS);
 }
 
-/* Ticks to the next wake: 1, 2 or 4, never across a phase. */
+/* Ticks to the next wake: 1, 2 or 4, never across a phase. Where every packet waits for its frame
+ * anyway and the kernel says when it came, the next wake is that of the next frames. */
 static int64_t stride(ce_engine *e)
 {
     uint64_t packets = e->st.rx_packets - e->seen_packets, n = e->last_stride;
@@ -277,6 +308,12 @@ static int64_t stride(ce_engine *e)
         n *= 2;
     if (e->n_devices && n > 2)
         n = 2; /* a card's blocks wait for us at both ends */
+    if (waits && e->uring && !e->n_devices && !e->n_leaving && !ce_commands_wait(e)) {
+        int64_t far = 1;
+        while (far < CE_FRAME_MS && !e->bucket[(e->tick + (uint64_t)far) % CE_FRAME_MS])
+            far++;
+        return far;
+    }
     e->last_stride = (uint8_t)n;
     return (int64_t)(n - e->tick % n);
 }
@@ -308,10 +345,14 @@ static void *worker(void *arg)
         if (!e->st.n_streams && !e->st.n_bridges && !e->n_leaving && !ce_commands_wait(e)) {
             sleep_idle(e);
         } else {
-            int64_t due = ((int64_t)e->tick + stride(e)) * TICK_NS;
-            sleep_until(due);
+            int64_t ticks = stride(e), due = ((int64_t)e->tick + ticks) * TICK_NS;
+            if (ticks > LONGEST_STRIDE)
+                rest_until(e, due);
+            else
+                sleep_until(due);
             e->now_ns = mono_ns();
-            note_lateness(e, e->now_ns - due);
+            if (e->now_ns >= due)
+                note_lateness(e, e->now_ns - due);
         }
         uint64_t until = (uint64_t)(e->now_ns / TICK_NS);
         if (until > e->tick + CATCH_UP_TICKS) {
@@ -319,6 +360,7 @@ static void *worker(void *arg)
             e->tick = until - 1;
             e->flush_rx = 1; /* what queued up meanwhile is stale */
         }
+        e->unix_ns = clock_ns(CLOCK_REALTIME) - e->now_ns;
         e->wakes++;
         ce_commands_drain(e);
         drain_sockets(e);

@@ -16,6 +16,7 @@
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/socket.h>
@@ -398,6 +399,18 @@ struct ce_stream {
     ce_parts parts;
 };
 
+/* What one packet or frame touches, fetched while another one is at work: with some hundred calls
+ * no stream is in the cache any more when its next packet comes. */
+static inline void ce_prefetch(const ce_stream *s)
+{
+    const char *p = (const char *)s;
+    for (size_t i = 0; i < offsetof(ce_stream, c.health.best_us); i += 64)
+        __builtin_prefetch(p + i, 1);
+    for (size_t i = offsetof(ce_stream, remote); i < offsetof(ce_stream, cn.noise); i += 64)
+        __builtin_prefetch(p + i, 1);
+    __builtin_prefetch(&s->tap);
+}
+
 /* What listeners who say nothing hear: encoded once per codec. */
 typedef struct {
     uint8_t done[CE_N_CODECS * 2];
@@ -436,6 +449,7 @@ enum {
     CE_CMD_ADOPT, CE_CMD_EXTENSION,
 };
 enum { CE_CLOSES = 1, CE_MOVES };
+enum { CE_RESTS = 1, CE_BLOCKED }; /* what a thread does that `wake_fd` ends */
 
 typedef struct {
     uint8_t type;
@@ -489,6 +503,8 @@ struct ce_engine {
     ce_uring *uring; /* NULL: epoll */
     uint64_t tick, wakes;
     int64_t now_ns;
+    int64_t rx_ns; /* when the packet at hand came, if the kernel says it, else when it was read */
+    int64_t unix_ns; /* CLOCK_REALTIME less CLOCK_MONOTONIC */
     uint8_t last_stride;
     uint32_t n_devices;
     uint32_t n_leaving; /* streams the ring has not let go of yet */
@@ -592,6 +608,8 @@ void ce_rtp_apply(ce_stream *s, const ce_rtp_config *c, int first);
 void ce_rtp_readable(ce_engine *e, ce_stream *s);
 void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from);
 void ce_rtcp_readable(ce_engine *e, ce_stream *s);
+void ce_rtp_stamp(int fd, int on); /* the kernel is to say when packets came */
+void ce_rtp_arrived(ce_engine *e, const uint8_t *control, size_t n); /* sets rx_ns */
 void ce_rtp_send_frame(ce_stream *s, const uint8_t *payload);
 void ce_rtp_skip_frame(ce_stream *s);
 void ce_rtp_send_noise(ce_stream *s, const uint8_t *payload, int n);

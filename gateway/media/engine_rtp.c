@@ -10,6 +10,7 @@ enum {
     SOURCE_SILENT_MS = 1000, /* before another source may take over in a latch window */
     MAX_PAYLOAD = 1400,     /* fits any path without fragments */
 };
+static const int64_t NS = 1000000000;
 
 /* ---- addresses ---- */
 
@@ -116,6 +117,29 @@ void ce_rtp_apply(ce_stream *s, const ce_rtp_config *c, int first)
 }
 
 /* ---- packets in ---- */
+
+void ce_rtp_stamp(int fd, int on)
+{
+    if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on)) { /* see rx_ns */
+    }
+}
+
+void ce_rtp_arrived(ce_engine *e, const uint8_t *control, size_t n)
+{
+    struct cmsghdr c;
+    struct timespec t;
+    e->rx_ns = e->now_ns;
+    if (n < CMSG_LEN(sizeof t))
+        return;
+    memcpy(&c, control, sizeof c);
+    if (c.cmsg_level != SOL_SOCKET || c.cmsg_type != SCM_TIMESTAMPNS ||
+        c.cmsg_len != CMSG_LEN(sizeof t))
+        return;
+    memcpy(&t, control + CMSG_LEN(0), sizeof t);
+    int64_t at = t.tv_sec * NS + t.tv_nsec - e->unix_ns;
+    if (at > e->now_ns - NS && at < e->now_ns) /* else it came just now, or the clock was set */
+        e->rx_ns = at;
+}
 
 static void te_finish(ce_stream *s)
 {
@@ -328,7 +352,7 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
         s->c.duplicate++;
         return;
     }
-    if (!cp_rtp_source_update(&s->source, h.seq, h.timestamp, e->now_ns)) {
+    if (!cp_rtp_source_update(&s->source, h.seq, h.timestamp, e->rx_ns)) {
         s->c.refused++;
         return;
     }
@@ -373,6 +397,7 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
 
 void ce_rtp_readable(ce_engine *e, ce_stream *s)
 {
+    e->rx_ns = e->now_ns;
     int rounds = s->ready_wake + 1 >= e->wakes || e->flush_rx ? 4 : 1;
     s->ready_wake = e->wakes;
     if (rounds == 1) {
@@ -492,11 +517,16 @@ void ce_rtp_send_event(ce_stream *s, int event, int end, uint32_t duration, uint
 
 /* ---- RTCP ---- */
 
+static uint64_t ntp_of(int64_t unix_ns)
+{
+    return ((uint64_t)(unix_ns / NS) + 2208988800ull) << 32 | ((uint64_t)(unix_ns % NS) << 32) / NS;
+}
+
 static uint64_t ntp_now(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
-    return ((uint64_t)t.tv_sec + 2208988800ull) << 32 | ((uint64_t)t.tv_nsec << 32) / 1000000000ull;
+    return ntp_of(t.tv_sec * NS + t.tv_nsec);
 }
 
 void ce_rtcp_round_trip(ce_stream *s, uint32_t trip)
@@ -564,6 +594,8 @@ static void rtcp_receive(ce_stream *s, uint8_t *p, int n, const ce_addr *from, i
         s->c.refused++;
         return;
     }
+    /* How long it has waited for us is no part of a round trip. */
+    uint32_t arrived = (uint32_t)(ntp_of(s->e->unix_ns + s->e->rx_ns) >> 16);
     int32_t at = 0;
     cp_rtcp_packet k;
     int r;
@@ -573,7 +605,7 @@ static void rtcp_receive(ce_stream *s, uint8_t *p, int n, const ce_addr *from, i
         if (k.type <= CP_RTCP_RR && s->rx_seen && k.ssrc == s->source.ssrc)
             s->cn.alive_tick = s->e->tick;
         if (k.type == CP_RTCP_SR && s->rx_seen && k.ssrc == s->source.ssrc)
-            cp_rtp_source_sr(&s->source, k.ntp_sec, k.ntp_frac, s->e->now_ns);
+            cp_rtp_source_sr(&s->source, k.ntp_sec, k.ntp_frac, s->e->rx_ns);
         if (k.type == CP_RTCP_SR || k.type == CP_RTCP_RR) {
             cp_report_block b;
             for (int i = 0; i < k.n_reports; i++) {
@@ -582,12 +614,11 @@ static void rtcp_receive(ce_stream *s, uint8_t *p, int n, const ce_addr *from, i
                 s->c.remote_fraction_lost = b.fraction_lost;
                 s->c.have_remote = 1;
                 if (b.last_sr)
-                    ce_rtcp_round_trip(s, (uint32_t)(ntp_now() >> 16) - b.last_sr -
-                                              b.delay_since_sr);
+                    ce_rtcp_round_trip(s, arrived - b.last_sr - b.delay_since_sr);
             }
         }
         if (k.type == CP_RTCP_XR)
-            ce_xr_receive(s, p + k.offset, k.len, k.ssrc, (uint32_t)(ntp_now() >> 16));
+            ce_xr_receive(s, p + k.offset, k.len, k.ssrc, arrived);
         if (k.type == CP_RTCP_BYE && !s->bye_seen && s->rx_seen && k.ssrc == s->source.ssrc) {
             s->bye_seen = 1;
             ce_post(s->e, CE_EV_BYE, s, 0, 0, 0, NULL, 0);
@@ -599,10 +630,15 @@ void ce_rtcp_readable(ce_engine *e, ce_stream *s)
 {
     for (int i = 0; i < 4; i++) {
         ce_addr from;
-        socklen_t len = sizeof from;
-        ssize_t n = recvfrom(s->fd_rtcp, e->rx_buf[0], CE_RX_BYTES, MSG_DONTWAIT, &from.sa, &len);
+        uint8_t control[CMSG_SPACE(sizeof(struct timespec))];
+        struct iovec v = {e->rx_buf[0], CE_RX_BYTES};
+        struct msghdr m = {.msg_name = &from, .msg_namelen = sizeof from, .msg_iov = &v,
+                           .msg_iovlen = 1, .msg_control = control,
+                           .msg_controllen = sizeof control};
+        ssize_t n = recvmsg(s->fd_rtcp, &m, MSG_DONTWAIT);
         if (n < 0)
             return;
+        ce_rtp_arrived(e, control, m.msg_controllen);
         if (s->tap && !s->srtp_in)
             ce_tap_put(s, e->rx_buf[0], (int)n, &from, CE_TAP_RTCP);
         rtcp_receive(s, e->rx_buf[0], (int)n, &from, CE_TAP_RTCP);

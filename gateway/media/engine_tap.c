@@ -19,8 +19,8 @@ static void put(ce_tap *t, uint32_t at, const void *p, uint32_t n)
 void ce_tap_put(ce_stream *s, const uint8_t *p, int n, const ce_addr *peer, int flags)
 {
     ce_tap *t = s->tap;
-    ce_tap_packet h = {.mono_ns = s->e->now_ns, .n = (uint16_t)n, .flags = (uint8_t)flags,
-                       .port = ntohs(peer->in4.sin_port)};
+    int64_t at = flags & CE_TAP_SENT ? s->e->now_ns : s->e->rx_ns;
+    ce_tap_packet h = {.mono_ns = at, .n = (uint16_t)n, .flags = (uint8_t)flags, .port = ntohs(peer->in4.sin_port)};
     if (peer->sa.sa_family == AF_INET6) {
         h.family = 6;
         memcpy(h.ip, &peer->in6.sin6_addr, 16);

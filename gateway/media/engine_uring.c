@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 #if __has_include(<linux/io_uring.h>)
 #include <linux/io_uring.h>
@@ -25,9 +26,12 @@ enum {
     N_CQES = 4096,
     N_BUFFERS = 256, /* a power of two; small enough to stay in the second-level cache */
     NAME_BYTES = sizeof(ce_addr),
-    BUFFER_BYTES = 16 + NAME_BYTES + CE_RX_BYTES + 4, /* io_uring_recvmsg_out, source, packet */
+    STAMP_BYTES = CMSG_SPACE(sizeof(struct timespec)),
+    HEAD_BYTES = 16 + NAME_BYTES + STAMP_BYTES, /* io_uring_recvmsg_out, source, time */
+    BUFFER_BYTES = HEAD_BYTES + CE_RX_BYTES + 4,
     TX_BYTES = 1536, /* the longest payload is 1,400 octets; the rest is for authentication tags */
     MOST_IN_A_WAKE = 4 * N_CQES,
+    PREFETCH = 2, /* entries ahead */
     OF_RECEIVE = 0, OF_SEND = 1, /* low bits of user_data, above them the stream */
 };
 
@@ -44,7 +48,7 @@ struct ce_uring {
     uint32_t sq_tail, sq_mask, cq_mask, queued, n_tx;
     struct io_uring_buf_ring *pool;
     uint16_t pool_tail;
-    struct msghdr shape; /* of every receive: the room for the source's address */
+    struct msghdr shape; /* of every receive: the room for the source's address and the time */
     uint8_t (*buffers)[BUFFER_BYTES];
     uint8_t (*tx)[TX_BYTES];
 };
@@ -121,6 +125,7 @@ int ce_uring_open(ce_engine *e)
     for (uint16_t i = 0; i < N_BUFFERS; i++)
         give_buffer(u, i);
     u->shape.msg_namelen = NAME_BYTES;
+    u->shape.msg_controllen = STAMP_BYTES;
     return 0;
 refused:;
     int why = errno ? errno : ENOMEM;
@@ -154,6 +159,7 @@ int ce_uring_watch(ce_stream *s)
         if (!(q = next_sqe(u)))
             return -1;
     }
+    ce_rtp_stamp(s->fd, 1);
     q->opcode = IORING_OP_RECVMSG;
     q->fd = s->fd;
     q->addr = (uintptr_t)&u->shape;
@@ -203,6 +209,11 @@ int ce_uring_send(ce_stream *s, const uint8_t *packet, int n)
     return 0;
 }
 
+static ce_stream *stream_of(const struct io_uring_cqe *c)
+{
+    return (ce_stream *)(uintptr_t)(c->user_data & ~(uint64_t)3);
+}
+
 /* Sends complete inside the call or fail at once (MSG_DONTWAIT), so a failure is always seen in
  * the wake that sent, while the stream is sure to exist. */
 static void send_failed(ce_engine *e, ce_stream *s)
@@ -224,7 +235,7 @@ void ce_uring_flush(ce_engine *e)
         struct io_uring_cqe *c = &u->cqes[at & u->cq_mask];
         if ((c->user_data & 3) != OF_SEND)
             continue;
-        send_failed(e, (ce_stream *)(uintptr_t)(c->user_data & ~(uint64_t)3));
+        send_failed(e, stream_of(c));
         c->user_data = 0; /* `reap` meets it later */
     }
 }
@@ -235,7 +246,7 @@ static void received(ce_engine *e, ce_stream *s, const struct io_uring_cqe *c)
     uint16_t id = (uint16_t)(c->flags >> IORING_CQE_BUFFER_SHIFT);
     uint8_t *b = u->buffers[id];
     const struct io_uring_recvmsg_out *o = (const void *)b;
-    int n = c->res - (int)sizeof *o - NAME_BYTES;
+    int n = c->res - HEAD_BYTES;
     if (s->leaving)
         ce_uring_unwatch(s);
     else if (e->flush_rx) {
@@ -244,8 +255,10 @@ static void received(ce_engine *e, ce_stream *s, const struct io_uring_cqe *c)
         ce_rtp_readable(e, s);
     } else if (n < 0 || o->flags & MSG_TRUNC)
         s->c.refused++;
-    else
-        ce_rtp_packet(s, b + sizeof *o + NAME_BYTES, n, (const ce_addr *)(b + sizeof *o));
+    else {
+        ce_rtp_arrived(e, b + sizeof *o + NAME_BYTES, o->controllen);
+        ce_rtp_packet(s, b + HEAD_BYTES, n, (const ce_addr *)(b + sizeof *o));
+    }
     give_buffer(u, id);
 }
 
@@ -256,9 +269,12 @@ static uint32_t reap(ce_engine *e)
     /* One entry at a time: a full send queue is flushed in mid-way, and needs room for errors. */
     while (head != atomic_load_explicit(u->k_cq_tail, memory_order_acquire)) {
         struct io_uring_cqe c = u->cqes[head & u->cq_mask];
+        /* Past the end stands an old entry: asking for the memory of a stream that is gone does
+         * no harm. */
+        ce_prefetch(stream_of(&u->cqes[(head + PREFETCH) & u->cq_mask]));
         atomic_store_explicit(u->k_cq_head, ++head, memory_order_release);
         n++;
-        ce_stream *s = (ce_stream *)(uintptr_t)(c.user_data & ~(uint64_t)3);
+        ce_stream *s = stream_of(&c);
         if (!s)
             continue;
         if ((c.user_data & 3) == OF_SEND) {

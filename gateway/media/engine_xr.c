@@ -145,7 +145,7 @@ void ce_xr_receive(ce_stream *s, const uint8_t *body, int len, uint32_t ssrc, ui
             x->asked = 1;
             x->asked_ssrc = ssrc;
             x->asked_at = last;
-            x->asked_ns = s->e->now_ns;
+            x->asked_ns = s->e->rx_ns;
         } else if (b.type == CP_XR_DLRR && x->round_trip &&
                    cp_xr_dlrr_find(p, b.len, s->ssrc_out, &last, &delay) && last) {
             ce_rtcp_round_trip(s, ntp_middle - last - delay);

@@ -74,6 +74,20 @@ def test_good_frames_pass_untouched() -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     rate=st.sampled_from([8000, 16000]),
+    cuts=st.lists(st.integers(0, 3999), max_size=12),
+)
+def test_the_past_is_the_same_however_it_was_cut(rate, cuts) -> None:
+    pcm = voice(4000, rate)
+    whole, parts = Concealer(rate), Concealer(rate)
+    whole.good(pcm)
+    for begin, end in itertools.pairwise([0, *sorted(cuts), len(pcm)]):
+        parts.good(pcm[begin:end])
+    assert whole.lost(rate // 20) == parts.lost(rate // 20)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rate=st.sampled_from([8000, 16000]),
     steps=st.lists(st.tuples(st.booleans(), st.integers(0, 2000)), max_size=30),
     seed=st.integers(0, 2**32),
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import socket
 import struct
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -177,6 +179,29 @@ async def test_loss_duplicates_and_reordering_are_counted_and_survived(engine, p
     assert 4 <= stats.frames_concealed <= 8
     heard = b.pcm()[-2600:]
     assert level_at(heard, 701) == pytest.approx(-13, abs=0.7)
+
+
+async def test_jitter_is_of_arrivals_not_of_our_wakes(engine, peer, leg):
+    source = peer(0)
+    stream = leg(source)
+    if not engine.stats().io_uring:
+        pytest.skip("no io_uring here: packets count as coming when they are read")
+    await asyncio.sleep(0.1)
+    sent = []
+    for gap in [30, 10] * 30:
+        before = time.monotonic()
+        source.send(bytes(160), stream.local)
+        sent.append((before + time.monotonic()) / 2)
+        await asyncio.sleep(gap / 1000)
+    jitter_ms = 0.0  # RFC 3550 A.8, by the sender's own clock
+    for last, this in pairwise(sent):
+        jitter_ms += (abs((this - last) * 1000 - 20) - jitter_ms) / 16
+    for _ in range(200):
+        if stream.stats().packets_received == len(sent):
+            break
+        await asyncio.sleep(0.02)
+    # By the wakes that read them, every 20 ms, it would be next to 0 or to 20.
+    assert stream.stats().jitter_ms == pytest.approx(jitter_ms, abs=1.5)
 
 
 async def test_jitter_makes_the_buffer_deeper_not_the_speech_gappy(engine, peer, leg):
