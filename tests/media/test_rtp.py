@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from peers import level_at, listen, pace, rms_dbm0, sine, talk
+from peers import level_at, listen, pace, rms_dbm0, sine, talk, usual_level_at
 
 from gateway.media.streams import (
     ByeReceived,
@@ -459,3 +459,34 @@ async def test_clock_drift_is_absorbed(engine, peer, leg):
     await pace(8.0, job, listen(b))
     assert sa.stats().buffer_ms <= 120
     assert np.abs(b.pcm()[-4000:]).max() > 1000
+
+
+@pytest.mark.parametrize("right", [0, 8])
+@pytest.mark.parametrize("ptime", [5, 80, 100, 120])
+async def test_packets_of_odd_lengths_are_heard(engine, peer, leg, ptime, right):
+    """Lengths that we do not offer, but some telephones send."""
+    a, b = peer(0), peer(right)
+    sa, sb = leg(a), leg(b)
+    engine.open_bridge("pair")
+    engine.join("pair", sa)
+    engine.join("pair", sb)
+    await pace(2.4, talk(a, sa.local, sine(700, 1.2), ptime_ms=ptime), listen(b))
+    heard = b.pcm()[-8000:]
+    assert usual_level_at(heard, 700) == pytest.approx(-13, abs=0.7)
+    assert sa.stats().packets_refused == 0
+
+
+async def test_nothing_and_far_too_much_are_survived(engine, peer, leg):
+    """Headers without audio, packets of a whole second, and a length that changes all the time."""
+    a, b, sa, _ = pair(engine, peer, leg)
+    octets = a.encode(sine(700, 1.0))
+
+    def odd(i):
+        a.send(b"", sa.local)
+        a.send(octets[: (1, 7, 159, 161, 480, 1400)[i % 6]], sa.local)
+        a.sock.sendto(struct.pack("!BBHII", 0x80, 0, 0, 0, a.ssrc) + bytes(8000), sa.local)
+        a.sock.sendto(b"", sa.local)
+
+    await pace(1.0, odd, listen(b))
+    await pace(2.4, talk(a, sa.local, sine(700, 1.0)), listen(b))
+    assert usual_level_at(b.pcm()[-8160:-160], 700) == pytest.approx(-13, abs=0.7)
