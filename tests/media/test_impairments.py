@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from peers import listen, pace, sine, talk
 
 from gateway.core.events import Impairment
 from gateway.media.impairments import Change, Judge, Meter, Supervision
 from gateway.media.shaping import mean_square
+from gateway.media.streams import Direction, StreamOptions
 
 ALL = frozenset(Impairment)
 RULES = Supervision()
@@ -163,3 +166,44 @@ def test_each_begin_has_one_end(
         said = [c.began for _, c in line.said if c.impairment is impairment]
         assert said == [n % 2 == 0 for n in range(len(said))]
         assert all(c.seconds > 0 for _, c in line.said)
+
+
+@pytest.mark.parametrize("how", ["relayed", "mixed"])
+async def test_the_engine_counts_what_is_judged(engine, peer, leg, how) -> None:
+    a, b = peer(0), peer(0)
+    sa = leg(a, StreamOptions() if how == "relayed" else StreamOptions(gain_in_db=-0.01))
+    sb = leg(b)
+    engine.open_bridge("x")
+    engine.join("x", sa)
+    engine.join("x", sb)
+    judge, now = Judge(), 0.0
+    rules = Supervision(silence_s=2.0, clipping_s=2.0, one_way_s=2.0)
+
+    async def go(pcm: np.ndarray | None, times: int) -> list[tuple[Impairment, bool]]:
+        """Half a second of it, several times; each time the judge's clock is a second further."""
+        nonlocal now
+        found: list[Change] = []
+        for _ in range(times):
+            said = talk(a, sa.local, pcm) if pcm is not None else lambda i: None
+            await pace(0.5, said, listen(b))
+            now += 1.0
+            found += judge.look(sa.meter(), now, ALL, rules)
+        return sorted((change.impairment, change.began) for change in found)
+
+    speech, nothing = sine(440, 1.0), np.zeros(8000, np.int16)
+    # Well over the scale: its tops are cut off.
+    loud = np.clip(sine(440, 1.0, level_dbm0=3.0).astype(float) * 4, -32768, 32767)
+    assert await go(speech, 2) == []
+    assert await go(loud.astype(np.int16), 3) == [(Impairment.CLIPPING, True)]
+    found = await go(nothing, 6)
+    assert found == [(Impairment.CLIPPING, False), (Impairment.SILENCE, True)]
+    assert await go(speech, 2) == [(Impairment.SILENCE, False)]
+    a.send(bytes([60]), sa.local, pt=13)
+    assert await go(None, 5) == []
+    assert await go(speech, 1) == []
+    assert await go(None, 5) == [(Impairment.ONE_WAY, True)]
+    held = leg(b, direction=Direction.SENDONLY)
+    assert sa.meter().expected
+    assert not held.meter().expected
+    held.close()
+    assert held.meter() is None
