@@ -87,6 +87,15 @@ void ce_device_start(ce_stream *s)
     memset(s->parts.out_ring, silence_octet(s), s->out_head);
 }
 
+/* The device's clock begins. Frames that were made before it would stay in front of all that
+ * follow: what they wait beyond the head start is taken off, the silence of its beginning first. */
+static void first_block(ce_stream *s)
+{
+    uint32_t fill = s->out_head - s->out_tail;
+    if (s->paced && s->writable && fill > head_start(s))
+        s->out_tail = s->out_head - head_start(s);
+}
+
 void ce_device_readable(ce_engine *e, ce_stream *s)
 {
     uint8_t block[CE_TX_BYTES];
@@ -107,6 +116,7 @@ void ce_device_readable(ce_engine *e, ce_stream *s)
         }
         if (!s->rx_seen) {
             s->rx_seen = 1;
+            first_block(s);
             ce_post(e, CE_EV_STARTED, s, 0, 0, 0, NULL, 0);
         }
         s->last_rx_tick = e->tick;
@@ -135,6 +145,9 @@ void ce_device_fetch(ce_stream *s)
         if (fill < head_start(s))
             return;
         s->in_running = 1;
+        /* Blocks that had piled up before would be in front of all others for good. */
+        fill = head_start(s);
+        s->in_tail = s->in_head - fill;
     }
     if (fill < f) {
         if (++s->starved > STARVED_FRAMES || s->failed)
