@@ -2,8 +2,8 @@
 
 Such a call makes room for anybody. It is not begun on a line that is in use, and one that nobody
 waits for is not begun in an emergency; it ends when its endpoint calls by itself, when an emergency
-begins, and when the gateway stops. A transmitter is keyed only for a test that says so, and only
-where transmitting is enabled.
+begins, and when the gateway stops. A transmitter is keyed only for a test that says so, only where
+transmitting is enabled, and not while somebody is heard on its channel.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ CLOSING_S: Final = 0.5
 """From there to hanging up: the recordings are finished while their streams are open."""
 OVERTIME_S: Final = 5.0
 """So much longer than the signal may it take to play it."""
+CARRIER: Final = "carrier"
+"""The input of a radio that says whether somebody is heard."""
 FAULT: Final = "fault"
 """Alarms of this kind are about the installation: they are no emergency."""
 
@@ -130,16 +132,35 @@ class PathTest(Silent):
                     return Outcome.REFUSED, f"{place.id} would transmit, which was not asked for"
                 if place.detail.get("transmit") == "disabled":
                     return Outcome.REFUSED, f"transmitting is disabled on {place.id}"
+                if CARRIER in place.inputs and self._deaf:
+                    return Outcome.REFUSED, (
+                        f"{place.id} hears nothing while it transmits: name a radio that listens"
+                    )
             if place.duplex is Duplex.LISTEN and self.event.kind is not PathTestKind.TONE:
                 alone = target.endpoint == self.event.endpoint and not self.event.listen
                 if alone or target.endpoint == self.event.listen:
                     return Outcome.REFUSED, f"{place.id} has no microphone: name one that listens"
         if self.event.scheduled and (why := self.board.testing.emergency()):
             return Outcome.PUT_OFF, why
+        if why := self._busy():
+            return Outcome.PUT_OFF, why
         for target in self._targets():
             if not self.board.seize(target.endpoint, Priority.ROUTINE):
                 return Outcome.PUT_OFF, f"{target.endpoint} is in use"
         return None
+
+    @property
+    def _deaf(self) -> bool:
+        """Whether nobody but what is tested would hear it."""
+        return self.event.kind is PathTestKind.ACOUSTIC and len(self._targets()) == 1
+
+    def _busy(self) -> str:
+        """Where somebody is heard on the air, in words; empty: nowhere."""
+        for target in self._targets():
+            heard = self.board.inputs.get((target.endpoint, CARRIER))
+            if heard is not None and heard.value:
+                return f"the channel of {target.endpoint} is busy"
+        return ""
 
     def begin(self) -> None:
         """Call what is to be tested."""
@@ -180,6 +201,9 @@ class PathTest(Silent):
         self._deadline = self.board.after(seconds, act)
 
     def _play(self) -> None:
+        if why := self._busy():
+            self._end(Outcome.PUT_OFF, why)
+            return
         # All at once, so that the recordings begin at the same moment.
         for leg, file in zip(self._legs, self._files(), strict=True):
             self.board.act(Record(leg=leg.id, file=file))

@@ -43,6 +43,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """The port joins both directions in a hybrid."""
     one_way: bool = False
     """Nothing can come back."""
+    air: bool = False
+    """A radio listens."""
     baseline: Figures | None = None
 
 
@@ -62,7 +64,7 @@ def judge(question: Question, sent: Path, heard: Path | None) -> Verdict:
         found = analysis.path(played, received)
         return _settle(question, _loop(question, found), found)
     found = analysis.path(played, received, window_ms=HALL_MS, in_pieces=False)
-    return _settle(question, _acoustic(question, found), found)
+    return _settle(question, _air(found) if question.air else _acoustic(found), found)
 
 
 def _tone(question: Question, played: bytes, received: bytes) -> Verdict:
@@ -143,7 +145,23 @@ def _loop(question: Question, found: analysis.Path) -> Verdict:
     return Verdict(ok=True, verdict="closed", figures=figures)
 
 
-def _acoustic(question: Question, found: analysis.Path) -> Verdict:
+def _air(found: analysis.Path) -> Verdict:
+    figures = _figures(found)
+    if found.found:
+        return Verdict(ok=True, verdict="ok", figures=figures)
+    if found.received_dbm0 < DEAD_DBM0:
+        verdict = "not received"
+        detail = "no carrier where it was listened: transmitter, aerial, channel, or squelch there"
+    else:
+        verdict = "no modulation"
+        detail = (
+            f"a carrier is heard at {found.received_dbm0:.0f} dBm0, the test is not: "
+            "audio to the transmitter, or somebody else's carrier"
+        )
+    return Verdict(ok=False, verdict=verdict, detail=detail, figures=figures)
+
+
+def _acoustic(found: analysis.Path) -> Verdict:
     figures = _figures(found)
     if found.found:
         return Verdict(ok=True, verdict="ok", figures=figures)

@@ -22,6 +22,7 @@ from gateway.core.events import (
     PathTestRequested,
     Severity,
 )
+from gateway.core.pathtest import CARRIER
 from gateway.errors import DeviceError, GatewayError
 from gateway.media.streams import RecordEnded
 from gateway.pathtests.book import Book, Result, key_of
@@ -145,6 +146,7 @@ class Tester:
         """
         known = self._exchange.known()
         ends = known.get(request.endpoint)
+        listener = known.get(request.listen)
         key = key_of(request.endpoint, request.kind.value, request.listen)
         question = Question(
             kind=request.kind,
@@ -153,6 +155,7 @@ class Tester:
             expect=expect,
             two_wire=ends is not None and ends[1] in TWO_WIRE,
             one_way=ends is not None and ends[0].duplex is Duplex.LISTEN,
+            air=listener is not None and CARRIER in listener[0].inputs,
             baseline=None if baseline else self.book.baseline(key),
         )
         run = self._runs[request.test] = _Run(request, question, baseline, severity)

@@ -26,6 +26,8 @@ from gateway.core.events import (
     AnnouncementEnded,
     EndpointChanged,
     Event,
+    FloorRequested,
+    InputChanged,
     LegAnswered,
     LegEnded,
     LegOffered,
@@ -59,7 +61,18 @@ PLACES = (
     Endpoint(id="sip/telco", condition=Condition.UP, takes_number=True, capacity=None),
     Endpoint(id="page/hall", condition=Condition.UP, duplex=Duplex.LISTEN),
     Endpoint(
-        id="radio/n", condition=Condition.UP, duplex=Duplex.HALF, detail={"transmit": "enabled"}
+        id="radio/n",
+        condition=Condition.UP,
+        duplex=Duplex.HALF,
+        detail={"transmit": "enabled"},
+        inputs=("carrier", "ptt"),
+    ),
+    Endpoint(
+        id="radio/rx",
+        condition=Condition.UP,
+        duplex=Duplex.HALF,
+        detail={"transmit": "disabled"},
+        inputs=("carrier", "ptt"),
     ),
     Endpoint(
         id="radio/s", condition=Condition.UP, duplex=Duplex.HALF, detail={"transmit": "disabled"}
@@ -188,6 +201,9 @@ def test_two_ends_begin_at_once() -> None:
         ("sip/telco", {}, "needs a number"),
         ("radio/n", {}, "would transmit"),
         ("radio/s", {"transmit": True}, "disabled on radio/s"),
+        ("radio/n", {"transmit": True, "kind": "acoustic"}, "name a radio that listens"),
+        ("radio/n", {"kind": "acoustic", "listen": "radio/rx"}, "would transmit"),
+        ("radio/rx", {"kind": "acoustic", "listen": "radio/n", "transmit": True}, "is disabled"),
         ("page/hall", {}, "no microphone"),
         ("page/hall", {"kind": "acoustic"}, "no microphone"),
         ("fxs/1", {"kind": "acoustic", "listen": "page/hall"}, "no microphone"),
@@ -213,6 +229,45 @@ def test_a_transmitter_is_keyed_while_the_signal_lasts() -> None:
     assert len(box.of(Key)) == 1
     box(AnnouncementEnded(leg=leg, play=box.of(Play)[0].play))
     assert len(box.of(Unkey)) == 1
+
+
+def test_one_radio_is_heard_by_another() -> None:
+    box = Box()
+    box.test("radio/n", kind="acoustic", listen="radio/rx", transmit=True)
+    speaker, listener = (dial.leg for dial in box.of(Dial))
+    for leg in (speaker, listener):
+        box(LegAnswered(leg=leg))
+    box.pass_by(SETTLE_S)
+    assert [record.leg for record in box.of(Record)] == [speaker, listener]
+    # Its own carrier, where it is listened, ends nothing.
+    box(InputChanged(endpoint="radio/rx", input="carrier", value=1.0))
+    box(FloorRequested(leg=listener))
+    box(AnnouncementEnded(leg=speaker, play=box.of(Play)[0].play))
+    box.pass_by(TAIL_S)
+    box.pass_by(CLOSING_S)
+    assert {key.leg for key in box.of(Key)} == {speaker}, "who listens is never keyed"
+    assert box.outcome.outcome is Outcome.HEARD
+
+
+@pytest.mark.parametrize("heard_at", ["radio/n", "radio/rx"])
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_busy_channel_is_left_alone(heard_at: str, when: str) -> None:
+    box = Box()
+    heard = InputChanged(endpoint=heard_at, input="carrier", value=1.0)
+    if when == "before":
+        box(heard)
+    box.test("radio/n", kind="acoustic", listen="radio/rx", transmit=True)
+    for dial in box.of(Dial):
+        box(LegAnswered(leg=dial.leg))
+    box(heard)
+    box.pass_by(SETTLE_S)
+    assert not box.of(Key)
+    assert box.outcome.outcome is Outcome.PUT_OFF
+    assert box.outcome.detail == f"the channel of {heard_at} is busy"
+    box(InputChanged(endpoint=heard_at, input="carrier", value=0.0))
+    box.done.clear()
+    box.test("radio/n", kind="acoustic", listen="radio/rx", transmit=True)
+    assert len(box.of(Dial)) == 2, "free again"
 
 
 def test_a_transmitter_is_released_when_the_signal_does_not_end() -> None:

@@ -53,6 +53,10 @@ CARRIER = "127.0.2.30"
 OTHER = "127.0.2.31"
 SEALED = "127.0.2.32"
 KEY = base64.b64encode(bytes(range(30))).decode()
+WRONG_KEY = base64.b64encode(bytes(range(30, 60))).decode()
+SUITE = "AES_CM_128_HMAC_SHA1_80"
+# Nobody's, public, and out of reach from a network of its own.
+NOWHERE = "192.88.98.7"
 PRIVATE = "10.99.99.99"
 N_PORTS = 40
 
@@ -92,6 +96,7 @@ ROUTES += "".join(
         "299": "sip/nobody", "0811": "sip/refused:100", "0812": "sip/gone:100", "0827": "fxo/7:100",
         "0831": "radio/quiet", "0832": "radio/second",
         "073": "loopback/t33", "074": "loopback/t34", "075": "loopback/t35", "076": "loopback/t36",
+        "078": "loopback/t39",
     }.items()
 )  # fmt: skip
 ROUTES += (
@@ -147,6 +152,7 @@ class Site:
         wish = {
             "octets": str(self.sounds["speech"]), "type": 0, "seconds": 4.0, "interval_s": 0.02,
             "lose": 0, "stall_s": 0.0, "digits": "",
+            "report_percent": 0,
         } | wish  # fmt: skip
         process = self.sender.process
         assert process is not None
@@ -217,7 +223,7 @@ async def site(home: Path) -> AsyncIterator[Site]:
             Program([sys.executable, str(HERE / "rtp_sender.py")], home / "sender")
         )
         proxy = await enter(Kamailio(home / "kam", {"gw": "gwpw"}))
-        card = await enter(LineCard.start(fxs=2, fxo=5))
+        card = await enter(LineCard.start(fxs=2, fxo=6))
         broker = Broker(home)
         broker.start()
         stack.callback(broker.kill)
@@ -249,7 +255,7 @@ password = "wrong"
         await broker.publish("plant/start/fire", '{"state": "NORMAL"}', "-r")
         await gateway.up(
             "loopback/t0", "sip/carrier", "fxs/1", "mqtt/plant",
-            *(f"fxo/{n}" for n in range(3, 8)), *(f"radio/{name}" for name in radios),
+            *(f"fxo/{n}" for n in range(3, 9)), *(f"radio/{name}" for name in radios),
         )  # fmt: skip
         yield Site(gateway, home, sounds, sender, proxy, card, broker, radios)
 
@@ -261,7 +267,7 @@ def _analog(card: LineCard) -> str:
         'caller_id = "off"\n'
     )
     rules = {5: "silence_s = 3.0", 6: "max_call_s = 4.0"}
-    for port in range(3, 8):
+    for port in range(3, 9):
         text += (
             f'[adapters.analog.ports.{port}]\nkind = "fxo"\ncaller_id = "off"\n'
             f'dial_tone_s = 0.0\nguard_s = 0.3\nfault_s = 0.5\nhotline = "07{port}"\n'
@@ -304,30 +310,51 @@ async def carrier_calls(
     more: str = "ptime:20",
     seconds: float = 5.0,
     judge: bool = True,
+    key: str = "",
     **wish: Any,
 ) -> None:
-    """SIPp calls port `n`; the audio that it promised comes from `source`, or not at all."""
+    """SIPp calls port `n`; the audio that it promised comes from `source`, or not at all. With a
+    key it comes from FFmpeg, encrypted."""
     # Below the ports that the system gives to whoever asks for any.
     media = 20000 + 2 * n
     number = f"9{n:02}"
-    async with sipp(
-        site.home / f"sipp-{n}", "diag.xml", f"127.0.0.1:{site.box.port}", address=address,
-        arguments=("-s", number, "-key", "caddr", caddr, "-key", "mport", str(media),
-                   "-key", "way", way, "-key", "profile", profile, "-key", "more", more,
-                   "-d", str(round(seconds * 1000))),
-    ) as caller:  # fmt: skip
+    async with contextlib.AsyncExitStack() as stack:
+        caller = await stack.enter_async_context(sipp(
+            site.home / f"sipp-{n}", "diag.xml", f"127.0.0.1:{site.box.port}", address=address,
+            arguments=("-s", number, "-key", "caddr", caddr, "-key", "mport", str(media),
+                       "-key", "way", way, "-key", "profile", profile, "-key", "more", more,
+                       "-d", str(round(seconds * 1000))),
+        ))  # fmt: skip
         offered = await site.box.wait(LegOffered, lambda e: e.called == number)
         await site.box.wait(LegAnswered, lambda e: e.leg == offered.leg)
         if source:
             stream = site.box.gateway.patchbay.stream(offered.leg)
             assert stream is not None
-            ends = {"from": [source, media], "to": list(stream.local)}
-            site.send(**ends | {"seconds": seconds - 0.3} | wish)
+            if key:
+                await stack.enter_async_context(
+                    _encrypted(site.home / f"ffmpeg-{n}", source, media, stream.local, key)
+                )
+            else:
+                ends = {"from": [source, media], "to": list(stream.local)}
+                site.send(**ends | {"seconds": seconds - 0.3} | wish)
         if judge:
             await asyncio.sleep(seconds - 1.8)
             await site.judge(name, offered.leg)
         await site.ended(name, offered)
         assert await caller.done(40) == 0, caller.said()
+
+
+def _encrypted(home: Path, source: str, port: int, to: tuple[str, int], key: str) -> Program:
+    """FFmpeg sends a tone that comes and goes, in SRTP, a packet each 20 ms."""
+    need("ffmpeg")
+    tones = "aevalsrc=0.2*sin(2*PI*500*t)*lt(mod(t\\,1)\\,0.6)+0.003*(random(0)-0.5):s=8000"
+    ends = f"{to[0]}:{to[1]}?localaddr={source}&localport={port}&localrtcpport={port + 1}"
+    command = [
+        "ffmpeg", "-loglevel", "error", "-re", "-f", "lavfi", "-i", tones,
+        "-af", "asetnsamples=160:p=0", "-c:a", "pcm_mulaw", "-f", "rtp",
+        "-srtp_out_suite", SUITE, "-srtp_out_params", key, f"srtp://{ends}&pkt_size=188",
+    ]  # fmt: skip
+    return Program(command, home)
 
 
 async def _few_at_a_time(n: int, calls: Iterable[Coroutine[Any, Any, None]]) -> None:
@@ -347,6 +374,10 @@ async def sip_calls(site: Site) -> None:
     """What can be wrong with the audio of a SIP call."""
     sounds = {name: str(path) for name, path in site.sounds.items()}
     call = carrier_calls
+    sealed: dict[str, Any] = {
+        "address": SEALED, "caddr": SEALED, "source": SEALED, "profile": "SAVP",
+        "more": f"crypto:1 {SUITE} inline:{KEY}",
+    }  # fmt: skip
     waves = (
         # The long one first; the machine has other things to do.
         call(site, "slow clock", 12, interval_s=0.02002, seconds=16.0),
@@ -356,16 +387,11 @@ async def sip_calls(site: Site) -> None:
         call(site, "no packets", 3, source=None),
         call(site, "from elsewhere", 4, source=OTHER),
         call(site, "wrong payload type", 5, type=8),
-        call(
-            site,
-            "unencrypted",
-            38,
-            address=SEALED,
-            caddr=SEALED,
-            source=SEALED,
-            profile="SAVP",
-            more=f"crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{KEY}",
-        ),
+        call(site, "unencrypted", 38, **sealed),
+        call(site, "encrypted", 25, key=KEY, **sealed),
+        call(site, "wrong key", 26, key=WRONG_KEY, **sealed),
+        call(site, "address without a route", 27, caddr=NOWHERE, source=None),
+        call(site, "lossy there", 28, report_percent=25),
         call(site, "muted", 6, octets=sounds["digital silence"]),
         call(site, "silence", 7, octets=sounds["noise"]),
         call(site, "clipped", 8, octets=sounds["clipped"]),
@@ -468,6 +494,7 @@ async def analog_calls(site: Site) -> None:
         _exchange_calls(site, "busy tone", 4, _busy),
         _exchange_calls(site, "silence rule", 5, _nothing),
         _exchange_calls(site, "timer", 6, _talk_on),
+        _exchange_calls(site, "reversed battery", 8, _reverse),
         _no_current(site),
     )
 
@@ -508,6 +535,12 @@ async def _drop(exchange: Exchange) -> None:
     await exchange.say(tone(440.0, 3.0).tobytes())
     await asyncio.sleep(1.0)
     await exchange.drop(600)
+
+
+async def _reverse(exchange: Exchange) -> None:
+    await exchange.say(tone(440.0, 3.0).tobytes())
+    await asyncio.sleep(1.0)
+    await exchange.battery("reversed")
 
 
 async def _busy(exchange: Exchange) -> None:
@@ -557,6 +590,18 @@ async def _doubling(site: Site) -> None:
     await site.ended("floor held", offered)
 
 
+async def pulled_plugs(site: Site) -> None:
+    """A transceiver whose cables are pulled during a call, and one that is called without them."""
+    radio = site.radios["quiet"]
+    offered = await _loopback_calls(site, "plug pulled", 29, "0831")
+    await site.box.wait(LegAnswered, lambda e: e.leg.startswith("radio/quiet#"), skip=0)
+    await asyncio.sleep(1.0)
+    radio.close()
+    await site.box.up("radio/quiet", condition=Condition.DOWN)
+    await site.ended("plug pulled", offered)
+    await site.ended("no plug", await _loopback_calls(site, "no plug", 30, "0831"))
+
+
 async def other_calls(site: Site) -> None:
     """All but those of SIPp."""
     calls = (registrar_calls(site), radio_calls(site), analog_calls(site), broker_alarm(site))
@@ -568,6 +613,7 @@ async def run(home: Path) -> dict[str, Verdicts]:
     async with site(home) as found:
         calls = (sip_calls(found), softphone_calls(found), other_calls(found))
         await _few_at_a_time(3, calls)
+        await _few_at_a_time(1, [pulled_plugs(found)])
         # What could not be played to its end must not keep the others from being judged.
         for call in list(found.box.gateway.switchboard.calls):
             found.box.gateway.emit(HangupRequested(call=call))

@@ -334,7 +334,7 @@ class TransceiverUser(OnTheAir):
     def __init__(self, endpoint: str, number: str, hz: float) -> None:
         super().__init__(endpoint, number, hz)
         self.received = bytearray()
-        self.keyed = self.speaking = False
+        self.keyed = self.speaking = self.closed = False
         self.key, self.carrier = pty.openpty(), pty.openpty()
         for pair in (self.key, self.carrier):
             tty.setraw(pair[1])
@@ -359,10 +359,10 @@ class TransceiverUser(OnTheAir):
         }
 
     async def air(self) -> None:
-        """What the air does, until cancelled."""
+        """What the air does, until cancelled or closed."""
         loop = asyncio.get_running_loop()
         due, n = loop.time(), 0
-        while True:
+        while not self.closed:
             with contextlib.suppress(BlockingIOError):
                 self.keyed = os.read(self.key[0], 100).endswith(b"O")
             with contextlib.suppress(BlockingIOError):
@@ -376,7 +376,10 @@ class TransceiverUser(OnTheAir):
             await asyncio.sleep(due - loop.time())
 
     def close(self) -> None:
-        """Pull everything out."""
+        """Pull everything out, if that has not been done."""
+        if self.closed:
+            return
+        self.closed = True
         for fd in (*self.key, *self.carrier):
             os.close(fd)
         self._audio.close()

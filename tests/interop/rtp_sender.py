@@ -10,6 +10,7 @@ Each line of standard input is one stream in JSON, begun at once:
     lose            of so many packets one is not sent; 0: none
     stall_s         every second, nothing is sent for so long; what waited comes at once
     digits          keys sent as RFC 4733 (payload type 96) from the second second on
+    report_percent  so much is said to be lost, each second, by RTCP from the next port
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ class Sender:
         self._begun = time.monotonic()
         self._seq = 1000
         self._n = 0
+        self._rtcp: socket.socket | None = None
+        if wish["report_percent"]:
+            address, port = wish["from"]
+            self._rtcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self._rtcp.bind((address, port + 1))
 
     def due(self) -> float:
         """When the next packet is to be sent; negative: no more."""
@@ -61,10 +67,27 @@ class Sender:
             self._packet(self._wish["type"], timestamp, self._octets[at : at + FRAME])
         self._event(timestamp)
         self._n += 1
+        if self._rtcp is not None and self._n % 50 == 0:
+            self._report(self._rtcp)
 
     def _packet(self, kind: int, timestamp: int, payload: bytes) -> None:
         head = struct.pack("!BBHII", 0x80, kind, self._seq & 0xFFFF, timestamp, self._ssrc)
         self._socket.sendto(head + payload, tuple(self._wish["to"]))
+
+    def _report(self, rtcp: socket.socket) -> None:
+        """A receiver report and a name on what came last (RFC 3550 sections 6.4.2 and 6.5)."""
+        last = b""
+        while select.select([self._socket], [], [], 0)[0]:
+            last = self._socket.recv(2048)
+        if len(last) < 12:
+            return
+        (seq,) = struct.unpack_from("!H", last, 2)
+        lost = round(256 * self._wish["report_percent"] / 100)
+        report = struct.pack("!BBHI", 0x81, 201, 7, self._ssrc) + last[8:12]
+        report += struct.pack("!IIIII", lost << 24 | self._n // 4, seq, 0, 0, 0)
+        name = struct.pack("!BBHIBB", 0x81, 202, 2, self._ssrc, 1, 0) + bytes(2)
+        address, port = self._wish["to"]
+        rtcp.sendto(report + name, (address, port + 1))
 
     def _event(self, timestamp: int) -> None:
         """Five updates of a digit and its end, beside the audio."""

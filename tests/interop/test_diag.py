@@ -39,6 +39,12 @@ EXPECTED = {
         Code.PAYLOAD_TYPE, Layer.SIGNALLING, "sip/carrier", "type 8, but 0 (PCMU)",
     ),
     "unencrypted": (Code.SRTP, Layer.MEDIA, "sip/sealed", "cannot be decrypted"),
+    "encrypted": (CLEAN, Layer.NONE, "", "BYE"),
+    "wrong key": (Code.SRTP, Layer.MEDIA, "sip/sealed", "cannot be decrypted"),
+    "address without a route": (
+        Code.SDP_ADDRESS, Layer.SIGNALLING, "sip/carrier", "cannot be reached",
+    ),
+    "lossy there": (Code.LOSS, Layer.NETWORK, "sip/carrier", "the far end loses 25"),
     "muted": (Code.MUTED, Layer.FAR_END, "sip/carrier", "digital silence"),
     "softphone muted": (Code.MUTED, Layer.FAR_END, "sip/bert", "digital silence"),
     "silence": (Code.SILENCE, Layer.FAR_END, "sip/carrier", "open pair"),
@@ -56,11 +62,16 @@ EXPECTED = {
     "hung up at once": (Code.EARLY_END, Layer.FAR_END, "sip/carrier", "after the answer: BYE"),
     "on hook at once": (Code.EARLY_END, Layer.FAR_END, "fxs/1", "the loop was opened"),
     "dropped current": (Code.EARLY_END, Layer.LINE, "fxo/3", "(CPC)"),
+    "reversed battery": (
+        Code.EARLY_END, Layer.LINE, "fxo/8", "the exchange reversed the battery",
+    ),
     "busy tone": (Code.EARLY_END, Layer.LINE, "fxo/4", "the line played busy tone"),
     "silence rule": (Code.CUT_OFF, Layer.MEDIA, "fxo/5", "the silence rule"),
     "timer": (Code.CUT_OFF, Layer.SIGNALLING, "fxo/6", "max_call_s"),
     "no current": (Code.NO_LINE_CURRENT, Layer.LINE, "", "fxo/7 is down: no battery"),
     "no carrier": (Code.NO_CARRIER, Layer.RADIO, "radio/quiet", "never reported a carrier"),
+    "plug pulled": (Code.DEVICE_DOWN, Layer.LINE, "radio/quiet", "is down"),
+    "no plug": (Code.DEVICE_DOWN, Layer.LINE, "", "radio/quiet is down"),
     "floor held": (Code.FLOOR_HELD, Layer.RADIO, "radio/second", "while radio/first#1 held"),
     "no route": (Code.NO_ROUTE, Layer.GATEWAY, "loopback/t20", "no route matched 0999"),
     "unregistered": (Code.REGISTRATION, Layer.SIGNALLING, "", "sip/nobody is down"),
@@ -74,7 +85,7 @@ EXPECTED = {
 @pytest.fixture(scope="module")
 def played() -> Iterator[dict[str, Verdicts]]:
     """All calls with a fault, played at the same time."""
-    need("baresip", "sipp", "kamailio", "mosquitto", "sox")
+    need("baresip", "ffmpeg", "sipp", "kamailio", "mosquitto", "sox")
     with tempfile.TemporaryDirectory(prefix="diag-") as home, own_network():
         yield asyncio.run(diag_site.run(Path(home)))
 
