@@ -22,7 +22,7 @@ _WORK_S = 90.0
 @click.option("--loop", is_flag=True, help="Send noise; what comes back: delay, loss, echo.")
 @click.option("--acoustic", is_flag=True, help="From the loudspeaker to the microphone.")
 @click.option("--listen", metavar="ENDPOINT", default="", shell_complete=complete_endpoint,
-              help="Acoustic: the microphone of another endpoint.")  # fmt: skip
+              help="Acoustic: the microphone, or radio, that hears it.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(0.5, 30), help="How long is played.")
 @click.option("--level", "level_dbm0", type=click.FloatRange(-60, 0), default=-10.0,
               show_default=True, metavar="DBM0", help="Level of what is played.")  # fmt: skip
@@ -52,6 +52,11 @@ def test(
     The call makes room for any other; on a line that is in use there is no test. Without --tone,
     --loop or --acoustic it is a loop test. ENDPOINT may carry a number: fxo/1:5551004. Exit code
     0: it is good; 1: it is not, or could not be carried out.
+
+    \b
+    gateway test fxs/2                       the line, and what comes back
+    gateway test sip/help-3 --acoustic       loudspeaker and microphone
+    gateway test radio/north --acoustic --listen radio/monitor --transmit
     """
     kinds = [name for name, given in (("tone", tone_hz), ("loop", loop), ("acoustic", acoustic))
              if given]  # fmt: skip

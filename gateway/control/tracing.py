@@ -92,11 +92,20 @@ async def lines(
     for envelope in early:
         for item in picker.take(envelope):
             yield encode(item)
+    looked, known, learned = 0.0, -1, True
     async for beat in beats:
         if beat is not None and beat.at > last:
             for item in picker.take(beat):
+                learned = True
                 yield encode(item)
-        fresh = _wires(gateway, picker, [], seen, rests=False)
+        # Not after each event: on a busy box most are of other calls, and the wires are long.
+        if beat is not None and time.monotonic() < looked + _BEAT_S:
+            continue
+        fresh: list[Item] = []
+        if learned or gateway.wires.count != known:
+            learned, known = False, gateway.wires.count
+            fresh = _wires(gateway, picker, [], seen, rests=False)
+        looked = time.monotonic()
         for item in fresh:
             yield encode(item)
         if beat is None and not fresh:

@@ -142,9 +142,8 @@ def _facts(leg: LegEvidence, call: CallEvidence) -> list[str]:
                 f"digits: {stats.event_digits} by RFC 4733, {stats.inband_digits} in the audio"
             )
     if leg.digits:
-        facts.append(
-            f"{len(leg.digits)} digits by {', '.join(sorted({each.via for each in leg.digits}))}"
-        )
+        ways = ", ".join(sorted({each.via for each in leg.digits}))
+        facts.append(f"{len(leg.digits)} digit{'s'[: len(leg.digits) > 1]} by {ways}")
     if leg.ended is not None:
         who = "the gateway ended it" if leg.hangup and leg.hangup_at < leg.ended else "it ended"
         cause, detail = leg.hangup if leg.hangup and leg.hangup_at < leg.ended else (

@@ -140,6 +140,11 @@ class Ring:
         self._sizes: Counter[str] = Counter()
         self._ties: deque[tuple[float, str, str]] = deque(maxlen=_TIES)
 
+    @property
+    def count(self) -> int:
+        """Entries so far, also those that are gone."""
+        return self._number
+
     def __len__(self) -> int:
         return sum(map(len, self._kinds.values()))
 
