@@ -1,7 +1,6 @@
 /* What is wrong with what a stream receives: counted as it happens, judged by nobody here. */
 #include "engine_impl.h"
 
-#include <errno.h>
 #include <string.h>
 
 enum {
@@ -26,10 +25,10 @@ void ce_health_refused(ce_stream *s, const ce_addr *from, int payload_type)
     }
 }
 
-void ce_health_send_failed(ce_stream *s)
+void ce_health_send_failed(ce_stream *s, int error)
 {
     s->c.health.send_errors++;
-    s->c.health.send_errno = errno;
+    s->c.health.send_errno = error;
 }
 
 /* The quickest packet of each window: its transit grows or shrinks steadily where the two clocks

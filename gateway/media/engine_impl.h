@@ -642,7 +642,7 @@ void ce_xr_receive(ce_stream *s, const uint8_t *body, int len, uint32_t ssrc, ui
 
 /* engine_health.c */
 void ce_health_refused(ce_stream *s, const ce_addr *from, int payload_type); /* -1: its source */
-void ce_health_send_failed(ce_stream *s); /* with errno */
+void ce_health_send_failed(ce_stream *s, int error); /* an errno */
 void ce_health_arrival(ce_stream *s, uint32_t ts);
 void ce_health_frame(ce_stream *s, const int16_t *pcm, int n, double squares, int weight);
 void ce_meter_read(const ce_stream *s, ce_meter *m);

@@ -196,7 +196,7 @@ static void send_packet(ce_stream *s, uint8_t *packet, int n)
         sendto(s->fd, packet, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL, &s->remote.sa,
                s->addr_len) < 0) {
         s->e->st.send_errors++;
-        ce_health_send_failed(s);
+        ce_health_send_failed(s, errno);
         return;
     }
     if (s->tap)
