@@ -41,6 +41,7 @@ name = "in"
 from = ["sip/carrier"]
 called = "+49301(XXX)"
 targets = ["sip/anna"]
+record = true
 """
 
 
@@ -115,6 +116,20 @@ async def test_a_call_as_tshark_and_sngrep_see_it(tmp_path: Path) -> None:
         told += await said(gateway, "trace", THEIRS, "--html", str(page))
         told += await said(gateway, "capture", "--last", "5m", "-o", str(later))
         ladder = json.loads(await said(gateway, "trace", "last", "--json"))
+        records = json.loads(await said(gateway, "records", "--json"))
+        legs = json.loads(await said(gateway, "records", "--legs", "--json"))
+        rows = [
+            json.loads(line)
+            for line in (
+                await said(gateway, "events", "--trace", THEIRS, "--since", "1h", "--json")
+            ).splitlines()
+        ]
+        recordings = gateway.gateway.configuration.recordings_dir
+        await until(lambda: list(recordings.glob(f"{THEIRS}-*.wav")), "a recording")
+    # It goes with records, journal and recordings.
+    assert {record["trace"] for record in [*records, *legs]} == {THEIRS}
+    kinds = {str(row["type"]).rpartition(".")[2] for row in rows}
+    assert {"LegOffered", "Dial", "LegAnswered", "Record", "LegEnded"} <= kinds
     assert b"call.pcapng: " in out
     # The trace is the peer's, on every leg and line.
     assert offered.trace == ladder["trace"] == THEIRS
