@@ -125,6 +125,10 @@ def _leg(leg: dict[str, Any]) -> None:
                 f"({loss:.1f} %), {audio['packets_late']} late, {audio['packets_refused']} refused",
             ),
             (
+                "followed",
+                f"{moves} times to another port" if (moves := audio.get("moves", 0)) else "",
+            ),
+            (
                 "srtp",
                 f"{audio['srtp_suite']}, {audio['srtp_failed']} packets failed, "
                 f"{audio['srtp_replayed']} replayed"

@@ -70,6 +70,7 @@ cdef extern from "engine_impl.h" nogil:
     ctypedef struct ce_rtp_config:
         ce_addr remote
         uint8_t remote_set, codec, pt, te_pt, ptime_ms, tx, rx, symmetric, anywhere, wideband
+        uint8_t follow
         uint32_t latch_ms, timeout_ms, jitter_min_ms, jitter_max_ms
         uint8_t xr_metrics, xr_round_trip
         uint8_t pass_ext, cn_pt, cn_send
@@ -139,7 +140,7 @@ cdef extern from "engine_impl.h" nogil:
         uint64_t rx_packets, rx_octets, tx_packets, tx_octets
         uint64_t refused, late, duplicate, concealed, dropped_blocks, slips, dropped_digits
         uint64_t srtp_failed, srtp_replayed
-        uint64_t ext_received, ext_refused
+        uint64_t ext_received, ext_refused, moved
         int64_t expected, lost
         cp_level level_in, level_out
         uint64_t silent_frames

@@ -63,6 +63,7 @@ cdef int _rtp_config(ce_rtp_config *c, dict f) except -1:
     c.rx = f.get("rx", 1)
     c.symmetric = f.get("symmetric", 0)
     c.anywhere = f.get("anywhere", 0)
+    c.follow = f.get("follow", 0)
     c.latch_ms = f.get("latch_ms", 0)
     c.timeout_ms = f.get("timeout_ms", 0)
     c.jitter_min_ms = f.get("jitter_min_ms", 20)
@@ -115,7 +116,7 @@ cdef class Handle:
             "remote_loss": c.remote_fraction_lost * 100.0 / 256.0,
             "round_trip_ms": c.rtt_us / 1000.0 if c.have_rtt else None,
             "remote": _addr_text(&self.s.remote) if self.s.remote_set else "",
-            "ext_received": c.ext_received, "ext_refused": c.ext_refused,
+            "ext_received": c.ext_received, "ext_refused": c.ext_refused, "moved": c.moved,
             "echo_found": c.echo.is_found != 0, "echo_delay_ms": c.echo.delay_ms,
             "echo_sent": c.echo.sent, "echo_received": c.echo.received,
             "echo_clean": c.echo.clean, "echo_estimate": c.echo.estimate,

@@ -88,6 +88,7 @@ typedef struct ce_echo ce_echo;
 typedef struct {
     ce_addr remote;
     uint8_t remote_set, codec, pt, te_pt, ptime_ms, tx, rx, symmetric, anywhere, wideband;
+    uint8_t follow; /* CE_FOLLOW_.. */
     uint32_t latch_ms, timeout_ms, jitter_min_ms, jitter_max_ms;
     uint8_t xr_metrics, xr_round_trip; /* RFC 3611, as agreed */
     uint8_t pass_ext;                  /* a relay passes header extensions on to it */
@@ -216,7 +217,7 @@ typedef struct {
     uint64_t rx_packets, rx_octets, tx_packets, tx_octets;
     uint64_t refused, late, duplicate, concealed, dropped_blocks, slips, dropped_digits;
     uint64_t srtp_failed, srtp_replayed;
-    uint64_t ext_received, ext_refused;
+    uint64_t ext_received, ext_refused, moved;
     int64_t expected, lost;
     cp_level level_in, level_out;
     uint64_t silent_frames;
@@ -322,7 +323,12 @@ struct ce_stream {
     /* where from, where to */
     ce_addr remote, signalled;
     socklen_t addr_len;
-    uint8_t remote_set, symmetric, anywhere, latched;
+    uint8_t remote_set, symmetric, anywhere, latched, follow;
+    struct {
+        ce_addr from;
+        uint16_t seq;
+        uint8_t n; /* packets in sequence from there */
+    } moving;
     uint32_t latch_ms, timeout_ms;
     uint64_t latch_until, last_rx_tick, ready_wake;
     uint8_t rx_seen, timed_out;
@@ -625,6 +631,11 @@ void ce_cn_receive(ce_stream *s, uint32_t ts, const uint8_t *p, int n);
 void ce_cn_generate(ce_stream *s, int16_t *pcm); /* one frame */
 void ce_cn_watch(ce_stream *s, const int16_t *pcm, double mean_square); /* what we would send */
 int ce_cn_suppress(ce_stream *s); /* 1: it is silent, and its level told where needed */
+
+/* engine_follow.c: a far end whose NAT moves it in mid-call */
+enum { CE_FOLLOW_NEVER, CE_FOLLOW_LEARNED, CE_FOLLOW_ALWAYS };
+int ce_follow_may(const ce_stream *s, const ce_addr *from); /* worth looking at: it proves itself? */
+int ce_follow(ce_stream *s, const ce_addr *from, const cp_rtp *h); /* 1: it has moved there */
 
 /* engine_ext.c */
 /* The packet with its extension, in room for CE_EXT_PACKET octets; NULL: it has none. */

@@ -90,6 +90,7 @@ void ce_rtp_apply(ce_stream *s, const ce_rtp_config *c, int first)
     s->tx = c->tx;
     s->symmetric = c->symmetric;
     s->anywhere = c->anywhere;
+    s->follow = c->follow;
     s->timeout_ms = c->timeout_ms;
     uint32_t deepest = CE_JB_TICKS / s->clock_ms - 3 * CE_FRAME_MS;
     uint32_t max = c->jitter_max_ms < deepest ? c->jitter_max_ms : deepest;
@@ -289,7 +290,7 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
         }
         if (s->tap && !s->tap->clear)
             ce_tap_put(s, p, n, from, 0);
-        if (n < 12 || !may_come_from(s, from)) {
+        if (n < 12 || !(may_come_from(s, from) || ce_follow_may(s, from))) {
             s->c.refused++;
             ce_health_refused(s, from, -1);
             return;
@@ -326,7 +327,8 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
     int is_te = h.payload_type == s->te_pt;
     int is_cn = ce_cn_is(s, h.payload_type);
     int wrong_type = h.payload_type != s->pt && !is_te && !is_cn;
-    if (wrong_type || h.payload_len < 1 || !accept_source(s, from)) {
+    if (wrong_type || h.payload_len < 1 ||
+        !(accept_source(s, from) || ce_follow(s, from, &h))) {
         s->c.refused++;
         ce_health_refused(s, from, wrong_type ? h.payload_type : -1);
         return;

@@ -21,6 +21,7 @@ from gateway.media.shaping import level_dbm0
 from gateway.media.streams import (
     Codec,
     Direction,
+    Follow,
     HeaderExtension,
     MediaEvent,
     NullSpec,
@@ -108,6 +109,7 @@ def rtp_config(spec: RtpSpec) -> dict[str, Any]:
         "rx": spec.direction in (Direction.SENDRECV, Direction.RECVONLY),
         "symmetric": spec.symmetric,
         "anywhere": spec.latch_anywhere,
+        "follow": list(Follow).index(spec.follow),
         "latch_ms": spec.latch_ms,
         "timeout_ms": round(spec.media_timeout_s * 1000),
         "jitter_min_ms": spec.jitter_min_ms,
@@ -428,6 +430,7 @@ class OpenStream:
             packets_late=c["late"],
             packets_duplicate=c["duplicate"],
             packets_refused=c["refused"],
+            moves=c["moved"],
             srtp_suite=spec.srtp.suite.value if isinstance(spec, RtpSpec) and spec.srtp else "",
             srtp_failed=c["srtp_failed"],
             srtp_replayed=c["srtp_replayed"],

@@ -64,6 +64,15 @@ class Srtp(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return f"Srtp({self.suite.value})"
 
 
+class Follow(StrEnum):
+    """Which far ends are followed to another port in mid-call."""
+
+    NEVER = "never"
+    LEARNED = "learned"
+    """Whose audio already comes from elsewhere than signalled: a NAT is between."""
+    ALWAYS = "always"
+
+
 class RtpSpec(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Audio over RTP (RFC 3550) on a UDP socket that the engine binds."""
 
@@ -88,6 +97,11 @@ class RtpSpec(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Behind NAT: with `symmetric`, the first valid packet may come from any address."""
     latch_ms: int = 5000
     """How long after the remote was signalled a source may be learned."""
+    follow: Follow = Follow.NEVER
+    """Whether a far end is followed whose NAT gives it another port in mid-call, when no signalling
+    says so: after 0.3 s without a packet from where it was, to where three packets in a row come
+    from that go on where it stopped (SSRC, numbers, timestamps); to another address only with
+    SRTP, where one packet that proves itself is enough."""
     media_timeout_s: float = 0.0
     """Seconds without a packet (while receiving) before `MediaTimeout`; 0 switches it off."""
     jitter_min_ms: int = 20
@@ -212,6 +226,8 @@ class StreamStats(msgspec.Struct, kw_only=True, gc=False):
     """Sequence gaps that never filled (RFC 3550 A.3)."""
     packets_late: int = 0
     packets_duplicate: int = 0
+    moves: int = 0
+    """How often the far end was followed to another port in mid-call."""
     packets_refused: int = 0
     """Wrong source, version, payload type or length."""
     srtp_suite: str = ""

@@ -24,6 +24,7 @@ from gateway.adapters.sip.identity import (
 )
 from gateway.adapters.sip.keying import doubts
 from gateway.adapters.sip.mailboxes import Mailboxes
+from gateway.adapters.sip.natting import moves
 from gateway.adapters.sip.phones import Phones
 from gateway.adapters.sip.trunks import Trunks
 from gateway.adapters.sip.watchers import Watchers
@@ -320,8 +321,12 @@ class Sip(Adapter):
     def _requested(self, event: sip.RequestReceived) -> None:
         now, request, agent = self.host.now(), event.message, self._calls.agent
         if request.method == "REGISTER" and event.identity in self.config.phones:
+            before = self._phones.bindings(event.identity, now)
             status, headers = self._phones.register(event.identity, request, event.flow, now)
             agent.respond(event.request, status, now, headers=headers)
+            if changes := moves(before, self._phones.bindings(event.identity, now)):
+                self._calls.rebound(event.identity, changes)
+                self._watchers.rebound(event.identity, changes)
             self._watchers.registered(event.identity)
         elif request.method == "REGISTER":
             agent.respond(event.request, 403, now)

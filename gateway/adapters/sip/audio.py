@@ -8,7 +8,9 @@ from typing import Final
 import msgspec
 
 from gateway.adapters.base import Host
+from gateway.adapters.sip.config import FollowMedia
 from gateway.adapters.sip.keying import Keying
+from gateway.adapters.sip.natting import follow
 from gateway.errors import PeerError
 from gateway.media.streams import Codec, Direction, RtpSpec, Stream, StreamOptions
 from gateway.protocols import sdp
@@ -33,9 +35,9 @@ class Audio:
     """Stream and session description of one leg."""
 
     __slots__ = (
-        "_codecs", "_held", "_hides", "_host", "_id", "_keying", "_leg", "_local_ip",
+        "_codecs", "_follow", "_held", "_hides", "_host", "_id", "_keying", "_leg", "_local_ip",
         "_media_timeout_s", "_offer", "_options", "_peer", "_reports", "_shown_ip", "_towards",
-        "_version", "choice", "stream", "why",
+        "_version", "behind_nat", "choice", "stream", "why",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +52,7 @@ class Audio:
         keying: Keying,
         media_timeout_s: float,
         options: StreamOptions,
+        follow: FollowMedia = FollowMedia.NEVER,
         events: bool = True,
         reports: bool = True,
         noise: bool = False,
@@ -75,6 +78,9 @@ class Audio:
         self._reports = sdp.RTCP_XR if reports else ""
         self._media_timeout_s = media_timeout_s
         self._options = options
+        self._follow = follow
+        self.behind_nat = False
+        """Signalling shows that it is."""
         self._version = 0
         self._id = str(abs(hash((leg, id(self)))) % 10**9)
         self.stream: Stream | None = None
@@ -215,6 +221,7 @@ class Audio:
                 rate=_rate(choice.codec),
                 ptime_ms=min(max(choice.ptime_ms or 20, 10), choice.maxptime_ms or 60, 60),
                 direction=direction,
+                follow=follow(self._follow, behind_nat=self._is_behind_nat(choice.address)),
                 media_timeout_s=timeout_s,
                 srtp=self._keying.agreed,
                 comfort_noise=noise.payload if noise else None,
@@ -225,6 +232,9 @@ class Audio:
         )
         # Digits come in the audio only where no telephone-event was negotiated: never twice.
         stream.configure(msgspec.structs.replace(self._options, detect_dtmf=event is None))
+
+    def _is_behind_nat(self, address: str) -> bool:
+        return self.behind_nat or self._hides(self._peer, address)
 
     def _reached_at(self, address: str) -> str:
         return self._peer if self._hides(self._peer, address) else address

@@ -31,6 +31,7 @@ from gateway.adapters.sip.identity import (
 )
 from gateway.adapters.sip.keying import Keying
 from gateway.adapters.sip.legs import SILENT, Leg
+from gateway.adapters.sip.natting import hidden, rebind, unreachable
 from gateway.adapters.sip.phones import Phones
 from gateway.adapters.sip.precedence import (
     accepted,
@@ -137,6 +138,7 @@ class Calls:
             keying=Keying(who.srtp, private=private or self._config.srtp_over is SrtpOver.ANY),
             media_timeout_s=self._config.media_timeout_s,
             options=StreamOptions(country=self._config.country, **who.shaping),
+            follow=self._config.follow_media,
             events=who.dtmf is not DtmfMode.INBAND,
             reports=self._config.rtcp_xr,
             noise=self._config.comfort_noise,
@@ -210,6 +212,7 @@ class Calls:
         if event.session not in self.agent.core.sessions:
             return  # cancelled in the same breath
         self._identify(leg, event.session, remote)
+        leg.audio.behind_nat = self.agent.core.sessions[event.session].pinned
         if event.offer is None:
             return
         # Look at the offer before anybody's telephone rings for a call that cannot be heard.
@@ -370,6 +373,7 @@ class Calls:
         leg, offer = self._begin(
             action, phone, bindings[0].flow.host, private=len(private) == len(bindings)
         )
+        leg.audio.behind_nat = any(hidden(binding) for binding in bindings)
         headers = [session_id(leg.half), *urgency(action.priority)]
         if action.auto_answer and phone.auto_answer:
             headers += AUTO_ANSWER
@@ -391,6 +395,7 @@ class Calls:
                     headers=[*headers, *self.referrals.referred_by(action.trace, host)],
                     timeout=_PHONE_SILENT_S,
                     max_forwards=hops,
+                    pinned=alive and unreachable(binding),
                 )
             except UsageError as error:
                 failed = str(error)
@@ -456,6 +461,13 @@ class Calls:
             self._end(leg)
         else:
             self._begun(leg, session)
+
+    def rebound(self, user: str, changes: list[tuple[Flow, Flow]]) -> None:
+        """A phone registered anew from behind another port of its NAT."""
+        endpoint = f"{self._name}/{user}"
+        for leg in self._legs.values():
+            if leg.endpoint == endpoint:
+                rebind(self.agent, leg.sessions, changes)
 
     # What the agent tells
 

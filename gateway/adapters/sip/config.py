@@ -71,6 +71,15 @@ class VerifyClients(StrEnum):
     REQUIRED = "required"
 
 
+class FollowMedia(StrEnum):
+    """Whose audio is followed when it comes from another port in mid-call."""
+
+    NEVER = "never"
+    BEHIND_NAT = "behind_nat"
+    """Of peers whose signalling or audio shows that a NAT is between."""
+    ALWAYS = "always"
+
+
 class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[adapters.sip.tls]``: our certificate, and whom we believe. Changed files count from the
     next connection on."""
@@ -241,6 +250,8 @@ class SipSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Session timer (RFC 4028); 0: off."""
     media_timeout_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 60.0
     """End a call that gets no audio for so long (not while held); 0: never."""
+    follow_media: FollowMedia = FollowMedia.BEHIND_NAT
+    """Whose audio is followed to another port when its NAT rebinds in mid-call."""
     keepalive_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 30.0
     """OPTIONS to each registered phone this often: to see that it is there, and to keep its way
     through a NAT open; 0: never."""

@@ -17,6 +17,7 @@ import msgspec
 
 from gateway.adapters.base import Host
 from gateway.adapters.sip.config import Phone, SipSection
+from gateway.adapters.sip.natting import rebind
 from gateway.adapters.sip.phones import Phones
 from gateway.core.actions import Dial
 from gateway.core.endpoints import Condition, Endpoint
@@ -49,6 +50,7 @@ from gateway.protocols.sip.packages import (
     presence,
     registration_info,
 )
+from gateway.protocols.sip.transaction import Flow
 
 ALLOW_EVENTS: Final[Header] = ("Allow-Events", ", ".join(CONTENT_TYPES))
 # Changes that come together make one NOTIFY.
@@ -202,6 +204,12 @@ class Watchers:
             self._per_user[watch.user] -= 1
             if not self._per_user[watch.user]:
                 del self._per_user[watch.user]
+
+    def rebound(self, user: str, changes: list[tuple[Flow, Flow]]) -> None:
+        """A phone registered anew from behind another port of its NAT."""
+        assert self._agent is not None
+        tokens = [watch.token for watch in self._watches.values() if watch.user == user]
+        rebind(self._agent, tokens, changes)
 
     def registered(self, user: str) -> None:
         """The bindings of a phone changed."""

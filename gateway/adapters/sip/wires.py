@@ -151,8 +151,12 @@ class Wires(StreamOwner):
                 server.sockets[0].getsockname()[0] for server in self._servers
             ]
             family6 = ":" in host
-            fixed = next((b for b in bound if b not in _ANY and (":" in b) == family6), "")
-            known = fixed or local_address_towards(host) or ("::1" if family6 else "127.0.0.1")
+            fixed = [b for b in bound if b not in _ANY and (":" in b) == family6]
+            # Of several networks the one that leads there; of one, it must do.
+            used = local_address_towards(host) if len({*fixed}) != 1 else ""
+            if fixed and used not in fixed:
+                used = fixed[0]
+            known = used or ("::1" if family6 else "127.0.0.1")
             if len(self._sources) > 4096:
                 self._sources.clear()
             self._sources[host] = known
@@ -164,8 +168,15 @@ class Wires(StreamOwner):
 
     def advertise(self, flow: Flow) -> tuple[str, int]:
         """Host and port that the peer behind a flow is to see as ours."""
-        port = self.ports.get(flow.transport, 0) or flow.local[1]
-        return self.source_towards(flow.host), port
+        return self.source_towards(flow.host), self._port_towards(flow)
+
+    def _port_towards(self, flow: Flow) -> int:
+        if flow.transport == "udp" and len(self._udp) > 1:
+            here = self.bind_towards(flow.host)
+            for sock in self._udp:
+                if sock.local[0] == here:
+                    return sock.local[1]
+        return self.ports.get(flow.transport, 0) or flow.local[1]
 
     def names_at(self, number: int) -> frozenset[str]:
         """Domains that the verified certificate of a connection's peer names."""
@@ -320,7 +331,11 @@ class Wires(StreamOwner):
         fitting = [sock for sock in self._udp if (":" in sock.local[0]) == family6]
         if not fitting:
             return None
-        found = next((sock for sock in fitting if sock.local == flow.local), fitting[0])
+        found = next((sock for sock in fitting if sock.local == flow.local), None)
+        if found is None and len(fitting) > 1:
+            here = self.bind_towards(flow.host)
+            return next((sock for sock in fitting if sock.local[0] == here), fitting[0])
+        found = found or fitting[0]
         if len(self._udp_ways) < _MAX_WAYS:
             self._udp_ways[family6, flow.local] = found
         return found

@@ -99,12 +99,14 @@ class SipAgent(Receiver):
         timeout: float | None = None,
         max_forwards: int | None = None,
         call_id: str = "",
+        pinned: bool = False,
     ) -> int:
         """Call ``target`` (a SIP URI); returns the session.
 
         ``body`` is our SDP offer, empty to let the peer offer.  ``from_`` and ``to`` are
         addresses without tag (``"Name" <sip:...>``).  ``flow`` says where to send, by default
-        the first route's or the target's address.  ``timeout`` replaces timer B, seconds.
+        the first route's or the target's address; ``pinned``: further requests go there too and
+        not to the peer's Contact, which is behind a NAT.  ``timeout`` replaces timer B, seconds.
         """
         uri, flow = self._first_hop(target, routes, flow)
         if len(self.core.sessions) >= self.core.config.max_sessions:
@@ -128,6 +130,7 @@ class SipAgent(Receiver):
             max_forwards=max_forwards,
             now=now,
         )
+        session.pinned = pinned
         try:
             session.start(now)
         except UsageError:
@@ -474,6 +477,15 @@ class SipAgent(Receiver):
         if subscription is None:
             raise UsageError(f"no subscription {token}")
         subscription.stop(now)
+
+    def rebind(self, number: int, old: Flow, new: Flow) -> None:
+        """The peer of a session or subscription behind a NAT is now heard from elsewhere: go on
+        there, if that went over the ``old`` flow.  Nothing if there is no such number."""
+        use = self.core.sessions.get(number) or self.core.subscriptions.get(number)
+        if use is None or use.dialog is None or not (use.pinned or old.reliable):
+            return
+        if use.dialog.flow[:3] == old[:3]:
+            use.dialog.flow = new
 
     # -- small parts --
 
