@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from gateway.core.events import InputChanged
-from tests.interop.peers import Box, box, until
+from tests.interop.peers import Box, box, need, until
+from tests.interop.peers import phone as softphone
 from tests.interop.sipp_flow import Flow, finished, played
 
 pytestmark = pytest.mark.interop
@@ -226,3 +227,84 @@ async def test_messages_at_a_carrier_light_a_phone(tmp_path: Path) -> None:
             await finished(watching)
             gateway.gateway.stop()
             await finished(carrier)
+
+
+BUSY = (
+    '<?xml version="1.0"?>\n<presence xmlns="urn:ietf:params:xml:ns:pidf" entity="sip:202@box"'
+    ' xmlns:dm="urn:ietf:params:xml:ns:pidf:data-model"'
+    ' xmlns:r="urn:ietf:params:xml:ns:pidf:rpid">\n'
+    '<tuple id="a"><status><basic>open</basic></status><note>back at five</note></tuple>\n'
+    '<dm:person id="p"><r:activities><r:meeting/></r:activities></dm:person></presence>'
+)
+PIDF = "application/pidf+xml"
+
+
+async def test_presence_that_a_phone_publishes(tmp_path: Path) -> None:
+    """RFC 3903, SIPp as publisher: what it says is told to who watches it, until it runs out."""
+    async with box("min_expires_s = 10\n" + PHONES) as gateway:
+        bert = phone(gateway, "bert")
+        await bert.registered(tmp_path)
+        there = (
+            phone(gateway, "anna").send("SUBSCRIBE", "202", "Event: presence").gets(200)
+            .takes("NOTIFY", "<basic>open</basic>", absent=["<note>"]).reply(200)
+            .takes("NOTIFY", "<basic>open</basic>", "<note>back at five</note>", "<rpid:meeting/>")
+            .reply(200)
+            .takes("NOTIFY", "<basic>open</basic>", absent=["<note>"]).reply(200)
+        )  # fmt: skip
+        async with there.program(tmp_path, "anna") as watching:
+            shown = watching.directory / "messages"
+            await until(lambda: shown.exists() and "<basic>open" in shown.read_text(), "NOTIFY")
+            says = phone(gateway, "bert").send(
+                "PUBLISH", "202", "Event: presence", "Expires: 600", body=BUSY, kind=PIDF
+            )
+            said = await played(says.gets(200, "SIP-ETag: ").program(tmp_path, "says"))
+            tag = re.findall(r"SIP-ETag: (\w+)", said)[-1]
+            await until(lambda: "back at five" in shown.read_text(), "it is told")
+            refused = {
+                "other": phone(gateway, "anna")
+                .send("PUBLISH", "202", "Event: presence", body=BUSY, kind=PIDF).gets(403),
+                "stale": phone(gateway, "bert")
+                .send("PUBLISH", "202", "Event: presence", "SIP-If-Match: x").gets(412),
+                "brief": phone(gateway, "bert")
+                .send("PUBLISH", "202", "Event: presence", "Expires: 2", body=BUSY, kind=PIDF)
+                .gets(423, "Min-Expires: 10"),
+                "package": phone(gateway, "bert")
+                .send("PUBLISH", "202", "Event: dialog", body="x", kind="text/plain").gets(489),
+                "stranger": Flow("bert", gateway)
+                .send("PUBLISH", "202", "Event: presence", body=BUSY, kind=PIDF).gets(401),
+            }  # fmt: skip
+            await asyncio.gather(
+                *(played(flow.program(tmp_path, n)) for n, flow in refused.items())
+            )
+            ends = phone(gateway, "bert").send(
+                "PUBLISH", "202", "Event: presence", f"SIP-If-Match: {tag}", "Expires: 0"
+            )
+            await played(ends.gets(200, "Expires: 0").program(tmp_path, "ends"))
+            await finished(watching)
+        assert gateway.counters["publications_refused"] == 4
+
+
+async def test_baresip_publishes_and_baresip_is_told(tmp_path: Path) -> None:
+    need("baresip")
+    async with house() as gateway:
+        await phone(gateway, "bert").registered(tmp_path)
+        bert = softphone(tmp_path, "bert", "b1", gateway, hz=440, extra=";pubint=60")
+        bert.extra = "module_app\t\tpresence.so\n"
+        anna = softphone(tmp_path, "anna", "a1", gateway, hz=1000)
+        anna.extra = "module_app\t\tpresence.so\n"
+        anna.directory.mkdir(parents=True, exist_ok=True)
+        contact = f'"Bert" <{gateway.uri("202")}>;presence=p2p\n'
+        (anna.directory / "contacts").write_text(contact)
+        async with bert, anna:
+            log = anna.directory / "log"
+
+            def told() -> list[str]:
+                return re.findall(r"<basic>(\w+)</basic>", log.read_text(errors="replace"))
+
+            await until(lambda: told()[-1:] == ["open"], "anna sees bert")
+            await bert.command("presence_offline")
+            await until(lambda: told()[-1:] == ["closed"], "anna sees that bert is away")
+            await bert.command("presence_online")
+            await until(lambda: told()[-1:] == ["open"], "anna sees bert again")
+        assert "PUBLISH sip:" in (bert.directory / "log").read_text(errors="replace")
+        assert not gateway.counters["publications_refused"]

@@ -151,6 +151,7 @@ class Sip(Adapter):
                 self._wires.keys.refresh()
                 self._calls.beat(self.host.now())
                 self._mailboxes.beat(agent, self.host.now())
+                self._watchers.publishers.beat(self.host.now())
                 self._pump()
                 await asyncio.sleep(_BEAT_S)
         finally:
@@ -334,6 +335,8 @@ class Sip(Adapter):
             self._message(event)
         elif request.method == "SUBSCRIBE":
             self._watchers.requested(event, now)
+        elif request.method == "PUBLISH":
+            self._watchers.publishers.requested(agent, event, now)
         else:
             agent.respond(event.request, 501, now)
 

@@ -19,6 +19,7 @@ from gateway.adapters.base import Host
 from gateway.adapters.sip.config import Phone, SipSection
 from gateway.adapters.sip.natting import rebind
 from gateway.adapters.sip.phones import Phones
+from gateway.adapters.sip.publishers import Publishers
 from gateway.core.actions import Dial
 from gateway.core.endpoints import Condition, Endpoint
 from gateway.core.envelope import Envelope
@@ -50,6 +51,7 @@ from gateway.protocols.sip.packages import (
     presence,
     registration_info,
 )
+from gateway.protocols.sip.publication import Presence
 from gateway.protocols.sip.transaction import Flow
 
 ALLOW_EVENTS: Final[Header] = ("Allow-Events", ", ".join(CONTENT_TYPES))
@@ -88,6 +90,9 @@ class Watchers:
     def __init__(self, name: str, config: SipSection, host: Host, phones: Phones) -> None:
         self._name, self._config, self._host, self._phones = name, config, host, phones
         self._agent: SipAgent | None = None
+        self.publishers = Publishers(
+            config, host, lambda user: self._changed(f"{name}/{user}", PRESENCE)
+        )
         self.pump: Callable[[], None] = lambda: None
         """Carries out what the agent wants."""
         self._watches: dict[int, Watch] = {}
@@ -211,6 +216,10 @@ class Watchers:
         tokens = [watch.token for watch in self._watches.values() if watch.user == user]
         rebind(self._agent, tokens, changes)
 
+    def _published(self, endpoint: str, now: float) -> Presence:
+        adapter, _, user = endpoint.partition("/")
+        return self.publishers.told(user, now) if adapter == self._name else Presence()
+
     def registered(self, user: str) -> None:
         """The bindings of a phone changed."""
         self._changed(f"{self._name}/{user}", REG)
@@ -237,8 +246,14 @@ class Watchers:
             case "presence":
                 reachable = place is not None and place.condition is Condition.UP
                 busy = any(line.state != "terminated" for line in self._of(watch.endpoint).values())
-                note = "On the phone" if busy else ""
-                return presence(watch.entity, reachable=reachable, note=note)
+                told = self._published(watch.endpoint, now)
+                activities = dict.fromkeys((*(["on-the-phone"] if busy else ()), *told.activities))
+                return presence(
+                    watch.entity,
+                    reachable=reachable and told.is_open is not False,
+                    notes=[note for note in ("On the phone" if busy else "", told.note) if note],
+                    activities=list(activities),
+                )
             case _:
                 bindings = self._phones.bindings(watch.user, now)
                 contacts = [

@@ -77,7 +77,7 @@ class SipConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Answer OPTIONS without asking the owner."""
     methods: tuple[str, ...] = (
         "INVITE", "ACK", "CANCEL", "BYE", "OPTIONS", "PRACK", "UPDATE", "INFO", "REFER",
-        "NOTIFY", "SUBSCRIBE", "MESSAGE", "REGISTER",
+        "NOTIFY", "SUBSCRIBE", "MESSAGE", "REGISTER", "PUBLISH",
     )  # fmt: skip
     """Allow; other methods of the registry are answered 405, unregistered ones 501."""
     other_replaces: bool = False

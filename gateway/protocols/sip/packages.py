@@ -23,6 +23,8 @@ CONTENT_TYPES: Final = {
 """Content type of each package that is served."""
 
 _HEAD: Final = '<?xml version="1.0" encoding="UTF-8"?>\n'
+_DATA_MODEL: Final = ' xmlns:dm="urn:ietf:params:xml:ns:pidf:data-model"'
+_RPID: Final = 'xmlns:rpid="urn:ietf:params:xml:ns:pidf:rpid"'
 _VOICE = re.compile(rb"(?im)^voice-message[ \t]*:[ \t]*(\d{1,6})[ \t]*/[ \t]*\d{1,6}")
 _WAITING = re.compile(rb"(?im)^messages-waiting[ \t]*:[ \t]*(yes|no)\b")
 
@@ -89,13 +91,23 @@ def read_message_summary(body: bytes) -> int | None:
     return None if waiting is None else int(waiting[1].lower() == b"yes")
 
 
-def presence(entity: str, *, reachable: bool, note: str = "") -> bytes:
-    """``application/pidf+xml`` (RFC 3863 section 4)."""
-    said = f"<note>{escape(note)}</note>" if note else ""
+def presence(
+    entity: str, *, reachable: bool, notes: Sequence[str] = (), activities: Sequence[str] = ()
+) -> bytes:
+    """``application/pidf+xml`` (RFC 3863 section 4) with activities of RFC 4480 section 3.2."""
+    said = "".join(f"<note>{escape(note)}</note>" for note in notes)
+    doing = "".join(f"<rpid:{activity}/>" for activity in activities)
+    person = (
+        f'<dm:person id="p1"><rpid:activities>{doing}</rpid:activities></dm:person>\n'
+        if doing
+        else ""
+    )
+    spaces = f"{_DATA_MODEL} {_RPID}" if doing else ""
     return (
-        f'{_HEAD}<presence xmlns="urn:ietf:params:xml:ns:pidf" entity={quoteattr(entity)}>\n'
+        f'{_HEAD}<presence xmlns="urn:ietf:params:xml:ns:pidf"{spaces} '
+        f"entity={quoteattr(entity)}>\n"
         f'<tuple id="t1"><status><basic>{"open" if reachable else "closed"}</basic></status>'
-        f"<contact>{escape(entity)}</contact>{said}</tuple>\n</presence>\n"
+        f"<contact>{escape(entity)}</contact>{said}</tuple>\n{person}</presence>\n"
     ).encode()
 
 

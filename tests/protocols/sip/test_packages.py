@@ -47,7 +47,7 @@ def test_nobody_is_told_what_he_may_not_know() -> None:
 
 @given(WORDS, WORDS)
 def test_presence(entity: str, note: str) -> None:
-    root = ElementTree.fromstring(presence(entity, reachable=True, note=note))
+    root = ElementTree.fromstring(presence(entity, reachable=True, notes=[note]))
     space = "{urn:ietf:params:xml:ns:pidf}"
     assert root.findtext(f"{space}tuple/{space}status/{space}basic") == "open"
     assert (root.findtext(f"{space}tuple/{space}note") or "").split() == note.split()
