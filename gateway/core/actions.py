@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 
 from gateway.core.causes import Cause
-from gateway.core.events import PathTestKind, Priority
+from gateway.core.events import Diversion, PathTestKind, Priority
 
 
 class BridgeKind(StrEnum):
@@ -75,6 +75,8 @@ class Dial(_Action, frozen=True, kw_only=True):
     """Ask the called device to answer by itself (paging, intercom)."""
     one_way: bool = False
     """We only speak: the called side's audio is not wanted."""
+    diverted: tuple[Diversion, ...] = ()
+    """Who sent the call on, the latest first."""
     clear: bool = False
     """The path is to be measured: what would improve it, such as an echo canceller, stays off."""
 

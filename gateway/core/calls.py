@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.core.actions import Talk
 from gateway.core.causes import Cause
 from gateway.core.events import (
+    Diversion,
     Impairment,
     LegAnswered,
     LegEnded,
@@ -94,6 +95,9 @@ class Leg:
     """Its far end asks that the called side answers by itself."""
     redirect: str = ""
     """The number that its far end wants to be called instead."""
+    redirect_reason: str = ""
+    diverted: tuple[Diversion, ...] = ()
+    """Who sent its call on before, the latest first."""
     one_way: bool = False
     """Only spoken to: a page."""
     borrows: str = ""

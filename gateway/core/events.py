@@ -64,6 +64,15 @@ class PathTestKind(StrEnum):
     """A sweep sounds from a loudspeaker; a microphone hears it."""
 
 
+class Diversion(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
+    """Somebody who was called and sent the call on to another number."""
+
+    number: str = ""
+    """Empty: hidden."""
+    reason: str = "unknown"
+    """Of RFC 5806 section 4.1: ``unconditional``, ``user-busy``, ``no-answer``, ..."""
+
+
 class _Event(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True, gc=False):
     pass
 
@@ -86,6 +95,8 @@ class LegOffered(_Event, frozen=True, kw_only=True):
     priority: Priority = Priority.ROUTINE
     auto_answer: bool = False
     """The caller asked that the called side answers by itself."""
+    diverted: tuple[Diversion, ...] = ()
+    """Who sent the call on before it came here, the latest first."""
     replaces: str = ""
     """The leg that this one takes the place of: a ringing one is picked up, a connected one taken
     over (RFC 3891). Nothing is routed then."""
@@ -147,6 +158,8 @@ class LegEnded(_Event, frozen=True, kw_only=True):
     redirect: str = ""
     """The number that the called side wants to be called instead (302); routed as if it had
     dialled it itself."""
+    redirect_reason: str = ""
+    """Why, as in `Diversion`."""
 
 
 class PageMember(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -15,6 +15,7 @@ from gateway.core.actions import Play
 from gateway.core.calls import Call, Leg, LegState
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Target
+from gateway.core.events import Diversion
 from gateway.core.lines import Waiter
 from gateway.core.plans import Silent
 from gateway.core.routes import BY_ANSWER, BY_TALKING, Match
@@ -54,6 +55,7 @@ class Hunt(Silent):
         self._auto_answer = auto_answer
         self._screened = screened
         self._redirects = 0
+        self._diverted = caller.diverted
         self._attempts: list[Leg] = []
         self._deciding: dict[Leg, Timer] = {}
         self._waiting: dict[Target, Waiter] = {}
@@ -105,6 +107,7 @@ class Hunt(Silent):
             calling=self._calling,
             display=self.caller.display,
             auto_answer=self._auto_answer,
+            diverted=self._diverted,
         )
         self._attempts.append(leg)
 
@@ -235,6 +238,9 @@ class Hunt(Silent):
         if target is None or self._redirects >= _MOST_REDIRECTS:
             return False
         self._redirects += 1
+        number = self.board.endpoints[leg.endpoint].number or leg.number
+        diversion = Diversion(number=number, reason=leg.redirect_reason or "unknown")
+        self._diverted = (diversion, *self._diverted)
         self.board.note(f"{leg.endpoint} sends the call on to {target}", call=self.call)
         if self._deadline:
             self._deadline.cancel()

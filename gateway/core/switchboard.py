@@ -52,6 +52,7 @@ from gateway.core.events import (
     CallRequested,
     CommandFinished,
     DigitPressed,
+    Diversion,
     EndpointChanged,
     EndpointRemoved,
     Event,
@@ -302,6 +303,7 @@ class Switchboard:
         auto_answer: bool = False,
         one_way: bool = False,
         clear: bool = False,
+        diverted: tuple[Diversion, ...] = (),
     ) -> Leg:
         """Begin a leg whose events go to `plan`."""
         if self.endpoints[target.endpoint].duplex is Duplex.LISTEN:
@@ -334,6 +336,7 @@ class Switchboard:
                 auto_answer=auto_answer,
                 one_way=one_way,
                 clear=clear,
+                diverted=diverted,
             )
         )
         return leg
@@ -465,6 +468,7 @@ class Switchboard:
             display=event.display,
             began_at=self.now,
             asks_answer=event.auto_answer,
+            diverted=event.diverted,
         )
         self._add(leg)
         if self.stopping:
@@ -488,7 +492,7 @@ class Switchboard:
         if isinstance(event, LegEnded):
             if leg.state is not LegState.CLOSING:
                 leg.cause, leg.detail = event.cause, event.detail
-                leg.redirect = event.redirect
+                leg.redirect, leg.redirect_reason = event.redirect, event.redirect_reason
             self._end(leg)
             return
         leg.state = state

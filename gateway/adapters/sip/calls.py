@@ -12,7 +12,16 @@ from typing import Final
 
 from gateway.adapters.base import Host
 from gateway.adapters.sip.audio import Audio
-from gateway.adapters.sip.config import DtmfMode, Phone, SipSection, SrtpMode, SrtpOver, Trunk
+from gateway.adapters.sip.config import (
+    Diverting,
+    DtmfMode,
+    Phone,
+    SipSection,
+    SrtpMode,
+    SrtpOver,
+    Trunk,
+)
+from gateway.adapters.sip.diverting import believed, diversions, outward, sent_on
 from gateway.adapters.sip.fraud import Watchman
 from gateway.adapters.sip.identity import (
     AUTO_ANSWER,
@@ -24,7 +33,6 @@ from gateway.adapters.sip.identity import (
     e164,
     from_value,
     half_of,
-    number_of,
     reason,
     urgency,
     wants_auto_answer,
@@ -54,8 +62,6 @@ from gateway.core.events import (
     LegProgressed,
     LegRetrieved,
     LegRinging,
-    PageDelivered,
-    PageMember,
     Priority,
 )
 from gateway.core.ids import trace_of
@@ -206,6 +212,7 @@ class Calls:
                 # A caller from outside may not open microphones.
                 auto_answer=phone is not None and wants_auto_answer(request),
                 priority=priority,
+                diverted=believed(request, trunk),
                 replaces=replaced,
             )
         )
@@ -392,7 +399,11 @@ class Calls:
                     from_=from_value(host, caller),
                     flow=flow if alive else None,
                     routes=binding.path,
-                    headers=[*headers, *self.referrals.referred_by(action.trace, host)],
+                    headers=[
+                        *headers,
+                        *self.referrals.referred_by(action.trace, host),
+                        *diversions(host, action.diverted, Diverting.DIVERSION),
+                    ],
                     timeout=_PHONE_SILENT_S,
                     max_forwards=hops,
                     pinned=alive and unreachable(binding),
@@ -424,14 +435,15 @@ class Calls:
         shown = Caller(calling, action.display)
         account = Caller(trunk.user, action.display) if trunk.register and shown.number else shown
         from_ = from_value(host, shown if trunk.number else account)
+        target = self._trunks.target(name, dialled(action.number, trunk.numbers))
         headers = [
             session_id(leg.half),
             *asserted(host, shown, trunk.identity),
             *urgency(action.priority),
             *resource_priority(action.priority, trunk.precedence),
             *self.referrals.referred_by(action.trace, host),
+            *diversions(host, outward(action.diverted, trunk), trunk.diversion, target),
         ]
-        target = self._trunks.target(name, dialled(action.number, trunk.numbers))
 
         def call(flow: Flow) -> int:
             return self.agent.invite(
@@ -638,7 +650,8 @@ class Calls:
         if event.session in leg.sessions:
             leg.sessions.remove(event.session)
         leg.note_end(event)
-        leg.redirect = self._redirect(leg, event)
+        phone, trunk = self._config.phones.get(leg.user), self._config.trunks.get(leg.user)
+        leg.redirect, leg.redirect_reason = sent_on(event, phone, trunk)
         if leg.flow is not None and not leg.connected and _is_away(event):
             # RFC 3263 section 4.3: the next server may be there.
             self._trunks.silent(leg.user, leg.flow)
@@ -670,30 +683,16 @@ class Calls:
             del self._by_trace[leg.trace]
         self.referrals.ended(leg)
         if leg.one_way:
-            self._page_over(leg)
+            self._host.emit(leg.paged())
         self._host.emit(
-            LegEnded(leg=leg.id, cause=leg.cause, detail=leg.detail, redirect=leg.redirect)
+            LegEnded(
+                leg=leg.id,
+                cause=leg.cause,
+                detail=leg.detail,
+                redirect=leg.redirect,
+                redirect_reason=leg.redirect_reason,
+            )
         )
-
-    def _redirect(self, leg: Leg, event: sip.Ended) -> str:
-        """Where a 301 or 302 sends the caller, if whoever says so may; else empty."""
-        phone, trunk = self._config.phones.get(leg.user), self._config.trunks.get(leg.user)
-        may = (phone is not None and phone.forwards) or (trunk is not None and trunk.redirects)
-        if not may or event.status not in (301, 302) or event.message is None:
-            return ""
-        try:
-            contacts = event.message.addresses("contact")
-        except PeerError:
-            return ""
-        return number_of(contacts[0].uri) if contacts else ""
-
-    def _page_over(self, leg: Leg) -> None:
-        """A phone that was paged: its answer is the sign, its receiver reports say how well."""
-        if not leg.connected:
-            self._host.emit(PageDelivered(leg=leg.id, missing=(leg.endpoint,)))
-            return
-        member = PageMember(name=leg.endpoint, by="sip", evidence="200 OK to the INVITE")
-        self._host.emit(PageDelivered(leg=leg.id, members=(member,)))
 
 
 def _is_away(event: sip.Ended) -> bool:

@@ -80,6 +80,15 @@ class FollowMedia(StrEnum):
     ALWAYS = "always"
 
 
+class Diverting(StrEnum):
+    """How a peer is told who sent a call on, and whether it is believed."""
+
+    NONE = "none"
+    DIVERSION = "diversion"
+    HISTORY_INFO = "history-info"
+    BOTH = "both"
+
+
 class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[adapters.sip.tls]``: our certificate, and whom we believe. Changed files count from the
     next connection on."""
@@ -186,6 +195,9 @@ class Trunk(Shaping, frozen=True, kw_only=True, forbid_unknown_fields=True):
     none, all its calls are routine."""
     messages: bool = False
     """Watch the mailbox of `user` there; its new messages are the endpoint's input ``messages``."""
+    diversion: Diverting = Diverting.NONE
+    """Tell it who sent a call on, and believe what it says: Diversion (RFC 5806), History-Info
+    (RFC 7044)."""
     redirects: bool = False
     """Follow its 3xx to the number in its Contact, as if it had called that."""
     dtmf: DtmfMode = DtmfMode.AUTO

@@ -9,6 +9,7 @@ from typing import Final
 from gateway.adapters.sip.audio import Audio
 from gateway.adapters.sip.config import DtmfMode
 from gateway.core.causes import Cause, from_q850, from_sip
+from gateway.core.events import PageDelivered, PageMember
 from gateway.protocols.sip.events import Ended, How
 from gateway.protocols.sip.transaction import Flow
 
@@ -58,6 +59,7 @@ class Leg:
     detail: str = ""
     redirect: str = ""
     """The number that it wants to be called instead."""
+    redirect_reason: str = ""
     said: bool = False
     """`cause` is what a contact said; the silence of another does not change it."""
     called: str = ""
@@ -75,6 +77,13 @@ class Leg:
     def user(self) -> str:
         """The phone or trunk it belongs to."""
         return self.endpoint.partition("/")[2]
+
+    def paged(self) -> PageDelivered:
+        """Of a phone that was paged: its answer is the sign, its receiver reports say how well."""
+        if not self.connected:
+            return PageDelivered(leg=self.id, missing=(self.endpoint,))
+        member = PageMember(name=self.endpoint, by="sip", evidence="200 OK to the INVITE")
+        return PageDelivered(leg=self.id, members=(member,))
 
     def note_end(self, event: Ended) -> None:
         """Take in how one of its sessions ended: an answer says more than silence, and busy more
