@@ -102,7 +102,7 @@ def first_contact(message: Message) -> str | None:
     lines = message.all("contact")
     if not lines or lines[0] == "*":
         return None
-    uri = parse_name_addr(split_list(lines[0])[0]).uri
+    uri = parse_name_addr(split_list(lines[0], 1)[0]).uri
     if uri.scheme not in ("sip", "sips"):
         raise PeerError("Contact is not a SIP URI", status=400)
     return uri.text

@@ -19,8 +19,10 @@ from gateway.errors import PeerError, UsageError
 from gateway.protocols.sip.names import SAME
 from gateway.protocols.sip.uri import CACHEABLE, Uri, parse_uri
 
+# A quantifier that never gives back (RFC 3261 allows rows of blanks in many places): else a header
+# of 60,000 blanks is tried at each of them.
 _NAME_ADDR = re.compile(
-    r'\s*(?:"((?:[^"\\]|\\.)*)"|([^<>",;\\]*))\s*<([^<>\s"]+)>\s*(;.*)?', re.DOTALL
+    r'\s*+(?:"([^"\\]*+(?:\\.[^"\\]*+)*+)"\s*+|([^<>",;\\]*+))<([^<>\s"]+)>\s*+(;.*)?', re.DOTALL
 )
 _ADDR_SPEC = re.compile(r'\s*([^\s<>",;?]+)\s*(;.*)?', re.DOTALL)
 _VIA = re.compile(
@@ -29,12 +31,16 @@ _VIA = re.compile(
     re.IGNORECASE,
 )
 _CSEQ = re.compile(r"\s*(\d{1,10})\s+([^\s]+)\s*")
-_PARAM = re.compile(r'\s*([^\s;="<>,]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|[^\s;"<>,]+)\s*)?')
+_PARAM = re.compile(r'\s*([^\s;="<>,]+)\s*(?:=\s*("[^"\\]*+(?:\\.[^"\\]*+)*+"|[^\s;"<>,]+)\s*)?')
 _PLAIN_PARAMS = re.compile(r"(?:;[^\s;=\"<>,]+(?:=[^\s;\"<>,]+)?)+")
 _AUTH_PARAM = re.compile(r'\s*([^\s=,"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))\s*(?:,|$)')
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
+# A quoted string counts as one, to its end or the value's.
+_SEPARATOR = re.compile(r'[<>,]|"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?$)', re.DOTALL)
 _TOKEN = re.compile(r"[A-Za-z0-9.!%*_+`'~-]+")
 
+MAX_ADDRESSES = 256
+"""Of one kind in one message; each costs as much as a whole header of another."""
 CSEQ_LIMIT = 2**31
 """RFC 3261 section 8.1.1.5: a sequence number is less than 2**31."""
 
@@ -95,7 +101,8 @@ def quote(text: str) -> str:
 
 
 def unquote(text: str) -> str:
-    return _QUOTED_PAIR.sub(r"\1", text) if "\\" in text else text
+    # A template would be filled in for each pair; the pieces between them are the same text.
+    return "".join(_QUOTED_PAIR.split(text)) if "\\" in text else text
 
 
 def parse_params(text: str) -> Mapping[str, str]:
@@ -124,33 +131,29 @@ def parse_params(text: str) -> Mapping[str, str]:
     return pairs
 
 
-def split_list(value: str) -> list[str]:
-    """Split a comma list, minding quotes and angle brackets; empty elements are kept."""
+def split_list(value: str, most: int = -1) -> list[str]:
+    """Split a comma list, minding quotes and angle brackets; empty elements are kept.
+
+    most: how often at most, -1 for no bound; what follows stays together.
+    """
     if "," not in value:
         return [value]
     if '"' not in value and "<" not in value:
-        return value.split(",")
+        return value.split(",", most)
     pieces: list[str] = []
-    start = at = 0
-    quoted = angled = False
-    end = len(value)
-    while at < end:
-        char = value[at]
-        if quoted:
-            if char == "\\":
-                at += 1
-            elif char == '"':
-                quoted = False
-        elif char == '"':
-            quoted = True
-        elif char == "<":
+    start = 0
+    angled = False
+    for found in _SEPARATOR.finditer(value):
+        char = found[0]
+        if char == "<":
             angled = True
         elif char == ">":
             angled = False
         elif char == "," and not angled:
-            pieces.append(value[start:at])
-            start = at + 1
-        at += 1
+            pieces.append(value[start : found.start()])
+            start = found.end()
+            if len(pieces) == most:
+                break
     pieces.append(value[start:])
     return pieces
 
@@ -198,8 +201,11 @@ def parse_name_addr(value: str) -> NameAddr:
 
 
 def parse_name_addrs(values: Iterable[str]) -> list[NameAddr]:
-    """Parse header fields that hold comma lists of addresses."""
-    return [parse_name_addr(piece) for value in values for piece in split_list(value)]
+    """Parse header fields that hold comma lists of addresses, `MAX_ADDRESSES` at most."""
+    pieces = [piece for value in values for piece in split_list(value)]
+    if len(pieces) > MAX_ADDRESSES:
+        raise PeerError(f"{len(pieces)} addresses are over {MAX_ADDRESSES}", status=400)
+    return [parse_name_addr(piece) for piece in pieces]
 
 
 def parse_via(value: str) -> Via:

@@ -17,6 +17,8 @@ from gateway.protocols.sip.uri import Uri
 DEFAULT_PORT: Final = {"udp": 5060, "tcp": 5060, "tls": 5061}
 MAX_TARGETS: Final = 16
 """Further ones are not tried: each costs the caller a time-out."""
+# IPv6 with the name of an interface. What is longer is not to be remembered.
+_LONGEST_ADDRESS: Final = 64
 _SERVICES: Final = {"sip+d2u": "udp", "sip+d2t": "tcp", "sips+d2t": "tls"}
 _PREFIXES: Final = {"tls": "_sips._tcp", "udp": "_sip._udp", "tcp": "_sip._tcp"}
 
@@ -137,9 +139,13 @@ def order(servers: Sequence[Srv], random: Random) -> list[Srv]:
     return ordered
 
 
-@lru_cache(maxsize=1024)
 def is_address(host: str) -> bool:
     """Whether a host is an IP address and not a name."""
+    return len(host) <= _LONGEST_ADDRESS and _is_address(host)
+
+
+@lru_cache(maxsize=1024)
+def _is_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

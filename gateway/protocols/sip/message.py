@@ -36,7 +36,8 @@ from gateway.protocols.sip.uri import CACHEABLE, Uri, parse_uri
 
 _REQUEST_LINE = re.compile(r"([A-Za-z0-9.!%*_+`'~-]{1,64}) +([^ ]+) +(SIP/\d+\.\d+) *", re.I)
 _STATUS_LINE = re.compile(r"SIP/2\.0 ([1-6]\d\d)(?: (.*))?", re.IGNORECASE)
-_FOLD = re.compile(r"[ \t]*\r\n[ \t]+")
+# Not the blanks before it too: in a long row of them each would be a start of its own.
+_FOLD = re.compile(r"\r\n[ \t]+")
 
 SINGLE = (
     "call-id", "cseq", "from", "to", "max-forwards", "content-length", "content-type"
@@ -132,7 +133,7 @@ class Message:
     def via(self) -> Via:
         """The topmost Via value."""
         if self._via is None:
-            self._via = parse_via(split_list(self._need("via"))[0])
+            self._via = parse_via(split_list(self._need("via"), 1)[0])
         return self._via
 
     @property

@@ -429,7 +429,7 @@ class Receiver:
         lines = request.all("replaces")
         if not lines:
             return None
-        if len(lines) > 1 or len(split_list(lines[0])) > 1:
+        if len(lines) > 1 or len(split_list(lines[0], 1)) > 1:
             raise Refusal(400, "more than one Replaces")
         call_id, semi, rest = lines[0].partition(";")
         params = parse_params(semi + rest) if semi else {}
@@ -455,7 +455,7 @@ def note_source(request: Request, flow: Flow) -> None:
     if not wants_port and via.host == flow.host:
         return
     values = request.headers["via"]
-    first, *others = split_list(values[0])
+    first, *others = split_list(values[0], 1)
     base, _, params = first.partition(";")
     kept = [
         piece

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -68,8 +69,7 @@ def unescape(text: str) -> str:
     """Undo ``%`` escapes once; octets that are not UTF-8 survive as surrogates."""
     if "%" not in text:
         return text
-    octets = text.encode("utf-8", "surrogateescape")
-    octets = re.sub(rb"%([0-9a-fA-F]{2})", lambda m: bytes([int(m[1], 16)]), octets)
+    octets = unquote_to_bytes(text.encode("utf-8", "surrogateescape"))
     return octets.decode("utf-8", "surrogateescape")
 
 
