@@ -31,6 +31,8 @@ RSS_KB = 20 * 1024
 LINES_PER_S = 100
 STRAY_DB = 50.0
 OWN_DBM0 = -16.0
+OWN_DB = 6.0
+"""A stray that the speaker sends itself may come out so much stronger: after a packet is lost."""
 LOSS = 0.005
 DURATION_S = 1.0
 
@@ -200,11 +202,15 @@ def tones(pairs: Sequence[tuple[Sound, Sound]], since: float = 0.0) -> list[str]
     for one, other in pairs:
         for listener, speaker in ((one, other), (other, one)):
             levels = listener.levels(every, since)
+            sent = speaker.own_levels(every)
             if not levels or levels[speaker.hz] < OWN_DBM0:
                 silent.append(speaker.hz)
                 continue
             # The window's own width: neighbours are 7 Hz away, beyond its main lobe.
-            stray = max((v for hz, v in levels.items() if hz != speaker.hz), default=-99.0)
+            stray = max(
+                (v for hz, v in levels.items() if hz != speaker.hz and v > sent[hz] + OWN_DB),
+                default=-99.0,
+            )
             if stray > levels[speaker.hz] - STRAY_DB:
                 crossed.append(f"{speaker.hz} Hz: {levels[speaker.hz] - stray:.0f} dB")
     if silent:

@@ -38,17 +38,18 @@ async def run(lab: Lab) -> None:
     registered = [
         lab.party("a", f"10.77.1.{n + 1}", port=5070, first_hz=2000) for n in range(PHONES)
     ]
-    codes = await asyncio.gather(
-        *(party.register(f"user{n}", f"secret{n}") for n, party in enumerate(registered))
-    )
-    lab.check(set(codes) == {200}, f"registrations: {codes}")
     await lab.warm(caller)
+    first = lab.figures["start_s"]
     chance = random.Random(6)
     worst = 0.0
     for _ in range(10 if lab.full else 1):
+        codes = await asyncio.gather(
+            *(party.register(f"user{n}", f"secret{n}") for n, party in enumerate(registered))
+        )
+        lab.check(set(codes) == {200}, f"registrations: {codes}")
         pairs = await lab.talk(caller, called, lab.load)
         await asyncio.sleep(chance.uniform(1.0, 8.0))
-        worst = max(worst, await _kill(lab))
+        worst = max(worst, await _kill(lab, first))
         await _after(lab, caller, pairs, registered)
     lab.figure(up_again_s=round(worst, 2))
     # The restarted process is another one: what it holds is compared with its own start.
@@ -65,13 +66,17 @@ def _trunks() -> str:
     return CALLER + CALLED
 
 
-async def _kill(lab: Lab) -> float:
+async def _kill(lab: Lab, first: float) -> float:
+    """first: seconds of a start with nothing to take up again, on this machine as busy as it is."""
     lab.daemon.signal(signal.SIGKILL)
     await lab.daemon.wait(5.0)
     lab.figure(killed_at=time.monotonic())
     await asyncio.sleep(SUPERVISOR_S)
     took = await lab.daemon.start()
-    lab.check(took + SUPERVISOR_S <= UP_S, f"it took {took:.1f} s to answer again")
+    lab.check(
+        took + SUPERVISOR_S <= max(UP_S, SUPERVISOR_S + 1.5 * first),
+        f"it took {took:.1f} s to answer again",
+    )
     return took + SUPERVISOR_S
 
 

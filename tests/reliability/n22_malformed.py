@@ -6,18 +6,22 @@ import asyncio
 import contextlib
 import re
 import socket
+import ssl
 import time
 from pathlib import Path
 from typing import Any
 
+from tests.interop.certificates import Authority
 from tests.protocols.sip.corpora import expected, octets
 from tests.protocols.sip.test_torture import judge
-from tests.reliability.daemon import CALLED, CALLER
+from tests.reliability.bombs import bombs
+from tests.reliability.daemon import CALLED, CALLER, PORT
 from tests.reliability.lab import Lab
 from tests.reliability.malformed import messages
 from tests.reliability.net import FURTHER, GATEWAY
 
 CALLS = 10
+TLS_PORT = 5061
 CPU_S = 0.05
 RSS_KB = 5 * 1024
 SOURCE = "10.77.1.30"
@@ -36,8 +40,12 @@ calls = 10000
 async def run(lab: Lab) -> None:
     """Right answers, alive after each one, no message costs more than 50 ms, nothing is kept."""
     # As a trunk its messages get through the door, to the parsers behind it.
+    pem = Authority(lab.home / "ca").issue("gateway", f"IP:{GATEWAY}")
     await lab.start(
-        trunks=CALLER + CALLED + STRANGERS, sip="requests_per_s = 10000", media_timeout_s=60,
+        listen=f'"udp:{GATEWAY}:{PORT}", "tcp:{GATEWAY}:{PORT}", "tls:{GATEWAY}:{TLS_PORT}"',
+        trunks=CALLER + CALLED + STRANGERS,
+        sip=f'requests_per_s = 10000\n[adapters.sip.tls]\ncert_file = "{pem}"\n',
+        media_timeout_s=60,
         routes='[[routes]]\nname = "everybody"\nfrom = ["sip/strange"]\nconference = "room"\n'
         # Else the trace of the wires fills its 16 MB, and hides what is lost.
         "[capture]\nsignalling_mb = 1\n",
@@ -57,6 +65,7 @@ async def run(lab: Lab) -> None:
     await lab.hear(pairs, what="before")
     await _torture(lab, probe)
     worst = await _generated(lab, probe)
+    worst = max(worst, await _dearest(lab, probe))
     lab.check(worst[0] <= CPU_S, f"{worst[1]} cost {1000 * worst[0]:.0f} ms of CPU")
     await lab.hear(pairs, what="after")
     gone = [one for one, other in pairs if not (one.up and other.up)]
@@ -202,6 +211,55 @@ async def _generated(lab: Lab, probe: Any) -> tuple[float, str]:
     lab.figure(messages=len(suspects))
     await _streams(lab, probe)
     return worst
+
+
+async def _dearest(lab: Lab, probe: Any) -> tuple[float, str]:
+    """The same of messages that are made to cost as much as one can, over UDP, TCP and TLS."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    udp = lab.net.udp("a", SOURCE)
+    worst: dict[str, tuple[float, str]] = {}
+    for transport in ("UDP", "TCP", "TLS"):
+        for name, data in bombs(SOURCE, udp.getsockname()[1]):
+            costs = []
+            for again in range(3):
+                fresh = data.replace(b"z9hG4bK", b"z9hG4bK%d" % again)
+                fresh = fresh.replace(b"bad", b"b%dd" % again)[:65000]
+                costs.append(await _cost(lab, probe, transport, fresh, udp, context))
+            worst[transport] = max(worst.get(transport, (0.0, "")), (min(costs), name))
+            if not lab.check(await probe.options() < 2.0, f"dead after {name} over {transport}"):
+                break
+    udp.close()
+    lab.figure(dearest_ms={t: f"{1000 * s:.1f} ({name})" for t, (s, name) in worst.items()})
+    return max(worst.values())
+
+
+async def _cost(
+    lab: Lab, probe: Any, transport: str, data: bytes, udp: socket.socket, context: ssl.SSLContext
+) -> float:
+    """CPU seconds of one message."""
+    if transport == "UDP":
+        before = _loop_s(lab)
+        udp.sendto(data, (GATEWAY, PORT))
+        await probe.options()
+        return _loop_s(lab) - before
+    sock = lab.net.tcp("a", SOURCE)
+    tls = transport == "TLS"
+    await asyncio.get_running_loop().sock_connect(sock, (GATEWAY, TLS_PORT if tls else PORT))
+    reader, writer = await asyncio.open_connection(
+        sock=sock, ssl=context if tls else None, server_hostname=GATEWAY if tls else None
+    )
+    # Neither the connection nor the handshake is the message's.
+    await probe.options()
+    before = _loop_s(lab)
+    writer.write(data)
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(1.0):
+            await reader.read(1)
+    await probe.options()
+    cost = _loop_s(lab) - before
+    writer.transport.abort()
+    return cost
 
 
 async def _streams(lab: Lab, probe: Any) -> None:

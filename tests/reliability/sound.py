@@ -50,6 +50,14 @@ def frames(hz: int, dbm0: float = -10.0) -> list[bytes]:
     return [octets[n : n + N] for n in range(0, 8000, N)]
 
 
+def levels(payload: bytes, tones: list[int]) -> dict[int, float]:
+    """Level of each tone in dBm0 in a second of mu-law."""
+    window = np.hanning(8000)
+    samples = _LINEAR[np.frombuffer(payload, np.uint8)] * window
+    spectrum = np.abs(np.fft.rfft(samples)) * 2 / window.sum()
+    return {hz: 20 * np.log10(max(float(spectrum[hz]), 1e-3) / 32124) + 3.17 for hz in tones}
+
+
 @dataclass(eq=False)
 class Sound:
     """One end of the audio of one call."""
@@ -149,12 +157,12 @@ class Sound:
     def levels(self, tones: list[int], since: float = 0.0) -> dict[int, float]:
         """Level of each tone in dBm0 in the newest second that was heard; empty for less."""
         payload = b"".join(data for at, data in list(self.heard) if at >= since)[-8000:]
-        if len(payload) < 8000:
-            return {}
-        window = np.hanning(8000)
-        samples = _LINEAR[np.frombuffer(payload, np.uint8)] * window
-        spectrum = np.abs(np.fft.rfft(samples)) * 2 / window.sum()
-        return {hz: 20 * np.log10(max(float(spectrum[hz]), 1e-3) / 32124) + 3.17 for hz in tones}
+        return levels(payload, tones) if len(payload) == 8000 else {}
+
+    def own_levels(self, tones: list[int]) -> dict[int, float]:
+        """The same of what it sends: the quantizer's distortion of a tone whose period is few
+        samples is a handful of tones itself, 45 dB below."""
+        return levels(b"".join(self._sent_frames), tones)
 
 
 class Mixer:

@@ -41,6 +41,8 @@ _TOKEN = re.compile(r"[A-Za-z0-9.!%*_+`'~-]+")
 
 MAX_ADDRESSES = 256
 """Of one kind in one message; each costs as much as a whole header of another."""
+MAX_ELEMENTS = 4096
+"""Where a comma list is split; nobody means more."""
 CSEQ_LIMIT = 2**31
 """RFC 3261 section 8.1.1.5: a sequence number is less than 2**31."""
 
@@ -131,10 +133,10 @@ def parse_params(text: str) -> Mapping[str, str]:
     return pairs
 
 
-def split_list(value: str, most: int = -1) -> list[str]:
+def split_list(value: str, most: int = MAX_ELEMENTS) -> list[str]:
     """Split a comma list, minding quotes and angle brackets; empty elements are kept.
 
-    most: how often at most, -1 for no bound; what follows stays together.
+    most: how often at most; what follows stays together.
     """
     if "," not in value:
         return [value]
