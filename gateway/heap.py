@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import resource
 import time
 from pathlib import Path
@@ -77,5 +78,9 @@ async def tend(heap: Heap, each_s: float = EACH_S) -> None:
     while True:
         await asyncio.sleep(each_s)
         before, used = used, time.thread_time()
-        if used - before < _QUIET * each_s and heap.worth:
+        if used - before >= _QUIET * each_s:
+            continue
+        # What ended lately and holds itself; nobody else looks before much more has come.
+        gc.collect(0)
+        if heap.worth:
             await loop.run_in_executor(None, heap.trim)

@@ -36,6 +36,7 @@ TESTS = {
     20: ("n20_digest", "digest: replay, downgrade, leak"),
     21: ("n21_slow", "slow and silent connections"),
     22: ("n22_malformed", "malformed messages"),
+    24: ("n24_exhaustion", "no descriptors left"),
 }
 CI = (2, 4, 6, 17, 19, 20, 22)
 LIMIT_S = 900.0
