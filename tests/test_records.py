@@ -22,6 +22,7 @@ from gateway.core.events import (
     LegRetrieved,
     LegRinging,
     Priority,
+    Severity,
 )
 from gateway.core.ids import Ids
 from gateway.media.streams import StreamStats
@@ -249,6 +250,30 @@ def test_media_after_the_end_and_of_two_streams_is_added() -> None:
     assert (leg.codec, leg.packets_received, leg.level_dbm0) == ("PCMA,G722", 35, None)
     bus.recorder.media("sip/zz#9", StreamStats())
     assert bus.recorder.counters.unknown == 1
+
+
+def test_what_is_over_is_forgotten_soon_but_for_alarms() -> None:
+    bus = Bus()
+    bus.offer("sip/a#1", trace="call")
+    bus.put(ended("sip/a#1"))
+    alarm = AlarmRaised(
+        endpoint="mqtt/p", alarm="smoke", kind="fire", severity=Severity.MAJOR, trace="alarm",
+        raised_at=bus.now,
+    )  # fmt: skip
+    bus.put(alarm, trace="alarm")
+    bus.dial("sip/guard#1", trace="alarm", call="alert")
+    bus.put(ended("sip/guard#1", Cause.NO_ANSWER), after=1)
+    bus.recorder.tick(bus.now + 60.0, bus.at + 60.0)
+    # Nobody sends counters of them any more.
+    for leg in ("sip/a#1", "sip/guard#1"):
+        bus.recorder.media(leg, StreamStats(codec="PCMA", packets_received=1))
+    assert bus.recorder.counters.unknown == 2
+    # The alarm's next person still belongs to it.
+    bus.now += 60.0
+    bus.dial("sip/guard#2", trace="alarm", call="alert")
+    bus.put(ended("sip/guard#2", Cause.NO_ANSWER), after=1)
+    found = {record.kind: record.legs for record in bus.tables.calls.values()}
+    assert found == {"call": 1, "alarm": 2}
 
 
 def test_events_of_strangers_and_repeated_ends_change_nothing() -> None:

@@ -40,6 +40,9 @@ _REMEMBERED: Final = 10_000
 """Demands, and ended legs and calls, that are kept for what may still come."""
 _LINGER_S: Final = 600.0
 """An escalation may dial the next person this long after the call's last leg ended."""
+_LATE_S: Final = 30.0
+"""Counters of an ended leg's stream, and more legs of a call that a person began, come until then:
+a busy trunk would have thousands in memory otherwise."""
 
 
 class RecorderCounters(msgspec.Struct, kw_only=True):
@@ -86,7 +89,9 @@ class Recorder:
         """Calls that have no id of the switchboard's yet."""
         self._demands: OrderedDict[str, Demand] = OrderedDict()
         self._ended: OrderedDict[str, tuple[OpenCall, OpenLeg]] = OrderedDict()
+        self._lately: OrderedDict[str, OpenCall] = OrderedDict()
         self._lingering: OrderedDict[str, OpenCall] = OrderedDict()
+        """The same for calls that something else than an offered leg has begun."""
         self._dirty: set[str] = set()
         self._soon: dict[str, None] = {}
         """Calls that began, were answered or lost a leg since the last `tick`, which saves them. A
@@ -123,11 +128,17 @@ class Recorder:
 
     def tick(self, now: float, at: float) -> None:
         """Checkpoint when due; call about once a second. now: monotonic, at: wall clock."""
-        while self._lingering:
-            call = next(iter(self._lingering.values()))
-            if now - call.ended < _LINGER_S:
+        for which, keep_s in ((self._lately, _LATE_S), (self._lingering, _LINGER_S)):
+            while which:
+                call = next(iter(which.values()))
+                if now - call.ended < keep_s:
+                    break
+                self._forget(call)
+        while self._ended:
+            leg, (_, record) = next(iter(self._ended.items()))
+            if now - record.ended < _LATE_S:
                 break
-            self._forget(call)
+            del self._ended[leg]
         for key in self._soon:
             self._save(self._calls[key])
         self._soon.clear()
@@ -384,8 +395,7 @@ class Recorder:
         return True
 
     def _begin(self, call: OpenCall, record: OpenLeg, envelope: Envelope) -> None:
-        if call.id in self._lingering:
-            del self._lingering[call.id]
+        if self._lately.pop(call.id, None) or self._lingering.pop(call.id, None):
             self._calls[call.id] = call
         call.legs[record.leg] = record
         call.n_legs += 1
@@ -424,9 +434,10 @@ class Recorder:
         del self._calls[call.id]
         self._dirty.discard(call.id)
         self._soon.pop(call.id, None)
-        self._lingering[call.id] = call
-        if len(self._lingering) > _REMEMBERED:
-            self._forget(next(iter(self._lingering.values())))
+        which = self._lingering if call.trace in self._demands else self._lately
+        which[call.id] = call
+        if len(which) > _REMEMBERED:
+            self._forget(next(iter(which.values())))
         self.counters.calls += 1
         replace = call.saved or not self._replaying
         self._out.append(PutCall(record=call.record(cause), replace=replace))
@@ -456,6 +467,7 @@ class Recorder:
             self._by_trace[call.trace] = call
 
     def _forget(self, call: OpenCall) -> None:
+        self._lately.pop(call.id, None)
         self._lingering.pop(call.id, None)
         if self._by_call.get(call.call) is call:
             del self._by_call[call.call]

@@ -55,6 +55,7 @@ HEADERS: dict[str, tuple[bytes, bytes]] = {
     "proof of parameters": (b"Authorization", b"Digest " + row(b'a="b",') + b'c="d"'),
     "proof of a name": (b"Authorization", b"Digest " + row(b"a")),
     "proof of quoted pairs": (b"Authorization", b'Digest username="' + row(b'\\"') + b'"'),
+    "proof of blanks": (b"Authorization", b"Digest a=" + row(b" ") + b'"'),
     "precedence": (b"Resource-Priority", row(b"wps.0,") + b"dsn.flash"),
     "folds": (b"X", b"a" + row(b"\r\n a")),
     "blanks before no fold": (b"X", b"a" + row(b" ") + b"b\r\n c"),

@@ -33,7 +33,9 @@ _VIA = re.compile(
 _CSEQ = re.compile(r"\s*(\d{1,10})\s+([^\s]+)\s*")
 _PARAM = re.compile(r'\s*([^\s;="<>,]+)\s*(?:=\s*("[^"\\]*+(?:\\.[^"\\]*+)*+"|[^\s;"<>,]+)\s*)?')
 _PLAIN_PARAMS = re.compile(r"(?:;[^\s;=\"<>,]+(?:=[^\s;\"<>,]+)?)+")
-_AUTH_PARAM = re.compile(r'\s*([^\s=,"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))\s*(?:,|$)')
+_AUTH_PARAM = re.compile(
+    r'\s*+([^\s=,"]++)\s*+=\s*+(?:"([^"\\]*+(?:\\.[^"\\]*+)*+)"|([^\s,"]*+))\s*+(?:,|$)'
+)
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 # A quoted string counts as one, to its end or the value's.
 _SEPARATOR = re.compile(r'[<>,]|"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?$)', re.DOTALL)
@@ -194,7 +196,8 @@ def _sent_by(value: str) -> tuple[str, str, int]:
 
 
 _sent_by_cached = lru_cache(maxsize=1024)(_sent_by)
-_name_addr_cached = lru_cache(maxsize=8192)(_name_addr)
+# At most 4 MB, whatever peers send.
+_name_addr_cached = lru_cache(maxsize=2048)(_name_addr)
 
 
 def parse_name_addr(value: str) -> NameAddr:

@@ -137,7 +137,7 @@ def _parse(text: str) -> Uri:
     return Uri(text, scheme, rest)
 
 
-_parse_cached = lru_cache(maxsize=4096)(_parse)
+_parse_cached = lru_cache(maxsize=2048)(_parse)
 
 
 def parse_uri(text: str) -> Uri:

@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from gateway.protocols.sip.auth import DigestServer
+from gateway.protocols.sip.message import Request, parse_datagram
 from tests.reliability.bombs import bombs
 
 from .test_torture import Server
@@ -37,3 +39,13 @@ def test_a_message_costs_no_more_than_50_ms(name: str) -> None:
                 break
         costs.append(best)
     assert max(costs) <= MOST_S, f"UDP, TCP: {costs} s"
+
+
+@pytest.mark.parametrize("name", [n for n in BOMBS if n.startswith("proof")])
+def test_a_strangers_proof_costs_no_more(name: str) -> None:
+    door = DigestServer("r", lambda user, realm, algorithm: None)
+    request = parse_datagram(BOMBS[name])
+    assert isinstance(request, Request)
+    began = time.thread_time()
+    door.check(request, 0.0, PEER[0])
+    assert time.thread_time() - began <= MOST_S
