@@ -33,7 +33,7 @@ sanitized() {
 }
 run() {
     sanitized -m pytest -q -n 2 --dist loadfile --capture=sys \
-        tests/_codecs tests/media tests/drivers/test_framer.py tests/adapters/test_page.py \
+        tests/_codecs tests/media tests/drivers/test_framer.py tests/protocols/sip/test_timers.py tests/adapters/test_page.py \
         --deselect tests/_codecs/test_stubs.py "$@"
 }
 findings() {

@@ -191,17 +191,13 @@ class Transaction:
 
     def _repeat(self, event: str, now: float, interval: float) -> None:
         self._interval = interval
-        self._repeater = self._wire.timers.start(
-            now + interval, lambda at: void(self.handle(event, at))
-        )
+        self._repeater = self._wire.timers.start(now + interval, self.handle, event)
 
     def _end(self, event: str, now: float, after: float) -> None:
         if after <= 0:
             self.handle(event, now)
         else:
-            self._ender = self._wire.timers.start(
-                now + after, lambda at: void(self.handle(event, at))
-            )
+            self._ender = self._wire.timers.start(now + after, self.handle, event)
 
     def _do_send(self, now: float) -> None:
         self._wire.transmit(self.data, self.flow, self.token)
@@ -218,10 +214,6 @@ class Transaction:
         if self._ender is not None:
             self._ender.stop()
             self._ender = None
-
-
-def void(_: object) -> None:
-    """Discard a result where a callback must return nothing."""
 
 
 ClientUser = Callable[["ClientTransaction", Response, float], None]
