@@ -79,6 +79,8 @@ class Wires(StreamOwner):
         self._opening: dict[_Place, list[Send]] = {}
         self._serial = 0
         self._sources: dict[str, str] = {}
+        self._outside: dict[str, bool] = {}
+        """Whether a peer sees us at the public address."""
         self._silent: dict[int, asyncio.TimerHandle] = {}
         self._inside = [ipaddress.ip_network(text, strict=False) for text in config.inside]
         self._octets = Quota(config.max_bytes_per_s, _BURST_S * config.max_bytes_per_s)
@@ -124,9 +126,14 @@ class Wires(StreamOwner):
 
     def source_towards(self, host: str) -> str:
         """Our own address as a peer sees it."""
-        if self._config.public_ip and not self._is_inside(host):
-            return self._config.public_ip
-        return self.bind_towards(host)
+        if not self._config.public_ip:
+            return self.bind_towards(host)
+        outside = self._outside.get(host)
+        if outside is None:
+            if len(self._outside) > 4096:
+                self._outside.clear()
+            outside = self._outside[host] = not self._is_inside(host)
+        return self._config.public_ip if outside else self.bind_towards(host)
 
     def hides(self, peer: str, address: str) -> bool:
         """Whether an address that a peer names of itself is one behind its NAT: nobody but its own

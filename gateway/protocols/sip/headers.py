@@ -238,9 +238,19 @@ def parse_cseq(value: str) -> CSeq:
     return _cseq_cached(value) if len(value) <= CACHEABLE else _cseq(value)
 
 
+def _tokens(value: str) -> tuple[str, ...]:
+    return tuple(t for piece in value.split(",") if (t := piece.strip()))
+
+
+_tokens_cached = lru_cache(maxsize=512)(_tokens)
+
+
 def tokens(values: Iterable[str]) -> list[str]:
     """Option tags and the like: comma lists of tokens, empty elements dropped."""
-    return [t for value in values for piece in value.split(",") if (t := piece.strip())]
+    found: list[str] = []
+    for value in values:
+        found += (_tokens_cached if len(value) <= CACHEABLE else _tokens)(value)
+    return found
 
 
 def parse_number(value: str, limit: int = 2**32 - 1) -> int:
