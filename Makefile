@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := PYTHONWARNINGS=ignore $(BIN)/pip install -q --disable-pip-version-check
 SIPPY  := build/bench/bin/b2bua_simple
-NATIVE := $(wildcard gateway/*/*.pyx gateway/*/*.px[di] gateway/*/*.c gateway/*/*.h)
+NATIVE := $(foreach kind,pyx pxd pxi c h,$(wildcard gateway/*/*.$(kind) gateway/*/*/*.$(kind)))
 
 .PHONY: run test lint build bench quality soak reliability sanitize arm64 dist clean
 

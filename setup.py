@@ -20,7 +20,7 @@ def incomplete() -> list[str]:
     engine_pyx = "gateway/media/_engine.pyx"
     missing += [] if (ROOT / engine_pyx).exists() else [engine_pyx]
     for path in sorted(
-        p for kind in ("pyx", "pxd", "c", "h") for p in ROOT.glob(f"gateway/*/*.{kind}")
+        p for kind in ("pyx", "pxd", "c", "h") for p in ROOT.glob(f"gateway/**/*.{kind}")
     ):
         named = re.findall(r'^\s*(?:cdef extern from|#include) "([^"<]+)"', path.read_text(), re.M)
         for header in named:
