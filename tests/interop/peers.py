@@ -365,8 +365,10 @@ class Kamailio(Program):
         port: int = 0,
         sha256: bool = False,
         tls: tuple[Path, Path] | None = None,
+        media: int = 0,
     ) -> None:
-        """`tls`: a file with its key and certificate, and one with the authority it believes."""
+        """`tls`: a file with its key and certificate, and one with the authority it believes;
+        `media`: port of an rtpengine that stands between SRTP of `gw` and RTP of the others."""
         need("kamailio")
         self.tls_port = free_port() if tls else 0
         self.address, self.port = address, port or free_port(socket.SOCK_DGRAM)
@@ -376,6 +378,7 @@ class Kamailio(Program):
         for name, value in (
             ("ADDRESS", address), ("PORT", str(self.port)), ("DIRECTORY", str(directory)),
             ("MODULES", f"{modules}/"),
+            ("MEDIA", f'#!define RELAY_AT "udp:127.0.0.1:{media}"' if media else ""),
             ("ALGORITHM", 'modparam("auth", "algorithm", "SHA-256")' if sha256 else ""),
             ("TLS", _kamailio_tls(directory, address, self.tls_port, *tls) if tls else ""),
             ("USERS", "".join(f'\t$sht(pw=>{u}) = "{p}";\n' for u, p in users.items())),
@@ -420,6 +423,19 @@ class Kamailio(Program):
         )  # fmt: skip
         out, _ = await process.communicate()
         return out.decode(errors="replace")
+
+
+def rtpengine(directory: Path, port: int) -> Program:
+    """A media relay that Kamailio commands at a port: packets in user space, on loopback."""
+    need("rtpengine")
+    first = min(free_port(socket.SOCK_DGRAM), 60000) & ~1
+    return Program(
+        ["rtpengine", "--table=-1", "--interface=127.0.0.1", f"--listen-ng=127.0.0.1:{port}",
+         f"--port-min={first}", f"--port-max={first + 400}", "--foreground", "--log-stderr",
+         "--delete-delay=0", "--config-file=none", "--num-threads=1"],
+        directory,
+        server_port=port,
+    )  # fmt: skip
 
 
 def _kamailio_tls(

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 from pathlib import Path
 
 import pytest
 
-from gateway.lab.softphone import Softphone
+from gateway.lab.softphone import Softphone, free_port
 from gateway.media.streams import RtpSpec
 from tests.interop.certificates import Authority
-from tests.interop.peers import Box, assert_hears, box, microphone, need, phone, until
+from tests.interop.peers import (
+    Box,
+    Kamailio,
+    assert_hears,
+    box,
+    microphone,
+    need,
+    phone,
+    rtpengine,
+    until,
+)
 from tests.interop.test_capture import command, controlled, fields
 from tests.interop.test_sip_tls import CALLS, TALK_S, secure
 
@@ -169,3 +180,87 @@ async def test_a_capture_holds_no_key_and_decrypted_audio_only_when_asked(
     sizes = {int(length) for (length,) in fields(file, which, ["udp.length"])}
     assert sizes
     assert (8 + 12 + 160 in sizes) is decrypted
+
+
+@pytest.mark.parametrize("suite", ["AEAD_AES_128_GCM", "AEAD_AES_256_GCM"])
+async def test_gcm_with_a_foreign_implementation(tmp_path: Path, suite: str) -> None:
+    """RFC 7714 with baresip, whose library has AES-GCM of its own. It answers it, but offers
+    AES_CM alone."""
+    authority = Authority(tmp_path / "ca")
+    certificate = authority.issue("box", "DNS:box.test", "IP:127.0.0.1")
+    sip = secure(certificate, authority) + phones("never", "required")
+    async with (
+        box(f'srtp_suites = ["{suite}"]\n' + sip, CALLS) as gateway,
+        phone(tmp_path, "anna", "a1", gateway, hz=1000) as anna,
+        srtp_phone(tmp_path, "bert", gateway, hz=440, mode="srtp-mand", answer="auto") as bert,
+    ):
+        found = await talk(gateway, anna, bert, gateway.uri("202"))
+    assert found == {"anna": None, "bert": suite}
+    assert_hears(anna.heard(), 440, 1000)
+    assert_hears(bert.heard(), 1000, 440)
+
+
+@pytest.mark.parametrize("suite", ["AEAD_AES_256_GCM", "AES_CM_128_HMAC_SHA1_80"])
+async def test_a_trunk_of_srtp_and_phones_of_rtp(tmp_path: Path, suite: str) -> None:
+    """Kamailio with rtpengine as the exchange: TLS and SRTP between us, RTP at both ends."""
+    authority = Authority(tmp_path / "ca")
+    ours = authority.issue("box", "DNS:box.test")
+    theirs = authority.issue("kam", "URI:sip:pbx.test")
+    users = {"gw": "gwpw", "4711": "d1"}
+    media = free_port(socket.SOCK_DGRAM)
+    async with (
+        rtpengine(tmp_path / "rtpengine", media),
+        Kamailio(
+            tmp_path / "kam", users, tls=(theirs, authority.certificate), media=media
+        ) as proxy,
+    ):
+        trunk = (
+            f'[adapters.sip.trunks.carrier]\npeer = "sip:{proxy.address}:{proxy.tls_port}'
+            ';transport=tls"\ntls_name = "pbx.test"\nregister = true\nuser = "gw"\n'
+            'password = "gwpw"\nsrtp = "required"\n'
+        )
+        dora_at = f"<sip:4711@{proxy.address}:{proxy.port}>;auth_pass=d1;regint=60"
+        async with (
+            box(
+                f'srtp_suites = ["{suite}"]\n'
+                + secure(ours, authority) + phones("never", "never") + trunk,
+                '[[routes]]\nname = "out"\ncalled = "0(X.)"\ntargets = ["sip/carrier:{1}"]\n'
+                '[[routes]]\nname = "in"\nfrom = ["sip/carrier"]\ntargets = ["sip/anna"]\n',
+            ) as gateway,
+            phone(tmp_path, "anna", "a1", gateway, hz=1000, answer="auto") as anna,
+            Softphone(
+                dora_at + ";audio_codecs=PCMU/8000/1;answermode=auto",
+                microphone(tmp_path, 440), tmp_path / "dora",
+            ) as dora,
+        ):  # fmt: skip
+            await dora.registered()
+            await gateway.up("sip/anna", "sip/carrier")
+            await anna.dial(gateway.uri("04711"))
+            await anna.wait("CALL_ESTABLISHED")
+            await asyncio.sleep(TALK_S)
+            _encrypted(gateway, suite)
+            await anna.hang_up()
+            await dora.wait("CALL_CLOSED")
+            assert_hears(anna.heard(), 440, 1000)
+            assert_hears(dora.heard(), 1000, 440)
+            # And the other way round: the exchange offers.
+            await dora.dial(f"sip:9201@{proxy.address}:{proxy.port}")
+            await dora.wait("CALL_ESTABLISHED")
+            await asyncio.sleep(TALK_S)
+            _encrypted(gateway, suite)
+            await dora.hang_up()
+            await gateway.legs(4)
+            assert_hears(anna.heard(), 440, 1000)
+            assert_hears(dora.heard(), 1000, 440)
+
+
+def _encrypted(gateway: Box, suite: str) -> None:
+    """The trunk's leg is, with nothing wrong; the phone's is not."""
+    found = {}
+    for leg in gateway.sip._calls._legs.values():
+        assert leg.audio.stream is not None
+        stats = leg.audio.stream.stats()
+        assert stats.packets_received > 40
+        assert stats.srtp_replayed == 0
+        found[leg.user] = stats.srtp_suite
+    assert found == {"anna": "", "carrier": suite}

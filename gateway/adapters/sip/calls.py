@@ -141,7 +141,11 @@ class Calls:
             self._wires.towards,
             self._wires.hides,
             codecs=who.codecs or self._config.codecs,
-            keying=Keying(who.srtp, private=private or self._config.srtp_over is SrtpOver.ANY),
+            keying=Keying(
+                who.srtp,
+                private=private or self._config.srtp_over is SrtpOver.ANY,
+                suites=self._config.srtp_suites,
+            ),
             media_timeout_s=self._config.media_timeout_s,
             options=StreamOptions(country=self._config.country, **who.shaping),
             follow=self._config.follow_media,

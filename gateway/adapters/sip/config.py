@@ -71,6 +71,12 @@ class VerifyClients(StrEnum):
     REQUIRED = "required"
 
 
+Suite = Literal[
+    "AEAD_AES_128_GCM", "AEAD_AES_256_GCM", "AES_CM_128_HMAC_SHA1_80", "AES_CM_128_HMAC_SHA1_32"
+]
+"""Of SDES (RFC 4568, RFC 7714)."""
+
+
 class FollowMedia(StrEnum):
     """Whose audio is followed when it comes from another port in mid-call."""
 
@@ -253,6 +259,8 @@ class SipSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     rtcp_xr: bool = True
     """Offer and answer extended reports of voice quality (RFC 3611)."""
     srtp_over: SrtpOver = SrtpOver.TLS
+    srtp_suites: tuple[Suite, ...] = ()
+    """Suites that may be agreed on, best first; empty: all, AEAD first."""
     digest: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("SHA-256",)
     """Digest algorithms offered to phones, best first. Older phones only know ``MD5``, and some
     stumble over a challenge that offers anything else beside it: write ``["MD5"]`` for those."""

@@ -26,9 +26,13 @@ class Keying:
     SRTP pass over. Either takes both in a peer's offer.
     """
 
-    def __init__(self, mode: SrtpMode, *, private: bool) -> None:
-        """private: keys may be shown to the peer, that is the signalling is encrypted."""
+    def __init__(self, mode: SrtpMode, *, private: bool, suites: tuple[str, ...] = ()) -> None:
+        """private: keys may be shown to the peer, that is the signalling is encrypted; suites:
+        which may be agreed on, best first; none: all that there are."""
         self._suites = srtp.suites() if mode is not SrtpMode.NEVER and private else ()
+        if suites:
+            known = {suite.value: suite for suite in self._suites}
+            self._suites = tuple(known[name] for name in suites if name in known)
         self.blocked = ""
         """Why nothing can be agreed on at all."""
         if mode is SrtpMode.REQUIRED and not self._suites:
