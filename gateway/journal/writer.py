@@ -191,7 +191,8 @@ class Journal:
 
         Alarms are not bound by the ordinary limit.
         """
-        if type(envelope.body) not in _MAYBE_OF_ALARMS:
+        body = envelope.action if envelope.event is None else envelope.event
+        if type(body) not in _MAYBE_OF_ALARMS:
             with self._lock:
                 if len(self._queue) < self._queue_limit and not self._closing:
                     self._queue.append(_Entry(envelope, b"", None))

@@ -13,12 +13,13 @@ from typing import Final
 
 import msgspec
 
-from gateway.core.actions import Dial, Hangup, Hold, Note, OpenAlarm, Record, Retrieve
+from gateway.core.actions import Action, Dial, Hangup, Hold, Note, OpenAlarm, Record, Retrieve
 from gateway.core.causes import Cause
 from gateway.core.envelope import Envelope
 from gateway.core.events import (
     AlarmRaised,
     CallRequested,
+    Event,
     InputChanged,
     LegAnswered,
     LegEnded,
@@ -101,8 +102,9 @@ class Recorder:
 
     def receive(self, envelope: Envelope) -> None:
         """Follow one envelope. Never raises for what an event says."""
-        if type(envelope.body) in _FOLLOWED:
-            self._follow(envelope)
+        body = envelope.action if envelope.event is None else envelope.event
+        if type(body) in _FOLLOWED:
+            self._follow(envelope, body)
         if self._out:
             self._flush()
 
@@ -156,8 +158,7 @@ class Recorder:
 
     # What an envelope means
 
-    def _follow(self, envelope: Envelope) -> None:
-        body = envelope.body
+    def _follow(self, envelope: Envelope, body: Event | Action | None) -> None:
         of_leg = _OF_LEG.get(type(body))
         if of_leg is not None:
             known = self._legs.get(getattr(body, "leg", ""))
