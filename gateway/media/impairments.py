@@ -189,6 +189,9 @@ class Judge:
         return [Change(what, True, seconds, level_dbm0, percent)]
 
     def _end(self, which: Any, now: float) -> list[Change]:
+        if not self._since:
+            # Each leg of each call is looked at each second, and hardly ever anything is wrong.
+            return []
         return [
             Change(what, False, now - self._since.pop(what))
             for what in Impairment
