@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import shutil
@@ -16,7 +17,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.client import Client
 from gateway.metrics.tally import Histogram
 from tests.box import Box
 
@@ -28,9 +28,12 @@ needs_promtool = pytest.mark.skipif(
 
 def fetch(box: Box) -> str:
     """What the control socket answers."""
-    connection = Client(str(box.socket))._connect(5.0)
+    connection = http.client.HTTPConnection("localhost", timeout=5.0)
+    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        response = Client._request(connection, "GET", "/v1/metrics", None)
+        connection.sock.connect(str(box.socket))
+        connection.request("GET", "/v1/metrics")
+        response = connection.getresponse()
         assert response.status == 200
         assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         return response.read().decode()
