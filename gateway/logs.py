@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
 import re
 import sys
@@ -57,6 +59,8 @@ class Traces:
         return event
 
 
+_STARVED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_AGAIN_S: Final = 60.0
 TRACES: Final = Traces()
 
 
@@ -135,6 +139,28 @@ def setup(
     # Libraries that repeat at INFO or WARNING what the adapter already reports as an event.
     for name in ("aiohttp.access", "asyncio", "pymodbus", "paho"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def of_loop(log: Any) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """A handler for what the event loop could not do (`set_exception_handler`).
+
+    That nobody can be accepted is told once a minute, without its traceback: the loop tries again
+    each second, for everybody who waits.
+    """
+    told = float("-inf")
+
+    def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal told
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in _STARVED:
+            loop.default_exception_handler(context)
+        elif loop.time() - told >= _AGAIN_S:
+            told = loop.time()
+            log.error(
+                "no connection can be accepted", why=error.strerror, remedy="raise LimitNOFILE"
+            )
+
+    return tell
 
 
 def set_level(level: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import io
 import json
 import logging
@@ -96,3 +98,19 @@ def test_a_flood_is_limited_but_errors_pass() -> None:
     now[0] = 11.0
     assert log() == {"lines_dropped": 3}
     assert log() == {}
+
+
+async def test_a_loop_without_descriptors_says_so_once() -> None:
+    out = io.StringIO()
+    logs.setup(stream=out, timestamps=False)
+    loop = asyncio.get_running_loop()
+    tell = logs.of_loop(logs.get())
+    for _ in range(100):
+        error = OSError(errno.EMFILE, "Too many open files")
+        tell(loop, {"message": "socket.accept() out of system resource", "exception": error})
+    (line,) = out.getvalue().splitlines()
+    assert 'event="no connection can be accepted"' in line
+    assert "Traceback" not in line
+    # Everything else is told as ever.
+    tell(loop, {"message": "a task failed", "exception": ValueError("wrong")})
+    assert "ValueError: wrong" in out.getvalue()

@@ -61,10 +61,12 @@ async def _serve(configuration: object, socket: Path, log: object) -> None:
     from gateway.control.metrics import Scrape, exposition
     from gateway.control.server import Control
     from gateway.heap import Heap, tend
+    from gateway.logs import of_loop
     from gateway.runtime import Gateway
 
     assert isinstance(configuration, Configuration)
     gateway = Gateway(configuration)
+    asyncio.get_running_loop().set_exception_handler(of_loop(log))
     settle()
     desk = Desk(gateway)
     control = Control(desk, socket, group=configuration.control.group, log=log)
