@@ -10,7 +10,12 @@ import pytest
 GATEWAY = Path(__file__).parents[1] / "gateway"
 SOURCES = sorted([*GATEWAY.rglob("*.pyx"), *GATEWAY.rglob("*.pxd")])
 # Room to the rooms it may take C declarations from; libc, posix and cpython are everybody's.
-ALLOWED = {"_codecs": {"_codecs"}, "media": {"media", "_codecs"}, "drivers": {"drivers"}}
+ALLOWED = {
+    "_codecs": {"_codecs"},
+    "drivers": {"drivers"},
+    "media": {"media", "_codecs"},
+    "protocols": {"protocols"},
+}
 FOREIGN = ("libc", "posix", "cpython", "cython")
 
 
