@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli import Settings, offline, show
-from gateway.cli.options import complete_call_or_leg, json_option, when
+from gateway.cli.options import complete_call_or_leg, json_option, past
 from gateway.client import EXIT_FAILED, CommandError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command()
 @json_option
 @click.argument("which", metavar="CALL|last", shell_complete=complete_call_or_leg)
-@click.option("--at", type=when, metavar="WHEN", help="Of an endpoint: its newest call then.")
+@click.option("--at", type=past, metavar="WHEN", help="Of an endpoint: its newest call then.")
 @click.pass_context
 def diag(ctx: click.Context, which: str, at: float | None) -> None:
     """What was wrong with a call: the faulty layer and the remedy, in one sentence.

@@ -37,9 +37,12 @@ def json_option(command: _F) -> _F:
 def when(text: str) -> float:
     """A moment as people type it, in seconds since 1970.
 
-    ``2h`` (ago), ``14:30`` (today), ``2026-03-01``, ``2026-03-01T14:30``, ``now``.
+    ``2h`` (ago), ``14:30`` or ``2:30pm`` (today), ``2026-03-01``, ``2026-03-01T14:30``, ``now``.
     """
     text = text.strip()
+    noon = re.fullmatch(r"(?i)(1[0-2]|0?[1-9])(?::([0-5]\d))?\s*([ap])m", text)
+    if noon:
+        text = f"{int(noon[1]) % 12 + 12 * (noon[3] in 'pP'):02}:{noon[2] or '00'}"
     ago = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
     if ago:
         return time.time() - float(ago[1]) * _UNITS[ago[2]]
@@ -58,6 +61,14 @@ def when(text: str) -> float:
     raise click.BadParameter(
         f"{text!r} is no time; write 2h, 1d, 14:30, 2026-03-01 or 2026-03-01T14:30"
     )
+
+
+def past(text: str) -> float:
+    """The same of what has been: a time of day that is still to come today was yesterday."""
+    found = when(text)
+    if "-" not in text and found > time.time():
+        found -= 86_400
+    return found
 
 
 def seconds(text: str) -> float:

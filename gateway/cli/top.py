@@ -50,16 +50,19 @@ class Snapshot:
     """Why there is no newer one."""
 
 
-def look(client: Client, n_calls: int = 0) -> Snapshot:
-    """Ask for everything that is shown, of calls the first so many, 0: all. Raises `CommandError`
-    when nobody answers."""
+def look(client: Client, n_calls: int = 0, *, whole: bool = True) -> Snapshot:
+    """Ask for everything that is shown, of calls the first so many, 0: all. Not `whole`: without
+    what the screen has no use for. Raises `CommandError` when nobody answers."""
+    status = client.get("/v1/status")
+    # Asked for each second: of endpoints that are all up there is nothing to say.
+    unfit = status["endpoints_down"] or status["endpoints_unknown"]
     return Snapshot(
         time.time(),
-        client.get("/v1/status"),
+        status,
         client.get("/v1/calls", limit=n_calls),
         client.get("/v1/alarms"),
-        client.get("/v1/adapters"),
-        client.get("/v1/endpoints"),
+        client.get("/v1/adapters") if whole else [],
+        client.get("/v1/endpoints") if whole or unfit else [],
     )
 
 
@@ -76,7 +79,7 @@ def top(settings: Settings, every: float) -> None:
     the end.
     """
     client = settings.client()
-    found = look(client)
+    found = look(client, whole=settings.as_json)
     if settings.as_json:
         show.emit_json({name: value for name, value in vars(found).items() if name != "lost"})
     elif not show.terminal():
@@ -262,7 +265,7 @@ class _Top:
                 continue
             due = time.monotonic() + self._every
             try:
-                self._found = look(self._client, self._n_calls())
+                self._found = look(self._client, self._n_calls(), whole=False)
             except CommandError as error:
                 self._found.lost = error.what
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli import Settings, offline, show
-from gateway.cli.options import complete_call_or_leg, json_option, when
+from gateway.cli.options import complete_call_or_leg, json_option, past
 from gateway.client import EXIT_UNREACHABLE, CommandError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("which", metavar="ID|CALL|last|next", shell_complete=complete_call_or_leg)
 @click.option("--follow", "-f", is_flag=True, help="Go on with what happens now.")
 @click.option(
-    "--at", type=when, metavar="WHEN", help="What was then: 14:30, 2h ago, 2026-03-01T22:00."
+    "--at", type=past, metavar="WHEN", help="What was then: 14:30, 2h ago, 2026-03-01T22:00."
 )
 @click.option("--html", metavar="FILE", type=click.Path(), help="Write one page.")
 @click.pass_obj

@@ -59,7 +59,10 @@ def find(directory: Path, wanted: str, at: float | None = None) -> str:
     then = "" if at is None else " up to then"
     if wanted == LAST:
         raise UsageError(f"nothing has been traced {then.strip() or 'yet'}")
-    raise UsageError(f"the journal has nothing of {wanted}{then}")
+    raise UsageError(
+        f"the journal has nothing of {wanted}{then}: name the end of an id (gateway records), "
+        "a leg, an endpoint, or last"
+    )
 
 
 def read(directory: Path, picker: Picker) -> Iterator[Item]:

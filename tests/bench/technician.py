@@ -160,7 +160,7 @@ def looking(box: Plain) -> Iterator[None]:
         threading.Thread(target=again, args=question)
         for question in (
             ("/v1/status", TOP_S), ("/v1/calls?limit=50", TOP_S), ("/v1/alarms", TOP_S),
-            ("/v1/endpoints", TOP_S), ("/v1/adapters", TOP_S), ("/v1/metrics", SCRAPE_S),
+            ("/v1/metrics", SCRAPE_S),
         )
     ]  # fmt: skip
     for thread in threads:

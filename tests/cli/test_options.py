@@ -1,0 +1,39 @@
+"""Moments and spans as people type them."""
+
+from __future__ import annotations
+
+import time
+
+import click
+import pytest
+
+from gateway.cli.options import past, when
+
+
+@pytest.mark.parametrize(
+    ("text", "clock"),
+    [
+        ("14:30", "14:30"), ("3pm", "15:00"), ("3 PM", "15:00"), ("12am", "00:00"),
+        ("12:05pm", "12:05"), ("9:15am", "09:15"),
+    ],
+)  # fmt: skip
+def test_a_time_of_day(text: str, clock: str) -> None:
+    found = time.localtime(when(text))
+    assert time.strftime("%H:%M", found) == clock
+    assert found.tm_yday == time.localtime().tm_yday
+
+
+def test_a_time_of_day_that_is_to_come_was_yesterday() -> None:
+    now = time.time()
+    for hour in range(24):
+        found = past(f"{hour:02}:00")
+        assert now - 90_000 < found <= now + 1
+        assert time.localtime(found).tm_min == 0
+    # A whole date is meant as it is written.
+    assert past("2999-01-01") == when("2999-01-01") > now
+
+
+@pytest.mark.parametrize("text", ["13pm", "0am", "3:75pm", "noon", "", "pm"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="write 2h"):
+        past(text)
