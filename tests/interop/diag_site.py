@@ -593,13 +593,25 @@ async def _doubling(site: Site) -> None:
 async def pulled_plugs(site: Site) -> None:
     """A transceiver whose cables are pulled during a call, and one that is called without them."""
     radio = site.radios["quiet"]
+    skip = len(site.box.seen)
     offered = await _loopback_calls(site, "plug pulled", 29, "0831")
-    await site.box.wait(LegAnswered, lambda e: e.leg.startswith("radio/quiet#"), skip=0)
+    await site.box.wait(LegAnswered, lambda e: e.leg.startswith("radio/quiet#"), skip=skip)
     await asyncio.sleep(1.0)
     radio.close()
     await site.box.up("radio/quiet", condition=Condition.DOWN)
     await site.ended("plug pulled", offered)
     await site.ended("no plug", await _loopback_calls(site, "no plug", 30, "0831"))
+
+
+async def card_gone(site: Site) -> None:
+    """The line card vanishes during a call."""
+    offered = await _loopback_calls(site, "card gone", 31, "211")
+    skip = len(site.box.seen)
+    await site.card.telephone(1).lift()
+    await site.box.wait(LegAnswered, lambda e: e.leg.startswith("fxs/1#"), skip=skip)
+    await asyncio.sleep(1.0)
+    await site.card.stop()
+    await site.ended("card gone", offered)
 
 
 async def other_calls(site: Site) -> None:
@@ -613,7 +625,7 @@ async def run(home: Path) -> dict[str, Verdicts]:
     async with site(home) as found:
         calls = (sip_calls(found), softphone_calls(found), other_calls(found))
         await _few_at_a_time(3, calls)
-        await _few_at_a_time(1, [pulled_plugs(found)])
+        await _few_at_a_time(1, [pulled_plugs(found), card_gone(found)])
         # What could not be played to its end must not keep the others from being judged.
         for call in list(found.box.gateway.switchboard.calls):
             found.box.gateway.emit(HangupRequested(call=call))

@@ -72,6 +72,7 @@ EXPECTED = {
     "no carrier": (Code.NO_CARRIER, Layer.RADIO, "radio/quiet", "never reported a carrier"),
     "plug pulled": (Code.DEVICE_DOWN, Layer.LINE, "radio/quiet", "is down"),
     "no plug": (Code.DEVICE_DOWN, Layer.LINE, "", "radio/quiet is down"),
+    "card gone": (Code.DEVICE_DOWN, Layer.LINE, "fxs/1", "is down: "),
     "floor held": (Code.FLOOR_HELD, Layer.RADIO, "radio/second", "while radio/first#1 held"),
     "no route": (Code.NO_ROUTE, Layer.GATEWAY, "loopback/t20", "no route matched 0999"),
     "unregistered": (Code.REGISTRATION, Layer.SIGNALLING, "", "sip/nobody is down"),
