@@ -98,8 +98,8 @@ async def lines(
             for item in picker.take(beat):
                 learned = True
                 yield encode(item)
-        # Not after each event: on a busy box most are of other calls, and the wires are long.
-        if beat is not None and time.monotonic() < looked + _BEAT_S:
+        # Not after each event of other calls: on a busy box there are many, and the wires are long.
+        if beat is not None and not learned and time.monotonic() < looked + _BEAT_S:
             continue
         fresh: list[Item] = []
         if learned or gateway.wires.count != known:
