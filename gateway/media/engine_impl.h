@@ -409,12 +409,12 @@ struct ce_stream {
  * no stream is in the cache any more when its next packet comes. */
 static inline void ce_prefetch(const ce_stream *s)
 {
-    const char *p = (const char *)s;
+    uintptr_t at = (uintptr_t)s; /* no pointer: there may be no stream */
     for (size_t i = 0; i < offsetof(ce_stream, c.health.best_us); i += 64)
-        __builtin_prefetch(p + i, 1);
+        __builtin_prefetch((const void *)(at + i), 1);
     for (size_t i = offsetof(ce_stream, remote); i < offsetof(ce_stream, cn.noise); i += 64)
-        __builtin_prefetch(p + i, 1);
-    __builtin_prefetch(&s->tap);
+        __builtin_prefetch((const void *)(at + i), 1);
+    __builtin_prefetch((const void *)(at + offsetof(ce_stream, tap)));
 }
 
 /* What listeners who say nothing hear: encoded once per codec. */
