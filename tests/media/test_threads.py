@@ -106,7 +106,9 @@ async def test_a_stream_moves_with_its_state_from_bridge_to_bridge(engine, peer,
     base = c.packets[0]
     for p in c.packets:  # one source and one time line, whichever thread sent it
         assert p.ssrc == base.ssrc
-        assert abs(((p.ts - base.ts) & 0xFFFFFFFF) / 8000 - (p.at - base.at)) < 0.1
+    late = [p.at - base.at - ((p.ts - base.ts) & 0xFFFFFFFF) / 8000 for p in c.packets]
+    soonest = [min(late[i : i + 20]) for i in range(0, len(late) - 19, 20)]
+    assert max(soonest) - min(soonest) < 0.1  # others are late where this test was
     seqs = [p.seq for p in c.audio()]
     assert len(set(seqs)) == len(seqs)
     engine.leave(rooms[-1], legs[0])
