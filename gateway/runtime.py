@@ -12,11 +12,12 @@ import asyncio
 import contextlib
 import signal
 import time
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
 
-from gateway import logs
+from gateway import listening, logs
 from gateway.adapters.base import Log
 from gateway.config import Configuration
 from gateway.core.actions import Action, CloseAlarm, Command, Hangup
@@ -41,9 +42,8 @@ from gateway.core.switchboard import Switchboard
 from gateway.dispatch import Dispatch
 from gateway.errors import GatewayError
 from gateway.hosting import AdapterHost, Exchange
-from gateway.inbox import Inbox
+from gateway.inbox import Begins, Inbox
 from gateway.journal import Journal, StorageState
-from gateway.listening import Listening
 from gateway.media.engine import Engine
 from gateway.media.patchbay import MediaEngine, Patchbay
 from gateway.media.speech import Synthesiser
@@ -179,7 +179,7 @@ class Gateway(Exchange):
         self._stop_now = asyncio.Event()
         self._idle = asyncio.Event()
         self._all_up = asyncio.Event()
-        self._listening = Listening(self)
+        self._listening = listening.Listening(self)
         self._dispatch = Dispatch(self, finish_test=self.tester.finish)
 
     @property
@@ -464,6 +464,7 @@ class Gateway(Exchange):
                 self.supervision.run(host)
             tasks.append(self._watched(loop.create_task(self._beat(), name="beat")))
             tasks.append(self._watched(loop.create_task(self.tester.run(), name="tests")))
+            carried = self._without_audio(carried)
             if carried:
                 self.inbox.carry(carried)
                 tasks.append(loop.create_task(self._carry_on(), name="carry on alarms"))
@@ -562,6 +563,16 @@ class Gateway(Exchange):
             self._flood_over()
             notify("WATCHDOG=1")
             await asyncio.sleep(period)
+
+    def _without_audio(self, carried: Iterable[Begins]) -> list[Begins]:
+        """Alarms of the last run but for those of legs, which all ended with it."""
+        kept = []
+        for alarm in carried:
+            if alarm.endpoint == listening.PLACE:
+                self.accept(AlarmCleared(endpoint=alarm.endpoint, alarm=alarm.alarm), None)
+            else:
+                kept.append(alarm)
+        return kept
 
     async def _carry_on(self) -> None:
         with contextlib.suppress(TimeoutError):

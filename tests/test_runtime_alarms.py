@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway import inbox, runtime
+from gateway import inbox, listening, runtime
 from gateway.config import JournalSection
 from gateway.core.actions import (
     CloseAlarm,
@@ -67,6 +67,22 @@ async def test_an_alarm_in_its_middle_is_carried_on_by_the_next_run(tmp_path: Pa
         carried = await second.see(AlarmRaised, alarm="zone 1")
         assert carried.trace == first.bodies(AlarmRaised)[0].trace
         await second.see(Dial, endpoint="far/a")
+
+
+async def test_what_was_heard_of_a_call_is_over_with_the_run(tmp_path: Path) -> None:
+    alarm = {"endpoint": listening.PLACE, "alarm": "far/a one-way"}
+    first = Rig(tmp_path)
+    async with first.running():
+        raised = AlarmRaised(kind="audio", trace=first.gateway.mint_id(), raised_at=0.0, **alarm)
+        first.gateway.accept(raised, None)
+        await first.until(lambda: any(type(e.body) is AlarmRaised for e in written(tmp_path)))
+    second = Rig(tmp_path)
+    async with second.running():
+        await second.see(AlarmCleared, **alarm)
+        assert not second.bodies(AlarmRaised)
+    third = Rig(tmp_path)
+    async with third.running():
+        assert not third.bodies(AlarmCleared), "the journal knows"
 
 
 async def test_events_behind_a_held_alarm_keep_their_order(tmp_path: Path) -> None:

@@ -149,13 +149,20 @@ class Lines:
         A lower call that has it leaves. Where nobody leaves, `act` is called at once: the adapter
         finds out who has the line, and says so.
         """
+        line = self._line_of(leg.endpoint)
 
         def go_on() -> None:
             del self._speakers[leg.id]
             if leg.live:
+                # From now on, for until the station has it the next one would get it too.
+                self.lend(leg, line)
                 act()
 
-        waiter = self._obtain_line(self._line_of(leg.endpoint), leg.call.priority, go_on)
+        if line and self.seize(line, leg.call.priority):
+            self.lend(leg, line)
+            act()
+            return
+        waiter = self._obtain_line(line, leg.call.priority, go_on)
         if waiter is None:
             act()
         else:

@@ -113,8 +113,8 @@ class Engine:
         self._bridges: dict[str, tuple[_engine.BridgeHandle, _engine.Core]] = {}
         self._seats: dict[str, dict[int, OpenStream]] = {}
         """Streams by bridge and number."""
-        self._unclosed: list[OpenStream] = []
-        """Streams whose thread has not been told yet that they are closed."""
+        self._unclosed: list[Callable[[], bool]] = []
+        """Streams and bridges whose thread has not been told yet that they are closed."""
         self._dying: list[_engine.Handle | _engine.BridgeHandle] = []
         self._plays: dict[int, _engine.Play] = {}
         self._recordings: list[_engine.Recording] = []
@@ -309,10 +309,7 @@ class Engine:
         if stream._closed:
             return
         stream.stats()
-        if not stream._core().close(stream._handle):
-            # Its leg is over all the same: a full ring is no reason to keep it open.
-            self._unclosed.append(stream)
-            self._arm()
+        self._tell_closed(lambda: stream._home.close(stream._handle))
         stream._closed = True
         # It is told nothing any more; whoever listened mostly knows the stream: a cycle.
         stream._on_event = None
@@ -337,9 +334,8 @@ class Engine:
         """Close a bridge; its members stay open and hear silence. Harmless when unknown."""
         if bridge not in self._bridges:
             return
-        handle, core = self._bridges[bridge]
-        self._do(core.close_bridge, handle)
-        del self._bridges[bridge]
+        handle, core = self._bridges.pop(bridge)
+        self._tell_closed(lambda: core.close_bridge(handle))
         for stream in self._seats.pop(bridge).values():
             stream._bridge = None
         self._bury(handle)
@@ -465,15 +461,19 @@ class Engine:
         self._dying.append(handle)
         self._arm()
 
+    def _tell_closed(self, close: Callable[[], bool]) -> None:
+        # Its leg is over all the same: a full ring is no reason to keep it open.
+        if not close():
+            self._unclosed.append(close)
+            self._arm()
+
     def _arm(self) -> None:
         if self._reaper is None and self._loop is not None:
             self._reaper = self._loop.call_later(_REAP_S, self._reap_later)
 
     def _reap_later(self) -> None:
         self._reaper = None
-        self._unclosed = [
-            stream for stream in self._unclosed if not stream._home.close(stream._handle)
-        ]
+        self._unclosed = [close for close in self._unclosed if not close()]
         for core in self._cores:
             self._on_readable(core)
         if self._dying:

@@ -146,6 +146,8 @@ void ce_device_fetch(ce_stream *s)
             return;
         s->in_running = 1;
         /* Blocks that had piled up before would be in front of all others for good. */
+        if (s->starved > STARVED_FRAMES) /* else this is the beginning: nobody listened yet */
+            s->c.slips += (fill - head_start(s)) / f;
         fill = head_start(s);
         s->in_tail = s->in_head - fill;
     }

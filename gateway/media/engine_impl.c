@@ -342,10 +342,13 @@ static void *worker(void *arg)
     e->tick = (uint64_t)(e->now_ns / TICK_NS);
     e->last_stride = 1;
     while (!atomic_load_explicit(&e->quit, memory_order_acquire)) {
+        uint64_t planned = 1;
         if (!e->st.n_streams && !e->st.n_bridges && !e->n_leaving && !ce_commands_wait(e)) {
             sleep_idle(e);
         } else {
-            int64_t ticks = stride(e), due = ((int64_t)e->tick + ticks) * TICK_NS;
+            int64_t ticks = stride(e);
+            int64_t due = ((int64_t)e->tick + ticks) * TICK_NS;
+            planned = (uint64_t)ticks;
             if (ticks > LONGEST_STRIDE)
                 rest_until(e, due);
             else
@@ -355,7 +358,7 @@ static void *worker(void *arg)
                 note_lateness(e, e->now_ns - due);
         }
         uint64_t until = (uint64_t)(e->now_ns / TICK_NS);
-        if (until > e->tick + CATCH_UP_TICKS) {
+        if (until > e->tick + planned - 1 + CATCH_UP_TICKS) {
             e->st.skipped_ticks += until - e->tick - 1;
             e->tick = until - 1;
             e->flush_rx = 1; /* what queued up meanwhile is stale */
