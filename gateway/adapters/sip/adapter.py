@@ -322,10 +322,11 @@ class Sip(Adapter):
     def _requested(self, event: sip.RequestReceived) -> None:
         now, request, agent = self.host.now(), event.message, self._calls.agent
         if request.method == "REGISTER" and event.identity in self.config.phones:
-            before = self._phones.bindings(event.identity, now)
+            before = self._phones.addresses(event.identity, now)
             status, headers = self._phones.register(event.identity, request, event.flow, now)
             agent.respond(event.request, status, now, headers=headers)
-            if changes := moves(before, self._phones.bindings(event.identity, now)):
+            after = self._phones.addresses(event.identity, now)
+            if changes := moves(before, after, event.flow):
                 self._calls.rebound(event.identity, changes)
                 self._watchers.rebound(event.identity, changes)
             self._watchers.registered(event.identity)

@@ -7,7 +7,7 @@ phone go on over the new way. Audio is followed by the engine, see `RtpSpec.foll
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gateway.adapters.sip.config import FollowMedia
 from gateway.media.streams import Follow
@@ -45,14 +45,24 @@ def follow(policy: FollowMedia, *, behind_nat: bool) -> Follow:
             return Follow.ALWAYS if behind_nat else Follow.LEARNED
 
 
-def moves(before: Iterable[Binding], after: Iterable[Binding]) -> list[tuple[Flow, Flow]]:
-    """Which ways of a phone were given up for which others by a registration."""
-    flows = {binding.contact: binding.flow for binding in before}
-    return [
-        (flows[binding.contact], binding.flow)
-        for binding in after
-        if binding.contact in flows and flows[binding.contact] != binding.flow
-    ]
+def moves(
+    before: Mapping[str, Sequence[Binding]], after: Mapping[str, Sequence[Binding]], flow: Flow
+) -> list[tuple[Flow, Flow]]:
+    """Which ways of a phone were given up for `flow` by a registration that came over it, from the
+    bindings of each of its addresses of record."""
+    flows = {key: binding.flow for key, binding in _identified(before)}
+    given_up = (flows.get(key, flow) for key, binding in _identified(after) if binding.flow == flow)
+    return [(old, flow) for old in dict.fromkeys(given_up) if old != flow]
+
+
+def _identified(
+    bindings: Mapping[str, Sequence[Binding]],
+) -> Iterator[tuple[tuple[str, str, int], Binding]]:
+    """Each binding with what stays when it is registered anew (RFC 5626 section 6)."""
+    for address, found in bindings.items():
+        for binding in found:
+            lasting = binding.instance if binding.reg_id else binding.contact
+            yield (address, lasting, binding.reg_id), binding
 
 
 def rebind(agent: SipAgent, numbers: Iterable[int], changes: list[tuple[Flow, Flow]]) -> None:

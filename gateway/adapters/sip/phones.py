@@ -99,10 +99,11 @@ class Phones:
 
     def bindings(self, user: str, now: float) -> list[Binding]:
         """Where the phone is, best first."""
-        found: list[Binding] = []
-        for aor in sorted(self._aors.get(user, ())):
-            found += self._registrar.lookup(aor, now)
-        return found
+        return [binding for found in self.addresses(user, now).values() for binding in found]
+
+    def addresses(self, user: str, now: float) -> dict[str, list[Binding]]:
+        """Where the phone is, by address of record."""
+        return {aor: self._registrar.lookup(aor, now) for aor in sorted(self._aors.get(user, ()))}
 
     def reachable(self, user: str, now: float) -> list[Binding]:
         """Where to call it: contacts that answer; if none does, all of them."""
