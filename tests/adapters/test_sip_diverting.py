@@ -86,6 +86,20 @@ def test_nobody_is_told_without_a_policy() -> None:
     assert outward([one("", "unknown")], hides) == (one("", "unknown"),)
 
 
+@pytest.mark.parametrize(
+    ("privacy", "number"),
+    [("history", ""), ("id; Header", ""), ("session;critical", ""), ("none", "2"), ("id", "2")],
+)
+def test_who_wants_to_be_hidden_is(privacy: str, number: str) -> None:
+    trunk = Trunk(peer="sip:c", diversion=Diverting.BOTH)
+    for line in (
+        "Diversion: <sip:2@x>;reason=unconditional",
+        "History-Info: <sip:2@x>;index=1, <sip:3@x;cause=302>;index=1.1;mp=1",
+    ):
+        asked = invite(line, f"Privacy: {privacy}")
+        assert believed(asked, trunk) == (one(number, "unconditional"),)
+
+
 @given(st.text(max_size=60), st.sampled_from(["Diversion", "History-Info"]))
 def test_garbage(value: str, name: str) -> None:
     clean = value.replace("\r", " ").replace("\n", " ").encode("utf-8", "replace").decode()

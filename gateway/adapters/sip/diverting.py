@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway.adapters.sip.config import Diverting, Phone, Trunk
-from gateway.adapters.sip.identity import e164, number_of
+from gateway.adapters.sip.identity import e164, number_of, privacy_of
 from gateway.core.events import Diversion
 from gateway.errors import PeerError
 from gateway.protocols.sip.events import Ended
@@ -53,11 +53,15 @@ def diverted_of(message: Request | Response) -> tuple[Diversion, ...]:
 
 def believed(request: Request, trunk: Trunk | None) -> tuple[Diversion, ...]:
     """What a call says of who sent it on, with numbers as ours; nothing where it is not to be
-    believed."""
+    believed, and no numbers where they are to be hidden (RFC 7044 section 10.1)."""
     if trunk is None or trunk.diversion is Diverting.NONE:
         return ()
+    hidden = privacy_of(request) & {"history", "header", "session"}
     return tuple(
-        Diversion(number=e164(each.number, trunk.numbers), reason=each.reason)
+        Diversion(
+            number="" if hidden else e164(each.number, trunk.numbers),
+            reason=each.reason,
+        )
         for each in diverted_of(request)
     )
 

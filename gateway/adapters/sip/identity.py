@@ -95,8 +95,13 @@ def caller_of(request: Request, *, trusted: bool) -> Caller:
 
 def private(request: Request) -> bool:
     """Whether the caller does not want to be shown (RFC 3323 section 4.2)."""
-    wanted = {word.strip().lower() for word in (request.get("privacy") or "").split(";")}
-    return bool(wanted & {"id", "user", "header"})
+    return bool(privacy_of(request) & {"id", "user", "header"})
+
+
+def privacy_of(request: Request) -> set[str]:
+    """What the caller wants to be hidden (RFC 3323 section 4.2), in lower case."""
+    words = ";".join(request.all("privacy")).split(";")
+    return {word.strip().lower() for word in words}
 
 
 def from_value(host: str, caller: Caller) -> str:
