@@ -6,10 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.adapters.sip.config import Diverting, Numbers, Trunk
-from gateway.adapters.sip.diverting import MOST, believed, diversions, diverted_of, outward
+from gateway.adapters.sip.config import Diverting, Numbers, Phone, Trunk
+from gateway.adapters.sip.diverting import (
+    MOST,
+    believed,
+    diversions,
+    diverted_of,
+    outward,
+    sent_on,
+)
 from gateway.core.events import Diversion
-from gateway.protocols.sip.message import Request, parse_datagram
+from gateway.protocols.sip.events import Ended, How
+from gateway.protocols.sip.message import Request, Response, parse_datagram
 
 
 def invite(*lines: str) -> Request:
@@ -98,6 +106,33 @@ def test_who_wants_to_be_hidden_is(privacy: str, number: str) -> None:
     ):
         asked = invite(line, f"Privacy: {privacy}")
         assert believed(asked, trunk) == (one(number, "unconditional"),)
+
+
+def moved(*lines: str) -> Ended:
+    text = [
+        "SIP/2.0 302 Moved", "Via: SIP/2.0/UDP h;branch=z9hG4bK1", "From: <sip:a@b>;tag=1",
+        "To: <sip:a@b>;tag=2", "Call-ID: c", "CSeq: 1 INVITE", "Contact: <sip:203@x>", *lines,
+    ]  # fmt: skip
+    message = parse_datagram(("\r\n".join(text) + "\r\n\r\n").encode())
+    assert isinstance(message, Response)
+    return Ended(session=1, how=How.REJECTED, status=302, reasons=(), message=message)
+
+
+def test_why_a_call_is_sent_on() -> None:
+    phone = Phone(password="secret")
+    busy = moved("Diversion: <sip:202@x>;reason=user-busy")
+    echoed = moved("History-Info: <sip:2@x>;index=1, <sip:202@x;cause=486>;index=1.1;mp=1")
+    assert sent_on(busy, phone, None) == ("203", "user-busy")
+    assert sent_on(echoed, phone, None) == ("203", "unconditional")
+    for how, why in [
+        (Diverting.NONE, "unconditional"),
+        (Diverting.HISTORY_INFO, "unconditional"),
+        (Diverting.DIVERSION, "user-busy"),
+        (Diverting.BOTH, "user-busy"),
+    ]:
+        trunk = Trunk(peer="sip:c", redirects=True, diversion=how)
+        assert sent_on(busy, None, trunk) == ("203", why)
+        assert sent_on(echoed, None, trunk) == ("203", "unconditional")
 
 
 @given(st.text(max_size=60), st.sampled_from(["Diversion", "History-Info"]))

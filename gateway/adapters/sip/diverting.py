@@ -39,12 +39,8 @@ _INDEX: Final = re.compile(r"\d{1,3}(\.\d{1,3}){0,20}\Z")
 
 def diverted_of(message: Request | Response) -> tuple[Diversion, ...]:
     """Who sent the call on, the latest first. What cannot be read is passed over."""
-    try:
-        lines = message.addresses("diversion")
-    except PeerError:
-        lines = []
-    if lines:
-        return tuple(_diversion(line) for line in lines[:MOST])
+    if told := _diversions(message):
+        return told
     try:
         return _history(message.addresses("history-info"))
     except PeerError:
@@ -75,6 +71,13 @@ def outward(diverted: Sequence[Diversion], trunk: Trunk) -> tuple[Diversion, ...
         )
         for each in diverted
     )
+
+
+def _diversions(message: Request | Response) -> tuple[Diversion, ...]:
+    try:
+        return tuple(_diversion(line) for line in message.addresses("diversion")[:MOST])
+    except PeerError:
+        return ()
 
 
 def _diversion(line: NameAddr) -> Diversion:
@@ -159,6 +162,8 @@ def sent_on(event: Ended, phone: Phone | None, trunk: Trunk | None) -> tuple[str
         contacts = event.message.addresses("contact")
     except PeerError:
         return "", ""
-    said = diverted_of(event.message)
+    # Not its History-Info: that tells again how the call came there (RFC 7044 section 5).
+    believes = trunk is None or trunk.diversion in (Diverting.DIVERSION, Diverting.BOTH)
+    said = _diversions(event.message) if believes else ()
     why = said[0].reason if said else "unconditional"
     return (number_of(contacts[0].uri), why) if contacts else ("", "")
