@@ -55,8 +55,7 @@ class Hunt(Silent):
         self._auto_answer = auto_answer
         self._screened = screened
         self._redirects = 0
-        self._diverted = caller.diverted
-        self._attempts: list[Leg] = []
+        self._attempts: dict[Leg, tuple[Diversion, ...]] = {}  # and who sent the call on to each
         self._deciding: dict[Leg, Timer] = {}
         self._waiting: dict[Target, Waiter] = {}
         self._causes: list[tuple[Cause, str]] = []
@@ -79,27 +78,29 @@ class Hunt(Silent):
                 self._deadline.cancel()
             self._deadline = self.board.after(self._ring_s, self._timed_out)
             for target in dict.fromkeys(group):
-                self._try(target)
+                self._try(target, self.caller.diverted)
 
-    def _try(self, target: Target) -> None:
-        got = self.board.lines.obtain(target, self.call.priority, lambda: self._freed(target))
+    def _try(self, target: Target, diverted: tuple[Diversion, ...]) -> None:
+        got = self.board.lines.obtain(
+            target, self.call.priority, lambda: self._freed(target, diverted)
+        )
         if got is None:
-            self._dial(target)
+            self._dial(target, diverted)
         elif isinstance(got, Waiter):
             self._waiting[target] = got
         else:
             self._causes.append(got)
 
-    def _freed(self, target: Target) -> None:
+    def _freed(self, target: Target, diverted: tuple[Diversion, ...]) -> None:
         del self._waiting[target]
         refusal = self.board.lines.refusal(target)
         if refusal or not self.caller.live:
             self._causes.append(refusal or (Cause.CANCELLED, "the caller gave up"))
             self._check()
         else:
-            self._dial(target)
+            self._dial(target, diverted)
 
-    def _dial(self, target: Target) -> None:
+    def _dial(self, target: Target, diverted: tuple[Diversion, ...]) -> None:
         leg = self.board.dial(
             self.call,
             target,
@@ -107,16 +108,16 @@ class Hunt(Silent):
             calling=self._calling,
             display=self.caller.display,
             auto_answer=self._auto_answer,
-            diverted=self._diverted,
+            diverted=diverted,
         )
-        self._attempts.append(leg)
+        self._attempts[leg] = diverted
 
     def _timed_out(self) -> None:
         self._causes.append((Cause.NO_ANSWER, f"no answer within {self._ring_s:g} s"))
         for leg in list(self._attempts):
             # Somebody who is deciding has his own time for it.
             if leg not in self._deciding:
-                self._attempts.remove(leg)
+                del self._attempts[leg]
                 leg.plan = None
                 self.board.hangup(leg, Cause.NO_ANSWER, "ring time-out")
         self._drop_waiting()
@@ -194,8 +195,7 @@ class Hunt(Silent):
         self._take(leg)
 
     def _decline(self, leg: Leg) -> None:
-        del self._deciding[leg]
-        self._attempts.remove(leg)
+        del self._deciding[leg], self._attempts[leg]
         leg.plan = None
         self.board.hangup(leg, Cause.NORMAL, "not accepted")
         self._causes.append((Cause.NO_ANSWER, "nobody accepted the call"))
@@ -223,7 +223,7 @@ class Hunt(Silent):
         self.board.move(other, self.call)
         self.caller, other.plan = other, self
         if any(leg.state is LegState.ALERTING for leg in self._attempts):
-            self.ringing(self._attempts[0])
+            self.ringing(next(iter(self._attempts)))
         return True
 
     def pick_up(self, newcomer: Leg) -> None:
@@ -232,7 +232,7 @@ class Hunt(Silent):
         self.board.answer(newcomer)
         self._take(newcomer)
 
-    def _redirected(self, leg: Leg) -> bool:
+    def _redirected(self, leg: Leg, diverted: tuple[Diversion, ...]) -> bool:
         """Call where a target wants its calls to go; whether there is such a place."""
         target = self.board.transfers.resolve(leg, leg.redirect) if leg.redirect else None
         if target is None or self._redirects >= _MOST_REDIRECTS:
@@ -240,12 +240,11 @@ class Hunt(Silent):
         self._redirects += 1
         number = self.board.endpoints[leg.endpoint].number or leg.number
         diversion = Diversion(number=number, reason=leg.redirect_reason or "unknown")
-        self._diverted = (diversion, *self._diverted)
         self.board.note(f"{leg.endpoint} sends the call on to {target}", call=self.call)
         if self._deadline:
             self._deadline.cancel()
         self._deadline = self.board.after(self._ring_s, self._timed_out)
-        self._try(target)
+        self._try(target, (diversion, *diverted))
         return True
 
     def ended(self, leg: Leg) -> None:
@@ -254,11 +253,11 @@ class Hunt(Silent):
             self._finish()
             self._release(Cause.CANCELLED, "the caller gave up")
             return
-        self._attempts.remove(leg)
+        diverted = self._attempts.pop(leg)
         timer = self._deciding.pop(leg, None)
         if timer:
             timer.cancel()
-        if not self._redirected(leg):
+        if not self._redirected(leg, diverted):
             self._causes.append((leg.cause or Cause.UNSPECIFIED, leg.detail))
         self._check()
 
