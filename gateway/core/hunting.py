@@ -81,6 +81,8 @@ class Hunt(Silent):
                 self._try(target, self.caller.diverted)
 
     def _try(self, target: Target, diverted: tuple[Diversion, ...]) -> None:
+        if target in self._waiting:
+            return  # two who send the call on to the same place
         got = self.board.lines.obtain(
             target, self.call.priority, lambda: self._freed(target, diverted)
         )
