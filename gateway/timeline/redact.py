@@ -43,15 +43,20 @@ _IS_DTMF: Final = re.compile(
 )
 _USER: Final = re.compile(rb"(?i)((?:sips?|tel):)([0-9*#+]{3,64})(?=[@;>\s])")
 _PLACES: Final = (
-    # Password of a URI (RFC 3986 section 3.2.1, RFC 3261 section 19.1.1). Bounded, for whoever
-    # sends 64 KiB of letters wants us to try them all.
+    # Password of a URI (RFC 3986 section 3.2.1, RFC 3261 section 19.1.1). Whoever sends 64 KiB of
+    # letters wants us to try each of them: a word is looked at once, and only if an @ ends it.
+    re.compile(rb"(?i)[a-z0-9+.-]://[^\s:@/<>\"';,?]*+:([^\s@/<>\"';,?]++)@"),
     re.compile(
-        rb"(?i)\b[a-z][a-z0-9+.-]{0,15}:(?://)?[^\s:@/<>\"';,?]{0,64}:([^\s@/<>\"';,?]{1,128})@"
+        rb"(?i)(?<![^\s@/<>\"';,?])(?=[^\s@/<>\"';,?]++@)[^\s@/<>\"';,?]*?"
+        rb"\b[a-z][a-z0-9+.-]{0,15}+:[^\s:@/<>\"';,?]*+:([^\s@/<>\"';,?]++)@"
     ),
     re.compile(
         rb"(?i)(?:\b|_)(?:password|passwd|passphrase|passcode|pwd|secret|api[_-]?key|access[_-]?token)"
-        rb"[\"']?[ \t]{0,8}[=:][ \t]{0,8}"
-        rb"(?:\"([^\"\r\n]{1,128})|'([^'\r\n]{1,128})|([^\s,;&\"'<>{}\[\]]{1,128}))"
+        rb"(?:\\?[\"'])?[ \t]{0,8}[=:][ \t]{0,8}"
+        # JSON in a string of JSON, JSON, and words.
+        rb"(?:\\\"((?:[^\"\\\r\n]++|\\[^\"\\\r\n]|\\\\(?:\\[^\r\n]|[^\"\\\r\n]))+)"
+        rb"|\"((?:[^\"\\\r\n]++|\\[^\r\n])+)|'([^'\r\n]++)"
+        rb"|(?!\\\")([^\s,;&\"'<>{}\[\]]++))"
     ),
 )
 """Where a password stands, whoever's it is: peers have secrets that our configuration lacks."""

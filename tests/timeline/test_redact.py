@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import time
 
 import pytest
@@ -137,6 +139,34 @@ def test_a_password_of_somebody_else_is_known_by_its_place(text: str, hidden: st
     assert hidden.encode() not in redactor.sip(sip(f"X-Note: {text}"))
 
 
+@pytest.mark.parametrize("n", [129, 600, 5000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "access_token={}", 'secret="{}"', "pwd='{}'", r'{{\"password\":\"{}\",\"n\":1}}',
+        "sip:anna:{}@box", "mqtts://box:{}@broker:8883/x",
+    ],
+)  # fmt: skip
+def test_a_long_password_is_hidden_to_its_end(text: str, n: int) -> None:
+    assert Redactor().text(text.format("x" * n)) == text.format("*" * n)
+    user = text.replace("anna", "a" * n).replace("box:", "b" * n + ":")
+    assert Redactor().text(user.format("x" * n)) == user.format("*" * n)
+
+
+@pytest.mark.parametrize("secret", ["x", 'a "quoted" end', "back\\", "k\u00e4se", "two\nlines"])
+def test_a_password_in_json_within_json(secret: str) -> None:
+    inner = json.dumps({"user": "anna", "password": secret, "n": 1})
+    shown = json.loads(json.loads(Redactor().text(json.dumps(inner))))
+    assert (shown.pop("user"), shown.pop("n")) == ("anna", 1)
+    assert set(shown["password"]) == {"*"}
+    assert set(json.loads(Redactor().text(inner))["password"]) == {"*"}
+
+
+def test_an_empty_password_in_json_within_json_stays() -> None:
+    text = r"{\"password\":\"\",\"n\":1}"
+    assert Redactor().text(text) == text
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -152,8 +182,12 @@ def test_what_only_looks_like_it_stays_readable(text: str) -> None:
 
 def test_sixty_four_kibibytes_of_anything_are_looked_through_at_once() -> None:
     redactor = Redactor(["lab", "correct horse"])
-    for unit in (b"a.", b"a:", b"sip:", b"password=", b"a:b:", b":@", b"_pwd "):
-        data = unit * (65536 // len(unit))
+    units = (
+        b"a.", b"a:", b"sip:", b"password=", b"a:b:", b":@", b"_pwd ", b"a", b"1:", b"a://", b"a://b:",
+        b'pwd="', b"pwd='", rb'\"pwd\":\"', b"pwd:\\", b"\\",
+    )  # fmt: skip
+    for unit, end in itertools.product(units, (b"", b"@")):
+        data = unit * (65536 // len(unit)) + end
         began = time.process_time()
         assert len(redactor.sip(data)) == len(redactor.octets(data)) == len(data)
         assert time.process_time() - began < 3.0, unit
