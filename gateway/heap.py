@@ -82,5 +82,9 @@ async def tend(heap: Heap, each_s: float = EACH_S) -> None:
             continue
         # What ended lately and holds itself; nobody else looks before much more has come.
         gc.collect(0)
-        if heap.worth:
-            await loop.run_in_executor(None, heap.trim)
+        try:
+            if heap.worth:
+                await loop.run_in_executor(None, heap.trim)
+        except OSError:
+            # No descriptor is free to look with: a rush that is over soon, and worth a trim then.
+            continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import resource
 import time
 
 import pytest
@@ -49,6 +50,28 @@ async def test_it_is_done_by_itself_when_the_loop_has_time() -> None:
     heap.trim()
     stays = rush()
     tending = asyncio.create_task(tend(heap, 0.05))
+    deadline = time.monotonic() + 10.0
+    while heap.worth:
+        assert time.monotonic() < deadline, "nothing was given back"
+        await asyncio.sleep(0.05)
+    tending.cancel()
+    assert stays
+
+
+async def test_it_goes_on_after_a_time_without_descriptors() -> None:
+    heap = Heap()
+    heap.trim()
+    tending = asyncio.create_task(tend(heap, 0.05))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            resident()
+        await asyncio.sleep(0.5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not tending.done()
+    stays = rush()
     deadline = time.monotonic() + 10.0
     while heap.worth:
         assert time.monotonic() < deadline, "nothing was given back"
