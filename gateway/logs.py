@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import re
 import sys
@@ -59,7 +58,8 @@ class Traces:
         return event
 
 
-_STARVED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_STARVED: Final = "socket.accept() out of system resource"
+"""What asyncio calls it. Another part without a descriptor has another remedy."""
 _AGAIN_S: Final = 60.0
 TRACES: Final = Traces()
 
@@ -152,7 +152,7 @@ def of_loop(log: Any) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], N
     def tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         nonlocal told
         error = context.get("exception")
-        if not isinstance(error, OSError) or error.errno not in _STARVED:
+        if context.get("message") != _STARVED or not isinstance(error, OSError):
             loop.default_exception_handler(context)
         elif loop.time() - told >= _AGAIN_S:
             told = loop.time()

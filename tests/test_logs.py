@@ -114,3 +114,5 @@ async def test_a_loop_without_descriptors_says_so_once() -> None:
     # Everything else is told as ever.
     tell(loop, {"message": "a task failed", "exception": ValueError("wrong")})
     assert "ValueError: wrong" in out.getvalue()
+    tell(loop, {"message": "a task failed", "exception": OSError(errno.EMFILE, "no file for it")})
+    assert "no file for it" in out.getvalue()
