@@ -276,6 +276,35 @@ def test_what_is_over_is_forgotten_soon_but_for_alarms() -> None:
     assert found == {"call": 1, "alarm": 2}
 
 
+def test_a_call_that_a_person_began_takes_more_legs_for_a_short_while() -> None:
+    bus = Bus()
+    bus.offer("sip/a#1", trace="call")
+    bus.dial("sip/b#1", trace="call", call="c")
+    for leg in ("sip/a#1", "sip/b#1"):
+        bus.put(ended(leg))
+    for after, records in ((20.0, [3]), (40.0, [1, 3])):
+        bus.now += after
+        bus.recorder.tick(bus.now, bus.at)
+        bus.dial("sip/c#1", trace="call", call="c")
+        bus.put(ended("sip/c#1"))
+        assert sorted(record.legs for record in bus.tables.calls.values()) == records
+
+
+def test_a_run_that_crashed_leaves_no_call_to_the_next() -> None:
+    bus = Bus()
+    bus.offer("sip/a#1", trace="call")
+    bus.dial("sip/b#1", trace="call", call="c")
+    for leg in ("sip/a#1", "sip/b#1"):
+        bus.put(ended(leg), after=1)
+    first, bus.log = bus.log, []
+    bus.recorder = Recorder("b", bus.tables.put, run="run-2")
+    bus.dial("sip/c#1", trace="call", call="c")
+    bus.put(ended("sip/c#1"), after=1)
+    tables = Tables()
+    Recovery("b", tables.put).finish(Unfinished(), [None, *first, None, *bus.log])
+    assert [record.legs for record in tables.calls.values()] == [2, 1]
+
+
 def test_events_of_strangers_and_repeated_ends_change_nothing() -> None:
     bus = Bus()
     bus.put(LegAnswered(leg="x/1#1"))

@@ -435,7 +435,10 @@ class Recorder:
         del self._calls[call.id]
         self._dirty.discard(call.id)
         self._soon.pop(call.id, None)
-        which = self._lingering if call.trace in self._demands else self._lately
+        demand = self._demands.get(call.trace)
+        # An offered leg is a demand, too, but nobody escalates it.
+        person = demand is None or (demand.kind is Kind.CALL and call.origin)
+        which = self._lately if person else self._lingering
         which[call.id] = call
         if len(which) > _REMEMBERED:
             self._forget(next(iter(which.values())))

@@ -79,7 +79,7 @@ class Recovery(Recorder):
             if call.id in self._calls:
                 self._out.append(Forget(id=call.id))
                 del self._calls[call.id]
-        for call in list(self._lingering.values()):
+        for call in [*self._lately.values(), *self._lingering.values()]:
             self._forget(call)
         self._ended.clear()
         self._demands.clear()
