@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import sqlalchemy
 
 from gateway.core.ids import Ids
 from gateway.errors import ConfigError, DeviceError
@@ -156,11 +157,44 @@ def test_rows_as_another_program_sees_them(tmp_path: Path) -> None:
 
 
 def test_reading_makes_no_database(tmp_path: Path) -> None:
-    import sqlalchemy
-
     with pytest.raises(sqlalchemy.exc.OperationalError):
         list(Database(str(tmp_path / "none.db"), read_only=True).calls())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_database_without_tables_yet_is_empty_to_a_reader(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()
+    early = Database(str(path), read_only=True)
+    assert (list(early.calls()), list(early.legs()), list(early.streams(trace="t"))) == ([], [], [])
+    early.close()
+    database = Database(str(path))
+    database.write([leg(1)])
+    database.close()
+    assert [each.leg for each in early.legs()] == ["sip/a#1"]
+    early.close()
+
+
+def test_the_tables_and_their_version_are_there_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    seen = set()
+
+    def look(*_: object) -> None:
+        reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        seen.add(reader.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+        reader.close()
+
+    database = Database(str(path))
+    sqlalchemy.event.listen(database._engine, "before_cursor_execute", look)
+    database.connect()
+    database.close()
+    whole = sqlite3.connect(path)
+    n = whole.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    whole.close()
+    assert n > 5
+    assert seen == {0, n}
 
 
 def test_a_full_disk_loses_nothing(small_disk: SmallDisk) -> None:

@@ -163,7 +163,7 @@ class Database:
         return sa.create_engine("sqlite+pysqlite://", creator=creator, poolclass=NullPool)
 
     def connect(self) -> sa.Connection:
-        """The connection; creates missing tables unless read-only.
+        """The connection; creates missing tables. Read-only, a database without them is empty.
 
         Raises `DeviceError` when the tables belong to another version.
         """
@@ -177,13 +177,23 @@ class Database:
         connection = self._engine.connect()
         try:
             if not self._read_only:
-                if not self.is_sqlite:
+                if self.is_sqlite:
+                    # Otherwise each table would be there by itself, and the version last.
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                else:
                     # Two boxes that create the tables at once would fail one another.
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x43504E54)))
                 metadata.create_all(connection)
                 if connection.execute(sa.select(schema_version)).first() is None:
                     connection.execute(sa.insert(schema_version).values(version=SCHEMA_VERSION))
                 self._migrate(connection)
+                connection.commit()
+            elif not sa.inspect(connection).has_table(schema_version.name):
+                # Whoever writes has opened it and not come to the tables.
+                connection.close()
+                connection = sa.create_engine("sqlite+pysqlite://", poolclass=NullPool).connect()
+                metadata.create_all(connection)
+                connection.execute(sa.insert(schema_version).values(version=SCHEMA_VERSION))
                 connection.commit()
             found = connection.execute(sa.select(schema_version.c.version)).scalar()
             connection.rollback()
