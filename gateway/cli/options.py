@@ -34,10 +34,11 @@ def json_option(command: _F) -> _F:
     return option(command)
 
 
-def when(text: str) -> float:
+def when(text: str, days_ago: int = 0) -> float:
     """A moment as people type it, in seconds since 1970.
 
-    ``2h`` (ago), ``14:30`` or ``2:30pm`` (today), ``2026-03-01``, ``2026-03-01T14:30``, ``now``.
+    ``2h`` (ago), ``14:30`` or ``2:30pm`` (today, or days ago), ``2026-03-01``,
+    ``2026-03-01T14:30``, ``now``.
     """
     text = text.strip()
     noon = re.fullmatch(r"(?i)(1[0-2]|0?[1-9])(?::([0-5]\d))?\s*([ap])m", text)
@@ -48,13 +49,14 @@ def when(text: str) -> float:
         return time.time() - float(ago[1]) * _UNITS[ago[2]]
     if text == "now":
         return time.time()
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     for form in _FORMATS:
         try:
             found = datetime.strptime(text, form)
             if form.startswith("%H"):
-                found = datetime.combine(datetime.now().date(), found.time())
+                day = datetime.fromtimestamp(time.time()).date() - timedelta(days=days_ago)
+                found = datetime.combine(day, found.time())
             return found.timestamp()
         except (ValueError, OverflowError):
             continue
@@ -67,7 +69,7 @@ def past(text: str) -> float:
     """The same of what has been: a time of day that is still to come today was yesterday."""
     found = when(text)
     if "-" not in text and found > time.time():
-        found -= 86_400
+        found = when(text, days_ago=1)
     return found
 
 

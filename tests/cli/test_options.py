@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
+from types import SimpleNamespace
 
 import click
 import pytest
 
+from gateway.cli import options
 from gateway.cli.options import past, when
 
 
@@ -31,6 +34,24 @@ def test_a_time_of_day_that_is_to_come_was_yesterday() -> None:
         assert time.localtime(found).tm_min == 0
     # A whole date is meant as it is written.
     assert past("2999-01-01") == when("2999-01-01") > now
+
+
+def _now(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    now = datetime.fromisoformat(text).timestamp()
+    monkeypatch.setattr(options, "time", SimpleNamespace(time=lambda: now))
+
+
+def test_yesterday_may_have_had_another_number_of_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        for day, before in (("2026-03-29", "2026-03-28"), ("2026-10-25", "2026-10-24")):
+            _now(monkeypatch, f"{day} 13:00")
+            assert past("14:00") == datetime.fromisoformat(f"{before} 14:00").timestamp()
+            assert past("12:00") == datetime.fromisoformat(f"{day} 12:00").timestamp()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize("text", ["13pm", "0am", "3:75pm", "noon", "", "pm"])
