@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from gateway.cli import Settings, offline, show
-from gateway.cli.options import complete_adapter, complete_endpoint, json_option, past, when
+from gateway.cli.options import complete_adapter, complete_endpoint, json_option, past
+from gateway.cli.options import until as until_option
 from gateway.cli.show import Column
 from gateway.client import EXIT_UNREACHABLE, CommandError
 
@@ -32,8 +33,10 @@ _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9
 @click.option("--trace", default="", metavar="ID", help="Of this trace (the end of its id).")
 @click.option("--leg", default="", metavar="ID", help="Of this leg: fxs/1#18.")
 @click.option("--adapter", default="", metavar="NAME", shell_complete=complete_adapter)
-@click.option("--since", type=past, metavar="WHEN", help="History from 2h, 1d ago; 14:30.")
-@click.option("--until", type=when, metavar="WHEN", help="History up to then.")
+@click.option(
+    "--since", type=past, is_eager=True, metavar="WHEN", help="History from 2h, 1d ago; 14:30."
+)
+@click.option("--until", callback=until_option, metavar="WHEN", help="History up to then.")
 @click.option("--last", type=click.IntRange(1, 100_000), help="History: the newest so many.")
 @click.option("--follow/--no-follow", "-f/-n", default=None, help="Go on with what happens now.")
 @click.pass_obj
@@ -131,8 +134,10 @@ def _line(event: dict[str, Any]) -> str:
 @click.command()
 @json_option
 @click.option("--legs", is_flag=True, help="One row for each leg, not for each call.")
-@click.option("--since", type=past, metavar="WHEN", help="From 2h, 1d ago; 14:30; 2026-03-01.")
-@click.option("--until", type=when, metavar="WHEN", help="Up to then.")
+@click.option(
+    "--since", type=past, is_eager=True, metavar="WHEN", help="From 2h, 1d ago; 14:30; 2026-03-01."
+)
+@click.option("--until", callback=until_option, metavar="WHEN", help="Up to then.")
 @click.option("--endpoint", default="", metavar="PATTERN", shell_complete=complete_endpoint)
 @click.option("--trace", default="", metavar="ID", help="Of this trace (the end of its id).")
 @click.option(
@@ -223,8 +228,10 @@ def _legs(found: list[dict[str, Any]]) -> None:
     help="network, route, endpoint, box, kind; several with commas; 'all': together.",
 )  # fmt: skip
 @click.option("--interval", type=click.Choice(["quarter", "hour", "day"]), help="Row for each.")
-@click.option("--since", type=past, metavar="WHEN", help="From 8h, 7d ago; default 1d.")
-@click.option("--until", type=when, metavar="WHEN", help="Up to then (default: now).")
+@click.option(
+    "--since", type=past, is_eager=True, metavar="WHEN", help="From 8h, 7d ago; default 1d."
+)
+@click.option("--until", callback=until_option, metavar="WHEN", help="Up to then (default: now).")
 @click.option(
     "--service-level", "service_level_s", type=click.FloatRange(0, 86400), default=20.0,
     show_default=True, metavar="SECONDS", help="Answered within so many is in time.",

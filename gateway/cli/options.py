@@ -73,6 +73,15 @@ def past(text: str) -> float:
     return found
 
 
+def until(ctx: click.Context, param: click.Parameter, text: str | None) -> float | None:
+    """`past` as the end of ``--since`` (eager), which it never precedes where a day later would do:
+    at 0:30 the hours from 23:00 until 1:00 are not over yet."""
+    if text is None:
+        return None
+    found, since = past(text), ctx.params.get("since")
+    return when(text) if since is not None and found < since else found
+
+
 def seconds(text: str) -> float:
     """A span as people type it: ``90s``, ``5m``, ``1h``."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from gateway.cli import options
-from gateway.cli.options import past, when
+from gateway.cli.options import past, until, when
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,35 @@ def test_yesterday_may_have_had_another_number_of_hours(monkeypatch: pytest.Monk
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("now", "args", "span"),
+    [
+        ("13:00", "--since 14:00 --until 16:00", ("21 14:00", "21 16:00")),
+        ("13:00", "--until 16:00 --since 14:00", ("21 14:00", "21 16:00")),
+        ("15:00", "--since 14:00 --until 16:00", ("22 14:00", "22 16:00")),
+        ("17:00", "--since 14:00 --until 16:00", ("22 14:00", "22 16:00")),
+        ("13:00", "--since 23:00 --until 01:00", ("21 23:00", "22 01:00")),
+        ("00:30", "--since 23:00 --until 01:00", ("21 23:00", "22 01:00")),
+        ("13:00", "--since 2h --until 1h", ("22 11:00", "22 12:00")),
+        ("13:00", "--since 2026-11-01 --until 2026-11-30", ("01 00:00", "30 00:00")),
+        ("13:00", "--until 16:00", (None, "21 16:00")),
+    ],
+)
+def test_two_times_of_day_are_a_span(
+    monkeypatch: pytest.MonkeyPatch, now: str, args: str, span: tuple[str | None, str]
+) -> None:
+    @click.command()
+    @click.option("--since", type=past, is_eager=True)
+    @click.option("--until", callback=until)
+    def ask(**given: float | None) -> dict[str, float | None]:
+        return given
+
+    _now(monkeypatch, f"2026-11-22 {now}")
+    given = ask.main(args.split(), standalone_mode=False)
+    expected = [each and datetime.fromisoformat(f"2026-11-{each}").timestamp() for each in span]
+    assert [given["since"], given["until"]] == expected
 
 
 @pytest.mark.parametrize("text", ["13pm", "0am", "3:75pm", "noon", "", "pm"])
