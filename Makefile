@@ -20,7 +20,7 @@ ALONE := guest or alone
 AGAIN := echo "Again, one at a time:" && $(TESTS) --last-failed --last-failed-no-failures=none
 
 test: $(VENV)/test.stamp card lint  ## everything that must hold, under 15 minutes on two cores
-	@$(TESTS) -n 4 --dist loadfile -m "not ($(ALONE))" || { $(AGAIN) -m "not ($(ALONE))"; }
+	@$(TESTS) -n 5 --dist loadfile -m "not ($(ALONE))" || { $(AGAIN) -m "not ($(ALONE))"; }
 	@$(TESTS) -m "$(ALONE)" || { $(AGAIN) -m "$(ALONE)"; }
 
 lint: $(VENV)/test.stamp          ## types, style and who may import whom

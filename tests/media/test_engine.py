@@ -72,17 +72,20 @@ async def test_it_stops_with_more_streams_than_commands_can_wait():
     assert all(stream.closed for stream in streams)
 
 
-async def test_a_stream_is_closed_although_no_command_can_wait():
+async def test_streams_and_bridges_are_closed_although_no_command_can_wait():
     engine = Engine(max_streams=8)
     await engine.start()
     for _ in range(200):
+        engine.open_bridge("b")
         stream = engine.open(HERE)
         core = stream._home
         while core.has_room(1):
             engine._do(core.stop_record, stream._handle)
+        engine.close_bridge("b")
         stream.close()
         assert stream.closed
-        if engine._unclosed:
+        assert not engine._bridges
+        if len(engine._unclosed) == 2:
             break
         await asyncio.sleep(0.01)
     else:
