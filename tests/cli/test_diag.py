@@ -51,6 +51,10 @@ def test_a_fault_is_exit_code_1(box: Box) -> None:
     assert lines[-1].startswith("next: gateway ")
     box.ok("hangup", call)
     box.wait_for_no_call()
+    # The streams' counters come after the call's end.
+    deadline = time.monotonic() + 10.0
+    while not box.json("records"):
+        assert time.monotonic() < deadline
     box.kill()
     done = box.run("diag", "last", "--json")
     assert done.returncode == 1
