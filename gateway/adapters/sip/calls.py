@@ -43,7 +43,7 @@ from gateway.adapters.sip.natting import hidden, rebind, unreachable
 from gateway.adapters.sip.phones import Phones
 from gateway.adapters.sip.precedence import (
     accepted,
-    asked_priority,
+    granted,
     preemption,
     resource_priority,
 )
@@ -62,7 +62,6 @@ from gateway.core.events import (
     LegProgressed,
     LegRetrieved,
     LegRinging,
-    Priority,
 )
 from gateway.core.ids import trace_of
 from gateway.errors import DeviceError, PeerError, UsageError
@@ -172,7 +171,7 @@ class Calls:
             self._host.count("fraud_blocked")
             self.agent.reject(event.session, 403, now, headers=[reason(Cause.BARRED)])
             return
-        priority = self._priority(request, phone, trunk)
+        priority = granted(request, phone, trunk)
         if priority is None:
             self.agent.reject(event.session, 417, now, headers=[accepted(trunk)])
             return
@@ -236,19 +235,6 @@ class Calls:
         else:
             if not leg.answer:
                 self._refuse(leg, 488, Cause.NOT_ACCEPTABLE, leg.audio.why)
-
-    @staticmethod
-    def _priority(request: Request, phone: Phone | None, trunk: Trunk | None) -> Priority | None:
-        """The precedence that a call has; None when it requires one that is not known here."""
-        least, most = Priority.ROUTINE, Priority.EMERGENCY
-        if phone is not None:
-            most = Priority[phone.priority.upper()]
-        if trunk is not None and not trunk.precedence:
-            most = least
-        asked = asked_priority(request, trunk.precedence if trunk else "")
-        if asked is None and "resource-priority" in request.tokens("require"):
-            return None
-        return min(asked or least, most)
 
     def _has_room(self, name: str, trunk: Trunk) -> bool:
         """Whether a trunk may bring one more call."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.adapters.sip.config import Trunk
+from gateway.adapters.sip.config import Phone, Trunk
 from gateway.core.causes import Cause
 from gateway.core.events import Priority
 from gateway.protocols.sip.headers import format_reason
@@ -35,6 +35,19 @@ def asked_priority(request: Request, namespace: str = "") -> Priority | None:
             if priority is not None:
                 found = priority if found is None else max(found, priority)
     return found
+
+
+def granted(request: Request, phone: Phone | None, trunk: Trunk | None) -> Priority | None:
+    """The precedence that a call has; None when it requires one that is not known here."""
+    least, most = Priority.ROUTINE, Priority.EMERGENCY
+    if phone is not None:
+        most = Priority[phone.priority.upper()]
+    if trunk is not None and not trunk.precedence:
+        most = least
+    asked = asked_priority(request, trunk.precedence if trunk else "")
+    if asked is None and "resource-priority" in request.tokens("require"):
+        return None
+    return min(asked or least, most)
 
 
 def resource_priority(priority: Priority, namespace: str) -> list[Header]:

@@ -1,9 +1,6 @@
-"""Whole calls between two agents: the flows of RFC 3261, 3262, 3311, 3515, 3891 and 4028."""
+"""Whole calls between two agents: how they begin, end and fail (RFC 3261)."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 import pytest
 
@@ -20,72 +17,14 @@ from gateway.protocols.sip.events import (
     InfoReceived,
     Invited,
     Progress,
-    ReferProgress,
-    Referred,
-    ReofferAnswered,
-    ReofferFailed,
-    ReofferReceived,
     ResponseReceived,
 )
 from gateway.protocols.sip.gate import Admit, Refuse, Verdict, admit_all
 from gateway.protocols.sip.message import Request, Response, parse_datagram
 from gateway.protocols.sip.transaction import Flow
 
+from .calling import OTHER, call, clean, count, one, pair, picks_up, rings, sent
 from .network import SDP, Network, Phone
-
-OTHER = SDP.replace(b"4000", b"5000")
-E = TypeVar("E", bound=Event)
-
-
-def one(phone: Phone, kind: type[E]) -> E:
-    (event,) = [e for e in phone.events if isinstance(e, kind)]
-    return event
-
-
-def count(phone: Phone, kind: type[Event]) -> int:
-    return len(phone.of(kind))
-
-
-def sent(phone: Phone, start: bytes) -> list[bytes]:
-    return [data for data in phone.sent if data.startswith(start)]
-
-
-def picks_up(phone: Phone, event: Event, now: float) -> None:
-    if isinstance(event, Invited):
-        phone.agent.ring(event.session, now)
-        phone.agent.answer(event.session, SDP, now)
-
-
-def rings(phone: Phone, event: Event, now: float) -> None:
-    if isinstance(event, Invited):
-        phone.agent.ring(event.session, now)
-
-
-def pair(
-    handler: Callable[[Phone, Event, float], None] | None = picks_up, **config: Any
-) -> tuple[Phone, Phone, Network]:
-    a, b = Phone("192.0.2.1", **config), Phone("192.0.2.2", handler=handler, **config)
-    return a, b, Network(a, b)
-
-
-def call(a: Phone, network: Network, body: bytes = SDP, seconds: float = 1.0) -> int:
-    session = a.agent.invite("sip:bob@192.0.2.2", body, network.now)
-    network.run(seconds)
-    return session
-
-
-def clean(*phones: Phone) -> None:
-    """Nothing is left behind."""
-    for phone in phones:
-        core = phone.agent.core
-        assert not core.sessions
-        assert not core.dialogs
-        assert not core.clients
-        assert not core.servers
-        assert not core.merged
-        assert not core.invited
-        assert not core.pending
-        assert len(core.timers) == 0
 
 
 def test_a_call_from_start_to_end() -> None:
@@ -269,188 +208,6 @@ def test_hangup_instead_of_an_answer_still_acknowledges() -> None:
     clean(a, b)
 
 
-def holds(phone: Phone, event: Event, now: float) -> None:
-    picks_up(phone, event, now)
-    if isinstance(event, ReofferReceived):
-        phone.agent.answer_offer(event.session, OTHER, now)
-
-
-def test_hold_by_reinvite() -> None:
-    a, b, network = pair(holds)
-    session = call(a, network)
-    hold = SDP + b"a=sendonly\r\n"
-    a.agent.reoffer(session, hold, network.now)
-    network.run(1)
-    assert one(b, ReofferReceived).offer == hold
-    assert one(a, ReofferAnswered).body == OTHER
-    a.agent.reoffer(session, b"", network.now)
-    network.run(1)
-    answered = a.of(ReofferAnswered)[-1]
-    assert isinstance(answered, ReofferAnswered)
-    assert answered.answer_needed
-    a.agent.answer_offer(session, SDP, network.now)
-    network.run(1)
-    assert one(b, ReofferAnswered).body == SDP
-    a.agent.hangup(session, network.now)
-    network.run(64)
-    clean(a, b)
-
-
-def test_reinvite_refused_leaves_the_call() -> None:
-    def refuses(phone: Phone, event: Event, now: float) -> None:
-        picks_up(phone, event, now)
-        if isinstance(event, ReofferReceived):
-            phone.agent.reject_offer(event.session, 488, now)
-
-    a, b, network = pair(refuses)
-    session = call(a, network)
-    a.agent.reoffer(session, OTHER, network.now)
-    network.run(1)
-    assert one(a, ReofferFailed).status == 488
-    a.agent.hangup(session, network.now)
-    network.run(64)
-    assert one(b, Ended).how is How.BYE
-    clean(a, b)
-
-
-def test_glare_resolves() -> None:
-    def both(phone: Phone, event: Event, now: float) -> None:
-        holds(phone, event, now)
-
-    a, b, network = pair(both)
-    a.handler = both
-    session = call(a, network)
-    a.agent.reoffer(session, SDP + b"a=sendonly\r\n", network.now)
-    b.agent.reoffer(one(b, Invited).session, SDP + b"a=inactive\r\n", network.now)
-    network.run(10)
-    assert sent(a, b"SIP/2.0 491")
-    assert sent(b, b"SIP/2.0 491")
-    assert count(a, ReofferAnswered) == count(b, ReofferAnswered) == 1
-    assert not count(a, ReofferFailed)
-    a.agent.hangup(session, network.now)
-    network.run(64)
-    clean(a, b)
-
-
-def test_a_change_left_unanswered_is_refused() -> None:
-    a, b, network = pair()
-    session = call(a, network)
-    a.agent.reoffer(session, OTHER, network.now)
-    network.run(40)
-    assert one(a, ReofferFailed).status == 500
-    assert b.agent.counters["unanswered"] == 1
-    assert session in a.agent.core.sessions
-
-
-def test_reliable_early_media() -> None:
-    def early(phone: Phone, event: Event, now: float) -> None:
-        if isinstance(event, Invited):
-            phone.agent.ring(event.session, now, 183, SDP)
-            phone.agent.ring(event.session, now, 180, reliable=True)
-            phone.agent.answer(event.session, b"", now)
-
-    a, b, network = pair(early)
-    lost = 2
-
-    def lose(data: bytes) -> bool:
-        nonlocal lost
-        if data.startswith(b"SIP/2.0 183") and lost:
-            lost -= 1
-            return True
-        return False
-
-    network.lose = lose
-    call(a, network, seconds=10)
-    assert [e.status for e in a.of(Progress) if isinstance(e, Progress)] == [183]
-    assert len(sent(a, b"PRACK")) == 1
-    assert len(sent(b, b"SIP/2.0 183")) == 3
-    assert one(a, Answered).body is None, "the answer was in the 183"
-    assert count(b, Acked) == 1
-
-
-def test_reliable_response_never_acknowledged() -> None:
-    def early(phone: Phone, event: Event, now: float) -> None:
-        if isinstance(event, Invited):
-            phone.agent.ring(event.session, now, 183, SDP)
-
-    a, b, network = pair(early)
-    network.lose = lambda data: data.startswith(b"PRACK")
-    call(a, network, seconds=100)
-    assert one(b, Ended).how is How.NO_ACK
-    ended = one(a, Ended)
-    assert (ended.how, ended.status) == (How.REJECTED, 504)
-    clean(a, b)
-
-
-def test_offer_in_a_reliable_response() -> None:
-    def early(phone: Phone, event: Event, now: float) -> None:
-        if isinstance(event, Invited):
-            phone.agent.ring(event.session, now, 183, SDP)
-
-    a, b, network = pair(early)
-    session = call(a, network, body=b"")
-    assert one(a, Progress).answer_needed
-    a.agent.answer_offer(session, OTHER, network.now)
-    network.run(1)
-    assert one(b, ReofferAnswered).body == OTHER
-    b.agent.answer(one(b, Invited).session, b"", network.now)
-    network.run(1)
-    assert not one(a, Answered).answer_needed
-    a.agent.hangup(session, network.now)
-    network.run(64)
-    clean(a, b)
-
-
-def test_update_before_the_answer() -> None:
-    def early(phone: Phone, event: Event, now: float) -> None:
-        if isinstance(event, Invited):
-            phone.agent.ring(event.session, now, 183, SDP)
-        if isinstance(event, ReofferReceived):
-            phone.agent.answer_offer(event.session, SDP, now)
-
-    a, b, network = pair(early)
-    session = call(a, network)
-    a.agent.reoffer(session, OTHER, network.now)
-    network.run(1)
-    assert one(b, ReofferReceived).method == "UPDATE"
-    assert one(a, ReofferAnswered).body == SDP
-    a.agent.hangup(session, network.now)
-    network.run(64)
-    clean(a, b)
-
-
-def test_session_timer_refreshes() -> None:
-    a, b, network = pair(session_expires=100, min_se=90)
-    call(a, network)
-    network.run(1000)
-    assert len(a.agent.core.sessions) == len(b.agent.core.sessions) == 1
-    assert len(sent(a, b"UPDATE")) in (19, 20)
-    assert not sent(b, b"UPDATE")
-    assert not count(a, ReofferAnswered)
-
-
-def test_session_timer_ends_the_call_of_a_dead_peer() -> None:
-    a, b, network = pair(session_expires=100, min_se=90)
-    call(a, network)
-    network.lose = lambda data: True
-    network.run(150)
-    assert one(a, Ended).how in (How.EXPIRED, How.GONE)
-    ended = one(b, Ended)
-    assert ended.how is How.EXPIRED
-    network.run(64)
-    clean(a, b)
-
-
-def test_interval_too_small_is_raised() -> None:
-    a = Phone("192.0.2.1", session_expires=90)
-    b = Phone("192.0.2.2", handler=picks_up, min_se=300)
-    network = Network(a, b)
-    call(a, network)
-    assert len(sent(b, b"SIP/2.0 422")) == 1
-    assert b"Session-Expires: 300" in sent(a, b"INVITE")[-1]
-    assert count(a, Answered) == 1
-
-
 def test_digits_and_info() -> None:
     a, b, network = pair()
     session = call(a, network)
@@ -465,77 +222,6 @@ def test_digits_and_info() -> None:
     assert one(b, InfoReceived).body == b"\x01\x02"
     with pytest.raises(UsageError, match="DTMF"):
         a.agent.dtmf(session, "x", network.now)
-
-
-def test_blind_transfer_is_reported() -> None:
-    def transferee(phone: Phone, event: Event, now: float) -> None:
-        picks_up(phone, event, now)
-        if isinstance(event, Referred):
-            token = phone.agent.accept_refer(event.request, now)
-            assert token is not None
-            phone.agent.notify_refer(token, 180, now)
-            phone.agent.notify_refer(token, 200, now)
-
-    a, b, network = pair(transferee)
-    session = call(a, network)
-    token = a.agent.refer(session, "sip:carol@192.0.2.3", network.now)
-    network.run(1)
-    referred = one(b, Referred)
-    assert referred.target.uri.user == "carol"
-    news = [(e.token, e.status, e.final) for e in a.events if isinstance(e, ReferProgress)]
-    assert news == [(token, 100, False), (token, 180, False), (token, 200, True)]
-    a.agent.hangup(session, network.now)
-    network.run(64)
-    clean(a, b)
-
-
-def test_transfer_refused() -> None:
-    def refuses(phone: Phone, event: Event, now: float) -> None:
-        picks_up(phone, event, now)
-        if isinstance(event, Referred):
-            phone.agent.respond(event.request, 603, now)
-
-    a, _, network = pair(refuses)
-    session = call(a, network)
-    a.agent.refer(session, "sip:carol@192.0.2.3", network.now)
-    network.run(1)
-    news = one(a, ReferProgress)
-    assert (news.status, news.refused) == (603, True)
-
-
-def test_attended_transfer_replaces_the_call() -> None:
-    a, b, c = (Phone(f"192.0.2.{n}", handler=picks_up) for n in (1, 2, 3))
-    network = Network(a, b, c)
-    first = a.agent.invite("sip:bob@192.0.2.2", SDP, network.now)
-    second = a.agent.invite("sip:carol@192.0.2.3", SDP, network.now)
-    network.run(1)
-    a.agent.refer(first, "sip:carol@192.0.2.3", network.now, replaces=second)
-    network.run(1)
-    referred = one(b, Referred)
-    assert referred.replaces
-    b.agent.accept_refer(referred.request, network.now)
-    third = b.agent.invite(
-        "sip:carol@192.0.2.3", SDP, network.now, headers=[("Replaces", referred.replaces)]
-    )
-    network.run(1)
-    invited = [e for e in c.events if isinstance(e, Invited)]
-    assert invited[1].replaces == invited[0].session
-    assert one(c, Ended).how is How.REPLACED
-    assert one(a, Ended).session == second
-    assert third in b.agent.core.sessions
-
-
-def test_replaces_of_an_unknown_call() -> None:
-    a, b, network = pair()
-    a.agent.invite(
-        "sip:bob@192.0.2.2",
-        SDP,
-        network.now,
-        headers=[("Replaces", "nothing;to-tag=1;from-tag=2")],
-    )
-    network.run(1)
-    assert one(a, Ended).status == 481
-    assert not b.events
 
 
 class Door:
@@ -799,20 +485,6 @@ def test_an_answer_without_a_usable_contact_fails_the_call() -> None:
     event = agent.next_event()
     assert isinstance(event, Ended)
     assert event.how is How.FAILED
-
-
-def test_update_before_the_first_answer_is_refused() -> None:
-    def early(phone: Phone, event: Event, now: float) -> None:
-        if isinstance(event, Invited):
-            phone.agent.ring(event.session, now, reliable=True)
-
-    a, _, network = pair(early)
-    session = call(a, network)
-    # Our own agent does not offer while its offer is open; a peer may.
-    a.agent.core.sessions[session].offering = False
-    a.agent.reoffer(session, OTHER, network.now)
-    network.run(1)
-    assert one(a, ReofferFailed).status == 500
 
 
 def test_headers_of_a_session_are_kept() -> None:
