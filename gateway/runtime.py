@@ -359,7 +359,14 @@ class Gateway(Exchange):
             self._timer = self._running_loop().call_at(due, self._tick)
 
     def _envelope(
-        self, now: float, wall: float, trace: str, call: str, adapter: str, event: Event
+        self,
+        now: float,
+        wall: float,
+        trace: str,
+        call: str,
+        adapter: str,
+        event: Event | None = None,
+        action: Action | None = None,
     ) -> Envelope:
         return Envelope(
             id=self._ids.uuid7(wall),
@@ -370,6 +377,7 @@ class Gateway(Exchange):
             call=call,
             adapter=adapter,
             event=event,
+            action=action,
         )
 
     def _record(self, envelope: Envelope) -> None:
@@ -394,16 +402,7 @@ class Gateway(Exchange):
         shown = action
         if kind is Command and action.code:  # type: ignore[union-attr]
             shown = msgspec.structs.replace(action, code="")
-        envelope = Envelope(
-            id=self._ids.uuid7(wall),
-            box=self.box,
-            at=wall,
-            mono=now,
-            trace=trace,
-            call=call,
-            adapter=host.name if host else "",
-            action=shown,
-        )
+        envelope = self._envelope(now, wall, trace, call, host.name if host else "", action=shown)
         self.handled["action"] += 1
         self.journal.append(envelope)
         self._record(envelope)
