@@ -15,8 +15,10 @@ from tests.box import Box
 from tests.small_disk import SmallDisk, mounted
 
 # How long one example takes says something of the machine and who else uses it, not of the code.
-settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("gateway")
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A run finds what the last one found. `--hypothesis-profile=search` looks further each time.
+settings.register_profile("repeatable", settings.get_profile("search"), derandomize=True)
+settings.load_profile("repeatable")
 
 # Run in the background of a shell, they are ignored, and every program of a test inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -32,7 +32,7 @@ sanitized() {
         timeout 780 "$python" "$@" 2>>report.stderr
 }
 run() {
-    sanitized -m pytest -q -n 2 --dist loadfile --capture=sys \
+    sanitized -m pytest -q -n 2 --dist loadfile --capture=sys --hypothesis-profile=search \
         tests/_codecs tests/media tests/drivers/test_framer.py tests/protocols/sip/test_timers.py tests/adapters/test_page.py \
         --deselect tests/_codecs/test_stubs.py "$@"
 }
