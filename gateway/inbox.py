@@ -80,8 +80,8 @@ class _Gateway(Protocol):
     def refuse_call(self, event: LegOffered, host: AdapterHost) -> None:
         """There is no room for this call."""
 
-    def alarm_lost(self, event: Begins) -> None:
-        """There is no room for this alarm."""
+    def alarm_lost(self, event: Begins, envelope: str) -> None:
+        """There is no room for this alarm, which is journalled under this envelope."""
 
     def wake(self) -> None:
         """There is something to take."""
@@ -171,7 +171,7 @@ class Inbox:
         if _bounded(event, envelope):
             severity = _severity(event)
             if self._n_alarms.total() >= ALARMS and not self._evict(severity):
-                self._gateway.alarm_lost(event)  # type: ignore[arg-type]
+                self._gateway.alarm_lost(event, envelope)  # type: ignore[arg-type]
                 self._gone(envelope)
                 return
             self._n_alarms[severity] += 1
@@ -196,7 +196,7 @@ class Inbox:
             if _bounded(event, envelope) and _severity(event) == least:
                 del self._queue[at]
                 self._n_alarms[least] -= 1
-                self._gateway.alarm_lost(event)  # type: ignore[arg-type]
+                self._gateway.alarm_lost(event, envelope)  # type: ignore[arg-type]
                 self._gone(envelope)
                 return True
         return False

@@ -227,8 +227,15 @@ class Gateway(Exchange):
         refusal = Hangup(leg=event.leg, cause=Cause.CONGESTION, detail="event queue is full")
         self._dispatch.ask(host, host.adapter.hangup, refusal)
 
-    def alarm_lost(self, event: AlarmRaised | InputChanged | CloseAlarm) -> None:
-        """There was no room for an alarm: that is said, counted, and an alarm itself."""
+    def alarm_lost(
+        self, event: AlarmRaised | InputChanged | CloseAlarm, envelope: str = ""
+    ) -> None:
+        """There was no room for an alarm: that is said, counted, and an alarm itself.
+
+        envelope: under which it waited to be acted on.
+        """
+        if envelope:
+            self.journal.lost(envelope)
         self.counters["alarms_dropped"] += 1
         self._flood_at = self.now()
         place = _own("alarms")

@@ -67,6 +67,13 @@ def alarm(name: str, raised_at: float = 990.0) -> AlarmRaised:
     return AlarmRaised(endpoint="mqtt/panel", alarm=name, trace=f"t-{name}", raised_at=raised_at)
 
 
+def raise_(journal: Journal, raised: AlarmRaised) -> None:
+    """It is written down, and the switchboard is given it."""
+    envelope = wear(raised)
+    journal.append(envelope)
+    journal.taken(envelope.id, now=envelope.mono, at=envelope.at)
+
+
 def opened(directory: Path, **options: object) -> Journal:
     journal = Journal(directory, **options)  # type: ignore[arg-type]
     journal.open(now=1000.0, at=AT)
@@ -192,9 +199,9 @@ def test_any_content_is_survived(tmp_path_factory: pytest.TempPathFactory, garba
 
 def test_old_segments_go_and_open_alarms_stay(tmp_path: Path) -> None:
     journal = opened(tmp_path, segment_bytes=4000, total_bytes=20_000)
-    journal.append(wear(alarm("fire")))
+    raise_(journal, alarm("fire"))
     journal.append(wear(OpenAlarm(endpoint="mqtt/panel", alarm="fire", route="r", trace="t-fire")))
-    journal.append(wear(alarm("over")))
+    raise_(journal, alarm("over"))
     over = CloseAlarm(endpoint="mqtt/panel", alarm="over", outcome="acknowledged")
     journal.append(wear(over))
     for n in range(2000):
@@ -229,7 +236,7 @@ def test_segments_stay_in_order_when_the_clock_is_set_back(tmp_path: Path) -> No
 def test_which_alarms_are_open(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     for name in ("bare", "cleared", "planned", "planned-cleared", "closed"):
-        journal.append(wear(alarm(name)))
+        raise_(journal, alarm(name))
     for name in ("planned", "planned-cleared", "closed"):
         journal.append(
             wear(OpenAlarm(endpoint="mqtt/panel", alarm=name, route="r", trace=f"t-{name}"))
@@ -241,6 +248,54 @@ def test_which_alarms_are_open(tmp_path: Path) -> None:
     found = read_open_alarms(tmp_path).raised(now=1000.0, at=AT)
     # Cleared without a plan is over; cleared while its plan runs is the plan's business.
     assert {a.alarm for a in found} == {"bare", "planned", "planned-cleared"}
+
+
+@pytest.mark.parametrize("segment_bytes", [1, 1 << 20])
+def test_an_alarm_written_down_ahead_of_an_older_clear_stays_open(
+    tmp_path: Path, segment_bytes: int
+) -> None:
+    """The clear waited for the switchboard, the alarm did not wait to be written."""
+    journal = opened(tmp_path, segment_bytes=segment_bytes)
+    envelope = wear(alarm("fire"))
+    clear = wear(AlarmCleared(endpoint="mqtt/panel", alarm="fire"))
+    plan = OpenAlarm(endpoint="mqtt/panel", alarm="fire", route="r", trace="t-fire")
+    closed = CloseAlarm(endpoint="mqtt/panel", alarm="fire", outcome="exhausted")
+
+    def still_open() -> list[str]:
+        journal.append_durable(wear(LegAnswered(leg="s/1#1"))).result(5)
+        return [a.trace for a in read_open_alarms(tmp_path).raised(now=1000.0, at=AT)]
+
+    journal.append_durable(envelope).result(5)
+    for older in (clear, wear(closed), clear):
+        journal.append(older)
+        assert still_open() == ["t-fire"]
+    journal.taken(envelope.id, now=1001.0, at=AT)
+    journal.append(wear(plan))
+    assert still_open() == ["t-fire"]
+    journal.append(clear)
+    assert still_open() == ["t-fire"], "its plan goes on"
+    journal.append(wear(closed))
+    assert still_open() == []
+    lost = wear(alarm("smoke"))
+    journal.append_durable(lost).result(5)
+    journal.lost(lost.id)
+    assert still_open() == ["t-smoke"]
+    journal.append(wear(AlarmCleared(endpoint="mqtt/panel", alarm="smoke")))
+    assert still_open() == []
+    journal.close()
+
+
+def test_what_an_earlier_run_did_not_act_on_is_carried_on_and_can_end(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    journal.append_durable(wear(alarm("fire"))).result(5)
+    journal.append_durable(wear(AlarmCleared(endpoint="mqtt/panel", alarm="fire"))).result(5)
+    journal.close()
+    again = Journal(tmp_path)
+    assert [a.trace for a in again.open(now=1000.0, at=AT)] == ["t-fire"]
+    raise_(again, alarm("fire"))
+    again.append_durable(wear(AlarmCleared(endpoint="mqtt/panel", alarm="fire"))).result(5)
+    again.close()
+    assert read_open_alarms(tmp_path).raised(now=1000.0, at=AT) == []
 
 
 def test_follow_sees_what_is_written_later_once(tmp_path: Path) -> None:

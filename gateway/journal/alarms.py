@@ -12,7 +12,11 @@ from gateway.core.events import AlarmAcknowledged, AlarmCleared, AlarmRaised, In
 
 
 class OpenAlarms:
-    """Which alarms a stream of envelopes leaves open: driven by `see`."""
+    """Which alarms a stream of envelopes leaves open: driven by `see`, `settle`, `begin_run`.
+
+    An alarm is written down ahead of the events that wait for the switchboard, so a clear that
+    came before it may stand behind it. What nobody has acted on yet, nothing ends.
+    """
 
     SEES: Final = frozenset(
         (
@@ -25,36 +29,53 @@ class OpenAlarms:
     def __init__(self) -> None:
         self._raised: dict[tuple[str, str], Envelope] = {}
         self._planned: dict[tuple[str, str], Envelope] = {}
+        self._ahead: dict[str, Envelope] = {}
+        """Of those raised, by the envelope's id: what nobody has acted on yet."""
 
     def see(self, envelope: Envelope) -> None:
         """Follow one envelope."""
         body = envelope.body
-        if isinstance(body, AlarmRaised):
-            self._keep(envelope, body)
-        elif isinstance(body, InputChanged) and body.raised_at is not None:
-            # The newest value is the one that the present routes are to be asked about.
-            self._raised[body.endpoint, body.alarm] = envelope
+        if isinstance(body, AlarmRaised | InputChanged):
+            if isinstance(body, AlarmRaised) or body.raised_at is not None:
+                self._ahead[envelope.id] = envelope
+                self._keep(envelope)
         elif isinstance(body, OpenAlarm):
             self._planned[body.endpoint, body.alarm] = envelope
         elif isinstance(body, CloseAlarm):
-            self._raised.pop((body.endpoint, body.alarm), None)
             self._planned.pop((body.endpoint, body.alarm), None)
+            self._end((body.endpoint, body.alarm))
         elif isinstance(body, AlarmCleared | AlarmAcknowledged | AcknowledgeAlarm):
             # An alarm that no route answers never gets a plan, so nothing would ever close it.
             # One with a plan stays open until the plan itself is over.
             key = body.endpoint, body.alarm
             if key not in self._planned:
-                self._raised.pop(key, None)
+                self._end(key)
 
-    def _keep(self, envelope: Envelope, alarm: AlarmRaised) -> None:
+    def settle(self, envelope: str) -> None:
+        """The alarm of the envelope of this id was acted on, or nobody will."""
+        self._ahead.pop(envelope, None)
+
+    def begin_run(self) -> None:
+        """Another run carries on what is open; it writes it down again."""
+        self._ahead.clear()
+
+    def _end(self, key: tuple[str, str]) -> None:
+        self._raised.pop(key, None)
+        for envelope in self._ahead.values():
+            if _key(envelope) == key:
+                self._keep(envelope)
+
+    def _keep(self, envelope: Envelope) -> None:
         """The same alarm again is the old one, at its worst."""
-        key = alarm.endpoint, alarm.alarm
+        key, alarm = _key(envelope), envelope.event
         known = self._raised.get(key)
-        if known is None:
-            self._raised[key] = envelope
-            return
-        before = known.event
-        if not isinstance(before, AlarmRaised):
+        before = None if known is None else known.event
+        if (
+            known is None
+            or not isinstance(before, AlarmRaised)
+            or not isinstance(alarm, AlarmRaised)
+        ):
+            # An input's newest value is the one that the present routes are to be asked about.
             self._raised[key] = envelope
         elif alarm.severity > before.severity:
             worse = msgspec.structs.replace(alarm, raised_at=before.raised_at, trace=before.trace)
@@ -62,7 +83,13 @@ class OpenAlarms:
 
     def envelopes(self) -> list[Envelope]:
         """What has to be known again to be in the same state."""
-        return [*self._raised.values(), *self._planned.values()]
+        kept = {each.id: each for each in (*self._raised.values(), *self._planned.values())}
+        return [*kept.values(), *(each for each in self._ahead.values() if each.id not in kept)]
+
+    @property
+    def ahead(self) -> list[str]:
+        """Which of them nobody has acted on yet."""
+        return list(self._ahead)
 
     def raised(self, *, now: float, at: float) -> list[AlarmRaised | InputChanged]:
         """What began the open alarms, oldest first, `raised_at` moved to the present clock.
@@ -77,3 +104,9 @@ class OpenAlarms:
             age = max(0.0, envelope.mono - alarm.raised_at) + max(0.0, at - envelope.at)
             found.append((age, msgspec.structs.replace(alarm, raised_at=now - age)))
         return [alarm for _, alarm in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _key(envelope: Envelope) -> tuple[str, str]:
+    alarm = envelope.event
+    assert isinstance(alarm, AlarmRaised | InputChanged)
+    return alarm.endpoint, alarm.alarm

@@ -28,10 +28,12 @@ PLAN: Final = b'{"plan":'
 """Begins a line with the routes that are used from here on; each segment has one near its head."""
 TAKEN: Final = b'{"taken":'
 """Begins the line that says when the switchboard was given an alarm that is written above."""
+LOST: Final = b'{"lost":'
+"""Begins the line that says that it will not be given one: there was no room."""
 _ENCODER: Final = msgspec.json.Encoder()
 _SECRETS: Final = frozenset((Command, DigitPressed, SendDigits))
 """What may hold a secret."""
-MARKS: Final = (CARRIED, OPENED, PLAN, TAKEN)
+MARKS: Final = (CARRIED, OPENED, PLAN, TAKEN, LOST)
 """Lines that are no envelopes."""
 
 
@@ -39,6 +41,8 @@ class Head(msgspec.Struct, frozen=True):
     """First line of a segment: the envelopes of the alarms that are open."""
 
     carried: list[Envelope]
+    ahead: list[str] = []
+    """Ids of those that nobody had acted on yet."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -65,6 +69,8 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
     opened: str = ""
     plan: Plan | None = None
     taken: Taken | None = None
+    lost: str = ""
+    """Id of the alarm's envelope."""
 
 
 def plan(routes: Iterable[Route], zone: str, asked: tuple[float, float] | None = None) -> bytes:
@@ -81,6 +87,30 @@ def plan(routes: Iterable[Route], zone: str, asked: tuple[float, float] | None =
 def taken(alarm: str, mono: float, at: float) -> bytes:
     """The line that says when the alarm of this envelope was acted on."""
     return msgspec.json.encode(Mark(taken=Taken(alarm, mono, at))) + b"\n"
+
+
+def lost(alarm: str) -> bytes:
+    """The line that says that nobody will act on the alarm of this envelope."""
+    return msgspec.json.encode(Mark(lost=alarm)) + b"\n"
+
+
+def settled(line: bytes) -> str:
+    """The alarm's envelope that a line says has been acted on, or will not be; empty: none."""
+    if not line.startswith((TAKEN, LOST)):
+        return ""
+    try:
+        mark = msgspec.json.decode(line, type=Mark)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""
+    return mark.lost if mark.taken is None else mark.taken.alarm
+
+
+def head(carried: Iterable[Envelope], ahead: Iterable[str]) -> bytes:
+    """The first line of a segment."""
+    body = b",".join(encode(envelope, keep_digits=True)[:-1] for envelope in carried)
+    waiting = list(ahead)
+    behind = b',"ahead":' + msgspec.json.encode(waiting) if waiting else b""
+    return CARRIED + b"[" + body + b"]" + behind + b"}\n"
 
 
 def opened(run: str) -> bytes:

@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.core.envelope import Envelope
 from gateway.journal.alarms import OpenAlarms
-from gateway.journal.lines import MARKS, OPENED, Head, line_start, opened, segments
+from gateway.journal.lines import MARKS, OPENED, Head, line_start, opened, segments, settled
 
 
 class Reader:
@@ -137,7 +137,8 @@ def read(
 
 
 def read_open_alarms(directory: Path) -> OpenAlarms:
-    """The alarms that the newest segment leaves open; none when it cannot be read."""
+    """The alarms that the newest segment leaves open to the next run; none when it cannot be
+    read."""
     alarms = OpenAlarms()
     for path in reversed(segments(directory)):
         with path.open("rb") as file:
@@ -148,12 +149,20 @@ def read_open_alarms(directory: Path) -> OpenAlarms:
                 continue
         for envelope in head.carried:
             alarms.see(envelope)
+        for each in set(alarms.ahead).difference(head.ahead):
+            alarms.settle(each)
         break
     else:
         path = None
     reader = Reader(directory)
     if path is not None:
         reader._at = (path.name, 0)
-    for envelope in reader.poll():
-        alarms.see(envelope)
+    for line in reader._lines():
+        if line.startswith(OPENED):
+            alarms.begin_run()
+        elif alarm := settled(line):
+            alarms.settle(alarm)
+        elif (envelope := reader._envelope(line)) is not None:
+            alarms.see(envelope)
+    alarms.begin_run()
     return alarms

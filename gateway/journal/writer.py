@@ -22,13 +22,15 @@ from gateway.core.routes import Route
 from gateway.errors import DeviceError
 from gateway.journal.alarms import OpenAlarms
 from gateway.journal.lines import (
-    CARRIED,
     PLAN,
     begun,
     encode,
+    head,
+    lost,
     opened,
     plan,
     segments,
+    settled,
     sound_size,
     taken,
 )
@@ -233,6 +235,10 @@ class Journal:
         """
         return self._put(None, None, taken(alarm, now, at))
 
+    def lost(self, alarm: str) -> bool:
+        """Write down that nobody will act on the alarm of this envelope before a restart."""
+        return self._put(None, None, lost(alarm))
+
     def _put(self, envelope: Envelope | None, done: Future[None] | None, line: bytes = b"") -> bool:
         limit = self._queue_limit
         if done is not None:
@@ -369,7 +375,10 @@ class Journal:
         self.counters.written += len(self._unsynced)
         for entry in self._unsynced:
             envelope = entry.envelope
-            if envelope is not None and type(envelope.body) in OpenAlarms.SEES:
+            if envelope is None:
+                if alarm := settled(entry.line):
+                    self._alarms.settle(alarm)
+            elif type(envelope.body) in OpenAlarms.SEES:
                 self._alarms.see(envelope)
             if entry.done is not None and entry.done.set_running_or_notify_cancel():
                 entry.done.set_result(None)
@@ -449,10 +458,7 @@ class Journal:
             at = max(at, begun(found[-1]) + 0.001)
         path = self.directory / f"journal-{self._ids.uuid7(at + 0.0005)}.jsonl"
         scratch = path.with_suffix(".tmp")
-        head = b"".join(
-            encode(envelope, keep_digits=True)[:-1] + b"," for envelope in self._alarms.envelopes()
-        )
-        line = CARRIED + b"[" + head[:-1] + b"]}\n" + self._plan
+        line = head(self._alarms.envelopes(), self._alarms.ahead) + self._plan
         fd = os.open(
             scratch, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640
         )

@@ -13,7 +13,7 @@ from gateway.core.events import AlarmRaised, InputChanged
 from gateway.core.routes import Route
 from gateway.errors import UsageError
 from gateway.journal import segments
-from gateway.journal.lines import CARRIED, OPENED, PLAN, TAKEN, Mark, Plan
+from gateway.journal.lines import CARRIED, LOST, OPENED, PLAN, TAKEN, Mark, Plan
 
 _ALARMS: Final = 100_000
 """Alarms that may wait to be acted on; a journal in which more do is damaged."""
@@ -70,7 +70,7 @@ class Tape:
             if line.startswith(CARRIED):
                 continue
             try:
-                if line.startswith((OPENED, PLAN, TAKEN)):
+                if line.startswith((OPENED, PLAN, TAKEN, LOST)):
                     mark = msgspec.json.decode(line, type=Mark)
                     if mark.opened:
                         lines.hold(mark.opened, where)
@@ -80,6 +80,8 @@ class Tape:
                     elif mark.taken is not None and mark.taken.alarm in waiting:
                         alarm = waiting.pop(mark.taken.alarm)
                         yield Step(alarm, mark.taken.mono, mark.taken.at, where)
+                    elif mark.lost:
+                        waiting.pop(mark.lost, None)
                     continue
                 envelope = msgspec.json.decode(line, type=Envelope)
             except (msgspec.MsgspecError, UnicodeDecodeError):
