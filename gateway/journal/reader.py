@@ -162,7 +162,7 @@ def read_open_alarms(directory: Path) -> OpenAlarms:
             alarms.begin_run()
         elif alarm := settled(line):
             alarms.settle(alarm)
-        elif (envelope := reader._envelope(line)) is not None:
-            alarms.see(envelope)
+        elif (found := reader._envelope(line)) is not None:
+            alarms.see(found)
     alarms.begin_run()
     return alarms
