@@ -15,6 +15,7 @@ from gateway.runtime import Gateway
 from gateway.timeline import search
 from gateway.timeline.capture import Capture
 from gateway.timeline.items import Picker
+from gateway.timeline.wire import Reader, whole
 
 NEXT: Final = "next"
 _BEAT_S: Final = 0.25
@@ -68,7 +69,7 @@ async def octets(
     capture = Capture(gateway.redactor, box=gateway.box, version=version, trace=trace, ties=ties)
     yield capture.begin()
     watched: set[str] = set()
-    seen: set[int] = set()
+    wires = Reader(gateway.wires, trace)
     began, until, number = 0.0, float("inf"), 0
     lost = gateway.taps.lost()
 
@@ -83,17 +84,13 @@ async def octets(
 
     def fresh() -> bytes:
         nonlocal number
-        ties.update(gateway.wires.leg_of())
         chunks = gateway.taps.since(number, picker.legs) if query.media else []
         number = gateway.taps.number
-        entries = [
-            entry
-            for entry in gateway.wires.of(
-                trace, picker.legs, picker.places, since=began, until=until, rests=not query.follow
-            )
-            if entry.number not in seen
-        ]
-        seen.update(entry.number for entry in entries)
+        entries = wires.fresh(
+            picker.legs, picker.places, since=began, until=until, rests=not query.follow
+        )
+        if entries:
+            ties.update(gateway.wires.leg_of())
         return capture.take(entries, chunks)
 
     try:
@@ -140,7 +137,7 @@ async def _lately(
         gateway.redactor, box=gateway.box, version=version, ties=gateway.wires.leg_of()
     )
     yield capture.begin()
-    entries = [entry for entry in gateway.wires.entries() if entry.mono >= since]
+    entries = [entry for entry in whole(gateway.wires.entries()) if entry.mono >= since]
     chunks = [each for each in gateway.taps.since(0) if each.mono >= since] if query.media else []
     while entries or chunks:
         some, entries = entries[:_ALL_AT_ONCE], entries[_ALL_AT_ONCE:]

@@ -18,6 +18,7 @@ from gateway.hosting import Feed
 from gateway.runtime import Gateway
 from gateway.timeline import search
 from gateway.timeline.items import Item, Picker, of_wire
+from gateway.timeline.wire import Reader
 
 MAXIMUM: Final = 20_000
 """Items of one answer; a trace that has more is cut, and says so."""
@@ -72,8 +73,8 @@ async def lines(
 
     past = [] if early else await asyncio.to_thread(history)
     last = max((item.at for item in past), default=0.0)
-    seen: set[int] = set()
-    items = sorted([*past, *_wires(gateway, picker, past, seen)], key=lambda item: item.at)
+    wires = Reader(gateway.wires, trace)
+    items = sorted([*past, *_wires(gateway, picker, wires, past)], key=lambda item: item.at)
     labels = {
         name: place.label for name, place in gateway.switchboard.endpoints.items() if place.label
     }
@@ -92,20 +93,17 @@ async def lines(
     for envelope in early:
         for item in picker.take(envelope):
             yield encode(item)
-    looked, known, learned = 0.0, -1, True
+    looked, learned = 0.0, True
     async for beat in beats:
         if beat is not None and beat.at > last:
             for item in picker.take(beat):
                 learned = True
                 yield encode(item)
-        # Not after each event of other calls: on a busy box there are many, and the wires are long.
+        # Not after each event of other calls: on a busy box there are many.
         if beat is not None and not learned and time.monotonic() < looked + _BEAT_S:
             continue
-        fresh: list[Item] = []
-        if learned or gateway.wires.count != known:
-            learned, known = False, gateway.wires.count
-            fresh = _wires(gateway, picker, [], seen, rests=False)
-        looked = time.monotonic()
+        learned, looked = False, time.monotonic()
+        fresh = _wires(gateway, picker, wires)
         for item in fresh:
             yield encode(item)
         if beat is None and not fresh:
@@ -113,19 +111,16 @@ async def lines(
 
 
 def _wires(
-    gateway: Gateway, picker: Picker, past: list[Item], seen: set[int], *, rests: bool = True
+    gateway: Gateway, picker: Picker, wires: Reader, past: list[Item] | None = None
 ) -> list[Item]:
-    """What went over the wires and has not been `seen`."""
+    """What went over the wires and was not there yet. past: of a trace that is looked at first."""
     since = past[0].at - _AROUND_S if past else time.time() - _RECENT_S
     until = past[-1].at + _AROUND_S if past else float("inf")
-    entries = [
-        entry
-        for entry in gateway.wires.of(
-            picker.trace, picker.legs, picker.places, since=since, until=until, rests=rests
-        )
-        if entry.number not in seen
-    ]
-    seen.update(entry.number for entry in entries)
+    entries = wires.fresh(
+        picker.legs, picker.places, since=since, until=until, rests=past is not None
+    )
+    if not entries:
+        return []
     ties = gateway.wires.leg_of()
     return [of_wire(entry, picker.legs, ties, gateway.redactor) for entry in entries]
 

@@ -10,6 +10,7 @@ import asyncio
 import struct
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
+from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
 from gateway.errors import GatewayError
@@ -150,11 +151,10 @@ class Taps:
     def since(self, number: int, legs: Collection[str] | None = None) -> list[Chunk]:
         """Chunks after a number, of these legs or of all, what waits in the rings included."""
         self.drain()
-        return [
-            chunk
-            for chunk in self._chunks
-            if chunk.number > number and (legs is None or chunk.leg in legs)
-        ]
+        # From the newest: of everybody's last minutes only what came since the last time is new.
+        fresh = [*takewhile(lambda chunk: chunk.number > number, reversed(self._chunks))]
+        fresh.reverse()
+        return [chunk for chunk in fresh if legs is None or chunk.leg in legs]
 
     def _tap(self, leg: str, stream: Any) -> None:
         if stream.id in self._tapped or not isinstance(stream.spec, RtpSpec):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice, takewhile
 from typing import Final
 
 import msgspec
@@ -104,11 +105,11 @@ class Assembler:
             data, first = data[size:], entry
 
 
-def whole(entries: Iterable[WireEntry], *, rests: bool = True) -> list[WireEntry]:
-    """Entries with one SIP message each. rests: also what has been begun and is not complete."""
+def whole(entries: Iterable[WireEntry]) -> list[WireEntry]:
+    """Entries with one SIP message each, the last of a stream maybe incomplete."""
     assembler = Assembler()
     found = [each for entry in entries for each in assembler.take(entry)]
-    if assembler.begun and rests:
+    if assembler.begun:
         found += assembler.begun.values()
         found.sort(key=lambda entry: entry.mono)
     return found
@@ -139,6 +140,8 @@ class Ring:
         """One queue for each kind: a bus that is polled all day must not push out a call."""
         self._sizes: Counter[str] = Counter()
         self._ties: deque[tuple[float, str, str]] = deque(maxlen=_TIES)
+        self.n_ties = 0
+        """Dialogues that were noted so far, also those that are gone."""
 
     @property
     def count(self) -> int:
@@ -189,21 +192,35 @@ class Ring:
         while ties and ties[0][0] < mono - self.keep_s:
             ties.popleft()
         ties.append((mono, about, key))
+        self.n_ties += 1
 
     def leg_of(self) -> dict[str, str]:
         """By key: the leg of each dialogue that is known."""
         return {key: about for _, about, key in self._ties}
 
-    def entries(
-        self, *, since: float = 0.0, until: float = float("inf"), rests: bool = True
-    ) -> list[WireEntry]:
-        """All of a time, oldest first; since, until: wall clock, seconds since 1970. rests: also
-        what is not complete."""
+    def entries(self, *, since: float = 0.0, until: float = float("inf")) -> list[WireEntry]:
+        """All of a time, oldest first, as they are kept; since, until: wall clock, seconds since
+        1970."""
         found = [
             entry for queue in self._kinds.values() for entry in queue if since <= entry.at <= until
         ]
         found.sort(key=lambda entry: entry.number)
-        return whole(found, rests=rests)
+        return found
+
+    def after(self, number: int) -> list[WireEntry]:
+        """Those that came after an entry, oldest first, as they are kept."""
+        found = [
+            entry
+            for queue in self._kinds.values()
+            for entry in takewhile(lambda entry: entry.number > number, reversed(queue))
+        ]
+        found.sort(key=lambda entry: entry.number)
+        return found
+
+    def ties(self, after: int = 0) -> Iterator[tuple[str, str]]:
+        """Leg and key of each dialogue that was noted after so many, newest first."""
+        newest = islice(reversed(self._ties), max(0, self.n_ties - after))
+        return ((about, key) for _, about, key in newest)
 
     def of(
         self,
@@ -214,25 +231,98 @@ class Ring:
         since: float,
         until: float,
         rests: bool = True,
-    ) -> Iterator[WireEntry]:
+    ) -> list[WireEntry]:
         """Entries about a trace's legs or places, and those tied to them by their key, in order.
 
-        since, until: wall clock, seconds since 1970.
+        since, until: wall clock, seconds since 1970. rests: also what is not complete.
         """
-        entries = self.entries(since=since, until=until, rests=rests)
-        keys = {entry.dialogue for entry in entries if entry.about in legs}
-        keys |= {key for _, about, key in self._ties if about in legs}
-        session = trace.replace("-", "")
-        keys |= {entry.dialogue for entry in entries if session in (entry.ids or ())}
-        keys.discard("")
-        keys.add(trace)
-        networks = {each.partition("/")[0] for each in (*legs, *places)}
+        return Reader(self, trace).fresh(legs, places, since=since, until=until, rests=rests)
+
+
+class Reader:
+    """Entries about one trace, each once: however full the ring is, a look at what came since the
+    last one costs as much as that. Driven by `fresh`."""
+
+    def __init__(self, ring: Ring, trace: str) -> None:
+        self._ring, self._trace = ring, trace
+        self._assembler = Assembler()
+        self._known = (0, 0)
+        """How many legs and places there were."""
+        self._keys: set[str] = set()
+        self._count = self._n_ties = 0
+        self._until = 0.0
+        self._seen: set[int] = set()
+
+    def fresh(
+        self,
+        legs: Collection[str],
+        places: Collection[str] = (),
+        *,
+        since: float,
+        until: float = float("inf"),
+        rests: bool = False,
+    ) -> list[WireEntry]:
+        """What is new, as of `Ring.of`. legs, places: all of them, of which there are only ever
+        more."""
+        ring, known = self._ring, (len(legs), len(places))
+        tied = {key for about, key in ring.ties(self._n_ties) if about in legs} - self._keys
+        self._n_ties = ring.n_ties
+        if known == self._known and not tied and self._until == until == float("inf"):
+            if ring.count == self._count:
+                return []
+            entries = self._whole(ring.after(self._count))
+            if not self._learn(entries, legs):
+                return self._pick(entries, legs, places)
+        self._known, self._until = known, until
+        # Whose dialogue it is may become known after the fact: then what was passed over is ours.
+        self._keys |= {key for about, key in ring.ties() if about in legs}
+        self._assembler = Assembler()
+        entries = self._whole(ring.entries(since=since, until=until))
+        if rests and self._assembler.begun:
+            entries += self._assembler.begun.values()
+            entries.sort(key=lambda entry: entry.mono)
+        self._learn(entries, legs)
+        return self._pick(entries, legs, places)
+
+    def _whole(self, entries: Iterable[WireEntry]) -> list[WireEntry]:
+        self._count = self._ring.count
+        return [each for entry in entries for each in self._assembler.take(entry)]
+
+    def _learn(self, entries: list[WireEntry], legs: Collection[str]) -> bool:
+        """Whether there is a dialogue that was not known."""
+        session, before = self._trace.replace("-", ""), len(self._keys)
+        needle = session.encode()
         for entry in entries:
-            if (
+            if entry.about in legs or (
+                _holds(entry, (needle,)) and entry.dialogue and session in (entry.ids or ())
+            ):
+                self._keys.add(entry.dialogue)
+        self._keys.discard("")
+        return len(self._keys) > before
+
+    def _pick(
+        self, entries: list[WireEntry], legs: Collection[str], places: Collection[str]
+    ) -> list[WireEntry]:
+        keys = self._keys | {self._trace}
+        needles = [key.encode("utf-8", "replace") for key in keys]
+        networks = {each.partition("/")[0] for each in (*legs, *places)}
+        found = [
+            entry
+            for entry in entries
+            if entry.number not in self._seen
+            and (
                 entry.about in legs
-                or entry.dialogue in keys
-                or (not entry.key and entry.about in places)
+                or ((entry.key or _holds(entry, needles)) and entry.dialogue in keys)
+                or (entry.about in places and not entry.dialogue)
                 # A bus is one for all its stations: whose frame it is only its octets tell.
                 or (entry.kind == "serial" and entry.adapter in networks)
-            ):
-                yield entry
+            )
+        ]
+        self._seen.update(entry.number for entry in found)
+        return found
+
+
+def _holds(entry: WireEntry, needles: Iterable[bytes]) -> bool:
+    """Whether a SIP message may be about one of these: far quicker than to look what it says."""
+    data = entry.data
+    return entry.kind == "sip" and isinstance(data, bytes) and any(each in data for each in needles)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.timeline.items import Item
 from gateway.timeline.page import page
-from gateway.timeline.wire import MAXIMUM, Ring, WireEntry
+from gateway.timeline.wire import MAXIMUM, Reader, Ring, WireEntry
 
 
 def entry(mono: float, text: str = "x", about: str = "", key: str = "") -> WireEntry:
@@ -52,6 +53,57 @@ def test_never_more_octets_than_allowed(entries: list[tuple[float, int]]) -> Non
         ring.put(entry(mono, "z" * size))
         assert 0 <= ring.n_bytes <= 20_000
         assert len(ring) <= 100
+
+
+_ENTRIES = st.builds(
+    lambda about, key, octets: WireEntry(
+        mono=0.0, at=0.0, adapter="sip", about=about, outward=False, kind="sip", key=key,
+        data=octets, ends=("tcp", ("127.0.0.1", 5060), ("127.0.0.2", 5060)),
+    ),
+    st.sampled_from(["", "sip/a", "sip/a#1", "sip/a#2", "sip/b#3"]),
+    st.sampled_from(["", "", "call-1", "call-2"]),
+    st.sampled_from([
+        b"x",
+        b"BYE sip:b SIP/2.0\r\nCall-ID: call-1\r\nContent-Length: 0\r\n\r\n",
+        b"BYE sip:b SIP/2.0\r\ni: call-2\r\nSession-ID: " + b"a" * 32 + b"\r\nl: 0\r\n\r\n",
+        b"BYE sip:b SIP/2.0\r\nCall-ID: call-3\r\nContent-",
+        b"Length: 0\r\n\r\n",
+    ]),
+)  # fmt: skip
+_STEPS = st.lists(
+    st.one_of(
+        _ENTRIES,
+        st.tuples(st.sampled_from(["sip/a#1", "sip/b#3"]), st.sampled_from(["call-1", "call-3"])),
+        st.sampled_from(["sip/a#1", "sip/a#2", "look"]),
+    ),
+    max_size=40,
+)
+
+
+@given(_STEPS)
+def test_looks_at_what_is_new_find_what_one_look_finds(steps: list[object]) -> None:
+    ring, legs = Ring(), []
+    trace = "a" * 32
+    reader = Reader(ring, trace)
+    found: list[WireEntry] = []
+
+    def look() -> None:
+        found.extend(reader.fresh(legs, ("sip/a",), since=0.0))
+
+    for n, step in enumerate(steps):
+        if isinstance(step, WireEntry):
+            # As it came: what a look has found out about it is noted in it.
+            step = msgspec.structs.replace(step, mono=float(n), at=float(n))
+            ring.put(step)
+        elif isinstance(step, tuple):
+            ring.tie(float(n), *step)
+        elif step == "look":
+            look()
+        elif step not in legs:
+            legs.append(str(step))
+    look()
+    once = Reader(ring, trace).fresh(legs, ("sip/a",), since=0.0)
+    assert sorted(each.number for each in found) == [each.number for each in once]
 
 
 @given(st.text(), st.text())
