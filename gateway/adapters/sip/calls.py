@@ -102,6 +102,7 @@ class Calls:
         """How many legs each phone or trunk has."""
         self._by_session: dict[int, Leg] = {}
         self.referrals = Referrals(config, host, self.of_session)
+        self.referrals.may_call = self._may_call
         self._by_trace: dict[str, Leg] = {}
         """Legs that came in, for the hops of those that go on from them."""
 
@@ -235,6 +236,18 @@ class Calls:
         else:
             if not leg.answer:
                 self._refuse(leg, 488, Cause.NOT_ACCEPTABLE, leg.audio.why)
+
+    def _may_call(self, user: str, called: str) -> bool:
+        """Whether somebody may have others call a number, by a transfer or by sending a call on;
+        that counts as a call of his account."""
+        if user not in self._config.phones:
+            return True
+        now = self._host.now()
+        if not self._watchman.admits(user, now):
+            self._host.count("fraud_blocked")
+            return False
+        self._watchman.began(user, called, now)
+        return True
 
     def _has_room(self, name: str, trunk: Trunk) -> bool:
         """Whether a trunk may bring one more call."""
@@ -642,6 +655,8 @@ class Calls:
         leg.note_end(event)
         phone, trunk = self._config.phones.get(leg.user), self._config.trunks.get(leg.user)
         leg.redirect, leg.redirect_reason = sent_on(event, phone, trunk)
+        if leg.redirect and not self._may_call(leg.user, leg.redirect):
+            leg.redirect = ""
         if leg.flow is not None and not leg.connected and _is_away(event):
             # RFC 3263 section 4.3: the next server may be there.
             self._trunks.silent(leg.user, leg.flow)

@@ -166,4 +166,6 @@ def sent_on(event: Ended, phone: Phone | None, trunk: Trunk | None) -> tuple[str
     believes = trunk is None or trunk.diversion in (Diverting.DIVERSION, Diverting.BOTH)
     said = _diversions(event.message) if believes else ()
     why = said[0].reason if said else "unconditional"
-    return (number_of(contacts[0].uri), why) if contacts else ("", "")
+    number = number_of(contacts[0].uri) if contacts else ""
+    # To name an endpoint would be to go round the routes.
+    return (number, why) if number and "/" not in number else ("", "")

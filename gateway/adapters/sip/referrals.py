@@ -34,6 +34,8 @@ class Referrals:
         """Legs whose far end had its call transferred, by trace."""
         self.picked_up: Callable[[str, str], str] = lambda replaces, user: ""
         """The leg that a Replaces header names by its lamp, for that phone; empty: none."""
+        self.may_call: Callable[[str, str], bool] = lambda user, called: True
+        """Whether a phone or trunk may have a number called for its partner."""
 
     def referred(self, agent: SipAgent, event: Referred) -> None:
         """A far end wants its partner to be connected to somebody else."""
@@ -47,12 +49,18 @@ class Referrals:
         if event.replaces and replaced is None:
             agent.respond(event.request, 481, now)
             return
+        target = number_of(event.target.uri)
+        # To name an endpoint would be to go round the routes.
+        if "/" in target or not (replaced or self.may_call(leg.user, target)):
+            self._host.count("transfers_refused")
+            agent.respond(event.request, 403, now)
+            return
         leg.refer = agent.accept_refer(event.request, now)
         self._referrers[leg.trace] = leg
         self._host.emit(
             TransferRequested(
                 leg=leg.id,
-                target=number_of(event.target.uri),
+                target=target,
                 replaces=replaced.id if replaced else "",
             )
         )
