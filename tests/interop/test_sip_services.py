@@ -184,7 +184,7 @@ async def test_forwarding_by_the_phone(tmp_path: Path, status: int) -> None:
 
 
 async def test_forwarding_by_routes_finds_somebody(tmp_path: Path) -> None:
-    """Sections 2.8, 2.9 and 2.13: busy, then no answer, then somebody."""
+    """Sections 2.8, 2.9 and 2.12: busy, then no answer, then somebody."""
     async with box(HOUSE, ELSEWHERE) as gateway:
         anna = phone(gateway, "anna").call("800").gets(180, maybe=(100,)).talks().hangs_up()
         bert = phone(gateway, "bert").takes("INVITE").reply(180).takes("CANCEL").reply(200)
@@ -213,7 +213,7 @@ async def test_three_way_conference(tmp_path: Path) -> None:
 
 
 async def test_call_pickup(tmp_path: Path) -> None:
-    """Section 2.14: anna sees that it rings at bert's, and takes the call."""
+    """Section 2.16: anna sees that it rings at bert's, and takes the call."""
     async with box(HOUSE, ELSEWHERE) as gateway:
         lamp = phone(gateway, "anna").send("SUBSCRIBE", "202", "Event: dialog").gets(200)
         lamp.takes("NOTIFY").reply(200).takes("NOTIFY", "call-id=").reply(200)
@@ -236,7 +236,7 @@ async def test_call_pickup(tmp_path: Path) -> None:
 
 
 async def test_automatic_answer(tmp_path: Path) -> None:
-    """Section 2.16 and RFC 5373: asked by the caller, allowed by the called phone's entry."""
+    """RFC 5373: asked by the caller, allowed by the called phone's entry."""
     async with box(HOUSE, ELSEWHERE) as gateway:
         anna = phone(gateway, "anna").call("202", "Answer-Mode: Auto").talks().hangs_up()
         wanted = ("Answer-Mode: Auto", "Call-Info: .*answer-after=0", "Alert-Info: .*autoanswer")
@@ -249,7 +249,7 @@ async def test_automatic_answer(tmp_path: Path) -> None:
 
 
 async def test_click_to_dial(tmp_path: Path) -> None:
-    """Section 2.17: what `gateway dial` asks for."""
+    """Section 2.18: what `gateway dial` asks for."""
     async with box(HOUSE, ELSEWHERE) as gateway:
         bert = phone(gateway, "bert").answers().pause(0.8).hangs_up()
         await bert.registered(tmp_path)
@@ -263,7 +263,7 @@ async def test_click_to_dial(tmp_path: Path) -> None:
 
 
 async def test_screening(tmp_path: Path) -> None:
-    """Section 2.11 and 2.12: a route refuses."""
+    """Sections 2.13 and 2.14: a route refuses."""
     async with box(HOUSE, ELSEWHERE) as gateway:
         carl = phone(gateway, "carl").call("201").gets(403, "cause=21", maybe=(100,))
         await perform(tmp_path, carl.ack_refusal())
