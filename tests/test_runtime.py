@@ -48,6 +48,7 @@ from gateway.media.streams import NullSpec, StreamStats
 from gateway.runtime import Gateway
 from gateway.testing import until
 from gateway.testing.clock import run_turned
+from tests.fresh import descriptors
 from tests.runtime_rig import TO_B, Obedient, Rig, section, written
 
 
@@ -383,7 +384,8 @@ async def test_emit_from_another_thread(tmp_path: Path) -> None:
 
 
 def test_nothing_is_opened_by_the_constructor(tmp_path: Path) -> None:
-    before = set(os.listdir("/proc/self/fd"))
-    Rig(tmp_path)
-    assert set(os.listdir("/proc/self/fd")) == before
+    before = descriptors(tidy=True)
+    rig = Rig(tmp_path)
+    assert descriptors() == before
+    assert rig
     assert list(tmp_path.iterdir()) == []

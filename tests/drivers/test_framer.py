@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import socket
 import time
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.drivers._framer import Framer
+from tests.fresh import descriptors
 
 FRAME, STEP = 160, 160
 PREFIX = b"header of a page"
@@ -120,16 +120,16 @@ def test_sizes_that_do_not_fit(ends):
 
 def test_bad_descriptors_leave_none_behind(ends):
     _, far, _, _ = ends
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors(tidy=True)
     for fds in ((far.fileno(), -1), (-1, far.fileno())):
         with pytest.raises(OSError, match="descriptor"):
             Framer(*fds, PREFIX, frame_bytes=FRAME, step=STEP)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_opened_and_closed_many_times(ends):
     near, _, _, ear = ends
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors(tidy=True)
     for n in range(300):
         it = framer(ends)
         it.forward(True)
@@ -140,4 +140,4 @@ def test_opened_and_closed_many_times(ends):
             it.close()
             it.forward(True)
         del it  # closes it as well
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before

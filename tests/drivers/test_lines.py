@@ -17,6 +17,7 @@ import pytest
 
 import gateway
 from tests.adapters.radio_stand import Port, build_shim
+from tests.fresh import descriptors
 
 Run = Callable[[str], str]
 
@@ -154,8 +155,8 @@ def test_a_port_without_control_lines_is_an_os_error(tmp_path: Path) -> None:
     from gateway.drivers.lines import SerialPort
 
     port = Port(tmp_path)
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors(tidy=True)
     with pytest.raises(OSError, match="ioctl"):
         SerialPort(port.path)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     port.close()

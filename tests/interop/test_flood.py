@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import socket
 import time
@@ -17,6 +16,7 @@ from gateway.core.events import LegAnswered, LegEnded
 from gateway.lab.linecard import LineCard
 from tests.adapters.mqtt_broker import Broker, free_port, needs_mosquitto
 from tests.cards import needs_card
+from tests.fresh import descriptors
 from tests.interop.peers import ANNA, Box, box, phone, until
 from tests.interop.test_analog import TALK_S, assert_only, speak
 
@@ -125,7 +125,7 @@ async def test_calls_go_on_under_garbage_on_every_door(
         ):
             await gateway.up("sip/anna", "fxs/1", "fxs/2")
             gate, desk = card.telephone(1), card.telephone(2)
-            descriptors = len(os.listdir("/proc/self/fd"))
+            before = descriptors(tidy=True)
             async with _attacked(gateway, broker, modbus):
                 await asyncio.sleep(0.5)
                 # Telephone to telephone, and telephone to the network that is flooded.
@@ -159,9 +159,7 @@ async def test_calls_go_on_under_garbage_on_every_door(
             assert all(host.up for host in hosts.values())
             for name in ("sip", "mqtt", "modbus"):
                 assert sum(hosts[name].counters.values()) > 5, (name, hosts[name].counters)
-            await until(
-                lambda: len(os.listdir("/proc/self/fd")) <= descriptors + 3, "descriptors leak"
-            )
+            await until(lambda: descriptors() <= before + 3, "descriptors leak")
     finally:
         broker.kill()
     said = "".join(capfd.readouterr())

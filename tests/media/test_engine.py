@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import resource
 import socket
@@ -17,12 +16,9 @@ from gateway.errors import DeviceError, UsageError
 from gateway.media.engine import Engine
 from gateway.media.streams import NullSpec, RtpSpec, StreamOptions
 from gateway.testing import until
+from tests.fresh import descriptors, fresh
 
 HERE = RtpSpec(local_ip="127.0.0.1")
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 def resident_kib() -> int:
@@ -31,7 +27,7 @@ def resident_kib() -> int:
 
 
 async def test_nothing_is_open_before_start_and_after_stop():
-    before = descriptors(), threading.active_count()
+    before = descriptors(tidy=True), threading.active_count()
     engine = Engine()
     assert (descriptors(), threading.active_count()) == before
     assert not engine.stats().running
@@ -114,7 +110,7 @@ async def test_ports_are_even_in_range_and_can_run_out():
     assert {s.local[1] for s in streams} == {base, base + 4, base + 6, base + 8}
     with pytest.raises(DeviceError, match=f"no free RTP port pair in {base} to {base + 9}"):
         engine.open(HERE)
-    taken_up = descriptors()
+    taken_up = descriptors(tidy=True)
     streams[0].close()
     await until(lambda: descriptors() < taken_up - 1, "the ports are free")
     engine.open(HERE)
@@ -139,6 +135,7 @@ async def test_an_address_that_is_not_ours():
     await engine.stop()
 
 
+@fresh
 async def test_ten_thousand_opens_leave_nothing_behind():
     engine = Engine(max_streams=64)
     await engine.start()
@@ -167,7 +164,8 @@ async def test_ten_thousand_opens_leave_nothing_behind():
     await churn(1500)
     memory = resident_kib()
     await churn(10000)
-    assert resident_kib() - memory < 4096
+    grown = resident_kib() - memory
+    assert grown < 4096, grown
     assert engine.stats().streams == 0
     await engine.stop()
 

@@ -9,6 +9,7 @@ import socket
 import pytest
 
 from gateway.media._ports import open_pair
+from tests.fresh import descriptors
 
 
 def taken(family: socket.AddressFamily, address: str) -> tuple[socket.socket, int]:
@@ -46,12 +47,12 @@ def test_a_pair_is_bound_marked_and_does_not_block(
 
 def test_a_pair_of_which_one_is_taken_leaves_nothing_open() -> None:
     holder, port = taken(socket.AF_INET, "127.0.0.1")
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors(tidy=True)
     with holder:
         for _ in range(3):
             with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
                 open_pair("127.0.0.1", port, 0, 1)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert descriptors() == before
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,7 @@ def test_stopped_timers_do_not_pile_up() -> None:
     kept = [timers.start(100.0 + i, fired.append) for i in range(50)]
     for i in range(20_000):
         timers.start(50.0 + i % 7, fired.append).stop()
+    gc.collect()
     before = len(gc.get_objects())
     for i in range(20_000):
         timers.start(50.0 + i % 7, fired.append).stop()
