@@ -103,7 +103,7 @@ class Box:
             self.daemon = subprocess.Popen(
                 self.command("run"), env=self.environment, stdout=log, stderr=log, cwd=self.home
             )
-        deadline = time.monotonic() + 20.0
+        deadline = time.monotonic() + 60.0
         while time.monotonic() < deadline and self.daemon.poll() is None:
             if self.run("endpoints", "loopback/alice").stdout.count(" up"):
                 return
@@ -115,7 +115,7 @@ class Box:
         if self.daemon is None:
             return 0
         self.daemon.send_signal(signal.SIGTERM)
-        code = self.daemon.wait(15)
+        code = self.daemon.wait(45)
         self.daemon = None
         return code
 
@@ -123,7 +123,7 @@ class Box:
         """End the daemon as a crash would."""
         assert self.daemon is not None
         self.daemon.kill()
-        self.daemon.wait(5)
+        self.daemon.wait(30)
         self.daemon = None
 
     def close(self) -> None:
@@ -147,7 +147,7 @@ class Box:
             cwd=self.home,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=90,
             check=False,
         )
 
@@ -167,7 +167,7 @@ class Box:
 
     def wait_for_call(self, state: str = "connected") -> dict[str, Any]:
         """The first call that gets so far."""
-        deadline = time.monotonic() + 10.0
+        deadline = time.monotonic() + 60.0
         while time.monotonic() < deadline:
             for call in self.json("calls"):
                 if call["state"] == state and len(call["legs"]) == 2:
@@ -178,7 +178,7 @@ class Box:
 
     def wait_for_no_call(self) -> None:
         """Until all calls are over."""
-        deadline = time.monotonic() + 10.0
+        deadline = time.monotonic() + 60.0
         while self.json("calls"):
             assert time.monotonic() < deadline, self.ok("calls")
             time.sleep(0.05)
@@ -191,7 +191,7 @@ class Box:
             os.environ.update(self.environment | {"TERM": "xterm", "COLUMNS": str(columns)})
             os.execv(sys.executable, self.command(*arguments))
         shown = b""
-        deadline = time.monotonic() + 10.0
+        deadline = time.monotonic() + 60.0
         try:
             while until.encode() not in shown and time.monotonic() < deadline:
                 if select.select([terminal], [], [], 0.1)[0]:

@@ -47,7 +47,7 @@ async def name_server(directory: Path, *records: str, ttl: int = 60) -> AsyncIte
         program, *arguments, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
     )
     try:
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(30):
             while not found.log.exists() or "started" not in found.log.read_text():
                 assert process.returncode is None, "dnsmasq did not start"
                 await asyncio.sleep(0.02)

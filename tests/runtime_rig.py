@@ -191,7 +191,7 @@ class Rig:
         async for envelope in feed:
             self.seen.append(envelope)
 
-    async def until(self, condition: Any, within_s: float = 5.0, step_s: float = 0.001) -> None:
+    async def until(self, condition: Any, within_s: float = 30.0, step_s: float = 0.001) -> None:
         async with asyncio.timeout(within_s):
             while not condition():  # noqa: ASYNC110 (files and threads too)
                 await asyncio.sleep(step_s)

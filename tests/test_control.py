@@ -168,7 +168,7 @@ def test_garbage_is_refused_and_nothing_falls(
     name = quote(text, safe="") or "x"
     path = operation.path.replace("{call}", name)
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(10)
+        connection.settimeout(30)
         connection.connect(str(talking.socket))
         head = f"{operation.method} {path}?{name}=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
         head += f"Content-Length: {len(body)}\r\n\r\n"
@@ -183,7 +183,7 @@ def test_garbage_is_refused_and_nothing_falls(
 
 
 async def _until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not true():  # noqa: ASYNC110
             await asyncio.sleep(0)
 
@@ -248,9 +248,9 @@ async def test_500_calls_are_shown_within_50_ms(tmp_path: Path) -> None:
         await _until(lambda: sum(bool(call.answered_at) for call in calls.values()) == 500)
         took = []
         for _ in range(5):
-            begin = time.process_time()
+            begin = time.thread_time()
             encoded = msgspec.json.encode(desk.calls(CallsQuery()))
-            took.append(time.process_time() - begin)
+            took.append(time.thread_time() - begin)
         assert len(json.loads(encoded)) == 500
         assert sorted(took)[2] < 0.05, took
 

@@ -65,7 +65,7 @@ class States:
             self.all.append(state)
             self._changed.notify_all()
 
-    def wait(self, test: Callable[[StorageState], bool], timeout_s: float = 5.0) -> StorageState:
+    def wait(self, test: Callable[[StorageState], bool], timeout_s: float = 60.0) -> StorageState:
         with self._changed:
             assert self._changed.wait_for(
                 lambda: bool(self.all) and test(self.all[-1]), timeout_s
@@ -113,14 +113,27 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert made.returncode == 0, made.stderr.decode()
     options = f"-c listen_addresses='' -c unix_socket_directories={where}"
     subprocess.run(
-        [*run, programs / "pg_ctl", "-D", data, "-w", "-l", where / "log", "-o", options, "start"],
+        [
+            *run,
+            programs / "pg_ctl",
+            "-D",
+            data,
+            "-w",
+            "-t",
+            "180",
+            "-l",
+            where / "log",
+            "-o",
+            options,
+            "start",
+        ],
         stdout=subprocess.DEVNULL,
         check=True,
         cwd="/",
     )
     yield f"postgresql://gateway@/postgres?host={where}"
     subprocess.run(
-        [*run, programs / "pg_ctl", "-D", data, "-w", "-m", "immediate", "stop"],
+        [*run, programs / "pg_ctl", "-D", data, "-w", "-t", "180", "-m", "immediate", "stop"],
         stdout=subprocess.DEVNULL,
         check=True,
         cwd="/",
@@ -142,7 +155,7 @@ def test_rows_as_another_program_sees_them(tmp_path: Path) -> None:
     for n in range(300):
         store.put((leg(n), call(n), Forget(id=f"c-{n}")))
     store.put((leg(7, cause="busy"),))
-    assert store.drain(5)
+    assert store.drain(60)
     assert store.close()
     assert rows(path) == [f"sip/a#{n}" for n in range(300)]
     assert rows(path, "SELECT cause FROM legs WHERE id = 'id-000007'") == ["busy"]
@@ -204,7 +217,7 @@ def test_a_full_disk_loses_nothing(small_disk: SmallDisk) -> None:
     store.open("b")
     for n in range(100):
         store.put((leg(n),))
-    assert store.drain(5)
+    assert store.drain(60)
     ballast = small_disk.fill()
     for n in range(100, 1000):
         store.put((leg(n, detail="x" * 100),))
@@ -212,7 +225,7 @@ def test_a_full_disk_loses_nothing(small_disk: SmallDisk) -> None:
     assert "full" in state.reason
     ballast.unlink()
     states.wait(lambda state: not state.degraded)
-    assert store.drain(5)
+    assert store.drain(60)
     store.close()
     assert rows(path) == [f"sip/a#{n}" for n in range(1000)]
     assert set(rows(path, "SELECT length(detail) FROM legs WHERE id >= 'id-000100'")) == {100}
@@ -224,7 +237,7 @@ def test_a_disk_that_is_read_only_for_a_while(small_disk: SmallDisk) -> None:
     first = Store(str(path))
     first.open("b")
     first.put((leg(0),))
-    assert first.drain(5)
+    assert first.drain(60)
     first.close()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk.path)], check=True)
     states = States()
@@ -235,7 +248,7 @@ def test_a_disk_that_is_read_only_for_a_while(small_disk: SmallDisk) -> None:
     assert str(path) in states.wait(lambda state: state.degraded).reason
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk.path)], check=True)
     states.wait(lambda state: not state.degraded)
-    assert store.drain(5)
+    assert store.drain(60)
     store.close()
     assert rows(path) == ["sip/a#0", "sip/a#1"]
 
@@ -246,7 +259,7 @@ def test_locked_by_another_program(tmp_path: Path) -> None:
     store = Store(str(path), retry_s=0.05, on_state=states)
     store.open("b")
     store.put((leg(0),))
-    assert store.drain(5)
+    assert store.drain(60)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     store.put((leg(1),))
@@ -256,7 +269,7 @@ def test_locked_by_another_program(tmp_path: Path) -> None:
     other.execute("COMMIT")
     other.close()
     states.wait(lambda state: not state.degraded)
-    assert store.drain(5)
+    assert store.drain(60)
     store.close()
     assert rows(path) == ["sip/a#0", "sip/a#1", "sip/a#2"]
 
@@ -272,7 +285,7 @@ def test_what_waits_is_bounded_and_what_is_dropped_is_counted(tmp_path: Path) ->
         store.put((leg(n),))
     (tmp_path / "blocked").unlink()
     states.wait(lambda state: not state.degraded)
-    store.drain(5)
+    store.drain(60)
     store.close()
     kept = rows(path)
     # A batch may have been on its way while more came.
@@ -291,7 +304,7 @@ def test_spilled_rows_survive_the_gateway(tmp_path: Path) -> None:
         store.put((leg(n),))
         if n % 9 == 8:
             with store._wake:
-                assert store._wake.wait_for(lambda: not (store._pending or store._busy), 5)
+                assert store._wake.wait_for(lambda: not (store._pending or store._busy), 60)
     assert store.close()
     assert store.counters.spilled == 500
     assert store.counters.dropped == 0
@@ -301,7 +314,7 @@ def test_spilled_rows_survive_the_gateway(tmp_path: Path) -> None:
     again = Store(str(path), spill=tmp_path / "spill")
     again.open("b")
     again.put((leg(500),))
-    assert again.drain(5)
+    assert again.drain(60)
     assert again.close()
     assert rows(path) == [f"sip/a#{n}" for n in range(501)]
     assert not (tmp_path / "spill").exists()
@@ -330,7 +343,7 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path) -> None:
     store.put((leg(1),))
     assert "damaged-1" in states.wait(lambda state: True).reason
     states.wait(lambda state: not state.degraded)
-    assert store.drain(5)
+    assert store.drain(60)
     store.close()
     assert rows(path) == ["sip/a#1"]
     assert (tmp_path / "r.db.damaged-1").read_bytes().startswith(b"this is no database")
@@ -340,7 +353,7 @@ def test_tables_of_another_version_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "r.db"
     first = Store(str(path))
     first.open("b")
-    assert first.drain(5)
+    assert first.drain(60)
     first.close()
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE schema_version SET version = 99")
@@ -442,7 +455,7 @@ while True:
         put(LegEnded(leg=b, cause=Cause.NORMAL), c)
     recorder.tick(time.monotonic(), time.time())
     if n % 50 == 0:
-        assert store.drain(10)
+        assert store.drain(60)
         if not with_journal:
             for name in [f"sip/{run}#{k}" for k in range(1, n + 1)]:
                 if name not in {leg for legs in live for leg in legs}:
@@ -481,7 +494,7 @@ def test_killed_at_any_moment(tmp_path: Path, how: str) -> None:
     journal.open(now=0.0, at=WALL)
     last = Store(str(path))
     last.open("b", journal.earlier if how == "journal" else None)
-    assert last.drain(10)
+    assert last.drain(60)
     last.close()
     journal.close()
     legs = rows(path, "SELECT leg FROM legs")
@@ -508,7 +521,7 @@ def test_postgresql_holds_the_same(postgresql: str) -> None:
         store.put((Forget(id=f"c-{n}"), Beat(box="b", run="r", at=WALL, mono=float(n))))
     # A row that no PostgreSQL takes must not keep out the others.
     store.put((leg(900, detail="a\0b"), leg(901)))
-    assert store.drain(10)
+    assert store.drain(60)
     assert store.counters.refused == 1
     store.close()
     with psycopg.connect(postgresql) as connection:
@@ -534,12 +547,12 @@ def test_postgresql_that_is_killed_loses_nothing(postgresql: str, tmp_path: Path
         for n in range(2000, 2100):
             store.put((leg(n),))
             if n % 25 == 0:
-                assert store.drain(10)
+                assert store.drain(60)
                 connection.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                     "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
                 )
-        assert store.drain(10)
+        assert store.drain(60)
         store.close()
         found = connection.execute(
             "SELECT leg FROM legs WHERE id >= 'id-002000' ORDER BY id"

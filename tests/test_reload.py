@@ -240,7 +240,7 @@ def _free() -> int:
 def _answers(port: int) -> bool:
     """Whether a foreign program's OPTIONS is answered there."""
     command = ["sipsak", "-s", f"sip:ping@127.0.0.1:{port}", "-D", "2"]
-    done = subprocess.run(command, capture_output=True, check=False, timeout=20)
+    done = subprocess.run(command, capture_output=True, check=False, timeout=90)
     return done.returncode == 0
 
 

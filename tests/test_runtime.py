@@ -311,7 +311,7 @@ async def test_stopping_lets_calls_finish_and_then_ends_them(tmp_path: Path) -> 
         refused = rig.far.offer()
         await rig.see(LegEnded, leg=refused)
         assert caller in rig.gateway.legs
-        await asyncio.wait({rig.task}, timeout=5)
+        await asyncio.wait({rig.task}, timeout=30)
         assert rig.task.done()
     assert (await rig.see(LegEnded, leg=caller)).cause is Cause.SHUTDOWN
     assert rig.far.safe >= 1
@@ -328,7 +328,7 @@ async def test_outputs_are_safe_also_when_the_loop_of_ours_crashes(
     monkeypatch.setattr(Gateway, "_beat", crash)
     with pytest.raises(MemoryError):
         async with rig.running():
-            await asyncio.wait({rig.task}, timeout=5)
+            await asyncio.wait({rig.task}, timeout=30)
     assert rig.far.safe >= 1
 
 
@@ -337,7 +337,7 @@ async def test_sigterm_ends_it(tmp_path: Path) -> None:
     async with rig.running():
         rig.gateway.handle_signals()
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.wait({rig.task}, timeout=5)
+        await asyncio.wait({rig.task}, timeout=30)
         assert rig.task.done()
 
 

@@ -25,14 +25,14 @@ def test_counters_of_a_call_move(talking: Box) -> None:
         return sum(leg["audio"]["packets_received"] for leg in found["legs"])
 
     before = received()
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 60.0
     while received() <= before:
         assert time.monotonic() < deadline, "no audio flows between two loopback ports"
 
 
 def test_call_says_that_nobody_speaks(talking: Box) -> None:
     # Both ports only echo: what goes round is silence, as with two muted telephones.
-    deadline = time.monotonic() + 15.0
+    deadline = time.monotonic() + 60.0
     while not (found := talking.json("call", "loopback/bob"))["findings"]:
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -53,7 +53,7 @@ def test_a_call_that_is_over_is_shown_from_its_records(box: Box) -> None:
     leg = next(each for each in box.json("calls")[0]["legs"] if each["endpoint"] == "loopback/bob")
     box.ok("hangup", "loopback/bob")
     box.wait_for_no_call()
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 60.0
     while box.run("call", leg["id"]).returncode:
         assert time.monotonic() < deadline, "no record of the leg"
         time.sleep(0.1)

@@ -148,7 +148,7 @@ def test_commands_start_without_the_daemons_parts(box: Box) -> None:
         env=box.environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=True,
     )
     assert done.stdout == "[]\n"
@@ -174,7 +174,7 @@ def test_a_reader_that_has_enough_is_no_failure(talking: Box, words: str) -> Non
     if words == "events":
         # It writes when something happens, and there is nobody any more.
         process.stdout.close()
-        timer = threading.Timer(30.0, process.kill)
+        timer = threading.Timer(90.0, process.kill)
         timer.start()
         while process.poll() is None:
             talking.run("dial", "loopback/alice", "loopback/engaged")

@@ -41,4 +41,4 @@ def test_scripts(idle: Box, shell: str) -> None:
     script = idle.ok("completion", shell)
     assert f"_GATEWAY_COMPLETE={shell}_complete" in script
     if shutil.which(shell):
-        subprocess.run([shell, "-n", "-c", script], check=True, timeout=10)
+        subprocess.run([shell, "-n", "-c", script], check=True, timeout=90)

@@ -12,7 +12,7 @@ def _talked(box: Box, origin: str, target: str) -> str:
     """A call that was up for a while, and is over; its id."""
     box.ok("dial", origin, target)
     call = str(box.wait_for_call()["id"])
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 60.0
     while min(leg["answered_s"] or 0.0 for leg in box.json("call", call)["legs"]) < 3.2:
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -52,7 +52,7 @@ def test_a_fault_is_exit_code_1(box: Box) -> None:
     box.ok("hangup", call)
     box.wait_for_no_call()
     # The streams' counters come after the call's end.
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 60.0
     while not box.json("records"):
         assert time.monotonic() < deadline
     box.kill()
@@ -66,7 +66,7 @@ def test_the_gateway_died_in_the_call(box: Box) -> None:
     box.kill()
     assert "the gateway died and has not run since" in box.run("diag", "last").stdout
     box.start()
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 60.0
     while (done := box.run("diag", "last")).returncode == 0:
         assert time.monotonic() < deadline, done.stdout
         time.sleep(0.2)

@@ -34,7 +34,7 @@ class Terminal:
 
     def wait(self, *words: str) -> str:
         """The screen as soon as it shows all of these."""
-        deadline = time.monotonic() + 15.0
+        deadline = time.monotonic() + 60.0
         screen = ""
         while time.monotonic() < deadline:
             screen = self.tmux("capture-pane", "-p")

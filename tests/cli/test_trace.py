@@ -133,7 +133,7 @@ def test_following_what_comes_next(box: Box) -> None:
         env=box.environment, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert follower.stdout is not None
-    timer = threading.Timer(30.0, follower.kill)
+    timer = threading.Timer(90.0, follower.kill)
     timer.start()
     try:
         # It listens as soon as it has taken its place among the open requests.
@@ -190,7 +190,7 @@ def test_a_capture_of_what_is_over(box: Box) -> None:
     assert b"loopback loopback/" in octets
     piped = subprocess.run(
         box.command("capture", "--last", "5m", "-o", "-"),
-        env=box.environment, capture_output=True, timeout=30, check=True,
+        env=box.environment, capture_output=True, timeout=90, check=True,
     )  # fmt: skip
     assert piped.stdout[:4] == octets[:4]
     assert b"treat it as a recording" in piped.stderr

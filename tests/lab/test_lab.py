@@ -56,7 +56,7 @@ def running_lab(place: Path) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(timeout=90)
 
 
 def until(what: str, seen: object) -> None:
