@@ -38,7 +38,10 @@ def calls(settings: Settings, pattern: str, watch: bool, every: float) -> None:
     client = settings.client()
 
     def ask() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = client.get("/v1/calls", endpoint=pattern)
+        # The table has no use for the counters of the streams.
+        found: list[dict[str, Any]] = client.get(
+            "/v1/calls", endpoint=pattern, audio=settings.as_json
+        )
         return found
 
     if watch:

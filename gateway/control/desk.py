@@ -222,8 +222,10 @@ class Desk:
             if _matches(view.id, query.endpoint) and query.condition in ("", view.condition)
         ]
 
-    def calls(self, query: CallsQuery) -> list[CallView]:
-        return views.calls(self.gateway, query.endpoint, query.limit or None)
+    async def calls(self, query: CallsQuery) -> list[CallView]:
+        return await views.calls(
+            self.gateway, query.endpoint, query.limit or None, audio=query.audio
+        )
 
     def call(self, call: str, query: Nothing) -> CallDetail:
         return views.call(self.gateway, self._find_call(call))

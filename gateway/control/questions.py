@@ -30,6 +30,8 @@ class CallsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Shell pattern: calls with a leg of such an endpoint."""
     limit: Annotated[int, msgspec.Meta(ge=0)] = 0
     """At most so many, the oldest; 0: all."""
+    audio: bool = True
+    """With the counters of each leg's stream; without, the answer costs a quarter."""
 
 
 class AlarmsQuery(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

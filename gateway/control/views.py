@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 import os
 import time
@@ -33,6 +34,8 @@ from gateway.hosting import AdapterHost
 from gateway.pathtests.book import Result, key_of
 from gateway.runtime import Gateway
 
+_AT_ONCE: Final = 20
+"""Calls looked at before others get their turn."""
 _FURTHEST: Final = (
     LegState.CONNECTED,
     LegState.HELD,
@@ -166,12 +169,18 @@ def path_test(gateway: Gateway, result: Result) -> PathTestView:
     )
 
 
-def calls(gateway: Gateway, pattern: str = "", limit: int | None = None) -> list[CallView]:
-    """Calls with a leg of an endpoint that fits the shell pattern, oldest first."""
-    now = gateway.now()
+async def calls(
+    gateway: Gateway, pattern: str = "", limit: int | None = None, *, audio: bool = True
+) -> list[CallView]:
+    """Calls with a leg of an endpoint that fits the shell pattern, oldest first.
+
+    Of hundreds it takes a while: everybody else gets his turn in between. audio: with the counters
+    of each leg's stream, which take most of the time.
+    """
+    now, board = gateway.now(), gateway.switchboard
     fitting = (
         call
-        for call in gateway.switchboard.calls.values()
+        for call in list(board.calls.values())
         if not pattern
         or any(
             fnmatch.fnmatchcase(leg.endpoint, pattern)
@@ -179,10 +188,17 @@ def calls(gateway: Gateway, pattern: str = "", limit: int | None = None) -> list
             if leg.state is not LegState.NULL
         )
     )
-    return [_call(gateway, call, now) for call in islice(fitting, limit)]
+    found: list[CallView] = []
+    for call in islice(fitting, limit):
+        # One that has ended meanwhile is not up.
+        if call.id in board.calls:
+            found.append(_call(gateway, call, now, audio=audio))
+            if len(found) % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+    return found
 
 
-def _call(gateway: Gateway, call: Call, now: float) -> CallView:
+def _call(gateway: Gateway, call: Call, now: float, *, audio: bool = True) -> CallView:
     bridges = gateway.switchboard.bridges
     legs = [leg for leg in call.legs if leg.state is not LegState.NULL]
     bridge = next((bridges[leg.bridge] for leg in legs if leg.bridge in bridges), None)
@@ -197,7 +213,7 @@ def _call(gateway: Gateway, call: Call, now: float) -> CallView:
         answered_s=None if call.answered_at is None else now - call.answered_at,
         bridge=bridge.kind if bridge else "",
         room=bridge.room if bridge else "",
-        legs=[_leg(gateway, leg, bridges.get(leg.bridge), now) for leg in legs],
+        legs=[_leg(gateway, leg, bridges.get(leg.bridge), now, audio=audio) for leg in legs],
     )
 
 
@@ -209,7 +225,9 @@ def _state(legs: Sequence[Leg]) -> LegState:
     return next((state for state in _FURTHEST if state in states), LegState.NULL)
 
 
-def _leg(gateway: Gateway, leg: Leg, bridge: Bridge | None, now: float) -> LegView:
+def _leg(
+    gateway: Gateway, leg: Leg, bridge: Bridge | None, now: float, *, audio: bool
+) -> LegView:
     return LegView(
         id=leg.id,
         endpoint=leg.endpoint,
@@ -229,7 +247,7 @@ def _leg(gateway: Gateway, leg: Leg, bridge: Bridge | None, now: float) -> LegVi
         detail=leg.detail,
         played=list(leg.played),
         missing=list(leg.missing),
-        audio=gateway.patchbay.stats(leg.id),
+        audio=gateway.patchbay.stats(leg.id) if audio else None,
     )
 
 

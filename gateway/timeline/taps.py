@@ -18,6 +18,8 @@ from gateway.media import _engine
 from gateway.media.streams import RtpSpec
 
 DRAIN_S: Final = 0.3
+SELDOM_S: Final = 0.75
+"""Between two rounds at most, and at least: how often depends on the stream that brings most."""
 RING: Final = 64 << 10
 """Octets that wait for the next round: three seconds of G.711, half a second of video."""
 FOLLOWED_S: Final = 10.0
@@ -107,6 +109,9 @@ class Taps:
         self._clear: set[str] = set()
         """Legs whose packets are watched as they are before encryption and after decryption."""
         self._timer: asyncio.TimerHandle | None = None
+        self._drained = 0.0
+        """When the last round was."""
+        self._wait_s = DRAIN_S
 
     def opened(self, leg: str, stream: Any) -> None:
         """A leg has a new stream."""
@@ -150,7 +155,7 @@ class Taps:
 
     def since(self, number: int, legs: Collection[str] | None = None) -> list[Chunk]:
         """Chunks after a number, of these legs or of all, what waits in the rings included."""
-        self.drain()
+        self.drain(legs)
         # From the newest: of everybody's last minutes only what came since the last time is new.
         fresh = [*takewhile(lambda chunk: chunk.number > number, reversed(self._chunks))]
         fresh.reverse()
@@ -166,30 +171,44 @@ class Taps:
             self.dropped += 1
             return
         self._tapped[stream.id] = _Tapped(leg, stream, tap, leg in self._clear)
+        # Nobody knows yet how much it brings.
+        self._wait_s = DRAIN_S
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._arm()
 
     def _arm(self) -> None:
         if self._timer is None and self._tapped:
-            self._timer = asyncio.get_running_loop().call_later(DRAIN_S, self._drain_later)
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(max(loop.time(), self._drained + self._wait_s), self._round)
 
-    def _drain_later(self) -> None:
+    def _round(self) -> None:
         self._timer = None
-        self.drain()
+        most = self.drain()
+        now = asyncio.get_running_loop().time()
+        rate = most / max(now - self._drained, DRAIN_S)
+        self._wait_s = min(SELDOM_S, max(DRAIN_S, RING / 4 / rate)) if rate else SELDOM_S
+        self._drained = now
         self._arm()
 
-    def drain(self) -> None:
-        """Empty the rings."""
+    def drain(self, legs: Collection[str] | None = None) -> int:
+        """Empty the rings, of these legs or of all. The octets of the fullest."""
         now = asyncio.get_running_loop().time()
+        most = 0
         for number, tapped in list(self._tapped.items()):
+            if legs is not None and tapped.leg not in legs:
+                continue
             done = tapped.tap.is_done()
-            spec = tapped.stream.spec
             if data := tapped.tap.read():
+                stream = tapped.stream
                 self.number += 1
                 self.n_bytes += len(data)
+                most = max(most, len(data))
                 self._chunks.append(
                     Chunk(
-                        self.number, now, tapped.leg, tapped.stream.local,
-                        _event_type(spec, tapped.clear), data,
+                        self.number, now, tapped.leg, stream.local,
+                        _event_type(stream.spec, tapped.clear), data,
                     )
                 )  # fmt: skip
             if done:
@@ -201,6 +220,7 @@ class Taps:
             gone = self._chunks.popleft()
             self.n_bytes -= len(gone.data)
             self.forgotten += gone.mono >= oldest
+        return most
 
     def lost(self) -> int:
         """Packets dropped up to now, of streams that are still open too."""
