@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from functools import lru_cache
 from typing import Final
 
 MAXIMUM: Final = 65_000
@@ -41,31 +42,37 @@ def tcp(
 
 def _ip(source: str, destination: str, protocol: int, head: bytes, data: bytes, at: int) -> bytes:
     """at: where in `head` its checksum stands."""
-    ours, theirs = ipaddress.ip_address(source), ipaddress.ip_address(destination)
-    if ours.version != theirs.version:
+    ours, theirs = _packed(source), _packed(destination)
+    if len(ours) != len(theirs):
         raise ValueError(f"{source} and {destination} are of different IP versions")
     length = len(head) + len(data)
-    ends = ours.packed + theirs.packed
-    if ours.version == 4:
+    ends = ours + theirs
+    if len(ours) == 4:
         pseudo = ends + struct.pack("!BBH", 0, protocol, length)
     else:
         pseudo = ends + struct.pack("!IxxxB", length, protocol)
     total = checksum(pseudo + head + data) or 0xFFFF
     body = head[:at] + struct.pack("!H", total) + head[at + 2 :] + data
-    if ours.version == 6:
+    if len(ours) == 16:
         return struct.pack("!IHBB", 6 << 28, length, protocol, 64) + ends + body
     outer = struct.pack("!BBHHHBBH", 0x45, 0, 20 + length, 0, 0x4000, 64, protocol, 0) + ends
     return outer[:10] + struct.pack("!H", checksum(outer)) + outer[12:] + body
+
+
+@lru_cache(256)
+def _packed(address: str) -> bytes:
+    """Whose packets one follows are few. Raises `ValueError`."""
+    return ipaddress.ip_address(address).packed
 
 
 def checksum(data: bytes) -> int:
     """The Internet checksum (RFC 1071)."""
     if len(data) % 2:
         data += b"\0"
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    # Sixteen bits at a time with the carries put back is the remainder of 65535, which C divides
+    # quicker than Python adds; of what is not 0, that of 65535 itself stays.
+    number = int.from_bytes(data)
+    return ~((number - 1) % 0xFFFF + 1) & 0xFFFF if number else 0xFFFF
 
 
 def publish(topic: str, payload: bytes) -> bytes:

@@ -7,9 +7,11 @@ second into chunks of octets, which nobody takes apart before a file is written.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import struct
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
@@ -68,9 +70,8 @@ def packets(chunk: Chunk) -> Iterator[MediaPacket]:
         at += n
 
 
+@lru_cache(256)
 def _ip(packed: bytes, family: int) -> str:
-    import ipaddress
-
     return str(ipaddress.ip_address(packed if family == 6 else packed[:4]))
 
 
