@@ -11,6 +11,7 @@ from gateway.core.endpoints import Target
 from gateway.core.events import LegOffered, TransferRequested
 from gateway.core.hunting import Hunt
 from gateway.core.plans import Leaving
+from gateway.core.routes import Match
 from gateway.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ class Transfers:
             self._attended(leg, consulted)
             return
         partner = self._partner(leg)
+        room = self._room(leg, event.target)
+        if partner is not None and room:
+            self._to_room(leg, partner, room)
+            return
         target = self.resolve(leg, event.target)
         if partner is None or target is None:
             self._cannot(leg, Cause.UNALLOCATED if partner else Cause.NOT_AVAILABLE)
@@ -53,13 +58,31 @@ class Transfers:
             return Target.parse(text)
         except UsageError:
             pass
-        probe = LegOffered(
-            leg=leg.id, endpoint=leg.endpoint, called=text, trace="", demanded_at=self.board.now
-        )
-        match, _ = self.board.table.match(probe, self.board.wall)
+        match = self._match(leg, text)
+        if match and (match.route.route.refuse or match.route.route.command):
+            return None
         if match:
             return next(iter(self.board.routing.expand(match, match.route.route.targets)), None)
         return self.board.routing.lookup(text)
+
+    def _match(self, leg: Leg, text: str) -> Match | None:
+        probe = LegOffered(
+            leg=leg.id, endpoint=leg.endpoint, called=text, trace="", demanded_at=self.board.now
+        )
+        return self.board.table.match(probe, self.board.wall)[0]
+
+    def _room(self, leg: Leg, text: str) -> str:
+        """The conference that a number leads to; empty: none."""
+        match = self._match(leg, text)
+        return match.route.route.conference if match else ""
+
+    def _to_room(self, leg: Leg, partner: Leg, room: str) -> None:
+        """A conference answers at once: the partner is in it, the one who transfers leaves."""
+        self.board.bridging.part(partner)
+        leg.plan = Leaving()
+        self.board.rooms.enter(room, partner)
+        self.board.act(ReportTransfer(leg=leg.id, outcome="answered"))
+        self.board.hangup(leg, Cause.NORMAL, "transferred")
 
     def transfer(self, leg: Leg, targets: list[Target], ring_s: float) -> None:
         """Blind: the partner hunts for the targets, the leg that asks ends."""
