@@ -47,7 +47,7 @@ from gateway.journal import Journal, StorageState
 from gateway.media.engine import Engine
 from gateway.media.patchbay import MediaEngine, Patchbay
 from gateway.media.speech import Synthesiser
-from gateway.media.streams import StreamStats
+from gateway.media.streams import RecordEnded, StreamStats
 from gateway.metrics.tally import Tally
 from gateway.notify import notify, watchdog_s
 from gateway.pathtests import Tester
@@ -106,6 +106,7 @@ class Gateway(Exchange):
             maximum_bytes=configuration.capture.rtp_mb << 20,
         )
         """Copies of RTP."""
+        self._recording_fails = False
         self.tester = Tester(
             self,
             data_dir=configuration.data_dir,
@@ -119,7 +120,7 @@ class Gateway(Exchange):
             synthesiser=self._synthesiser,
             on_opened=self.taps.opened,
             on_closed=self._stream_closed,
-            on_recorded=self.tester.recorded,
+            on_recorded=self._recorded,
         )
         wires = Ring(
             keep_s=configuration.capture.keep_s,
@@ -618,6 +619,19 @@ class Gateway(Exchange):
             self.accept(EndpointChanged(endpoint=place), None)
             self.accept(AlarmCleared(endpoint=place.id, alarm="storage"), None)
 
+    def _recorded(self, event: RecordEnded) -> None:
+        self.tester.recorded(event)
+        reason = event.error
+        if reason or event.dropped_s:
+            self.log.error(
+                "recording is incomplete", file=event.path, seconds=round(event.duration_s, 1),
+                dropped_s=round(event.dropped_s, 1), reason=reason or "the disk is too slow",
+            )  # fmt: skip
+        if bool(reason) is not self._recording_fails:
+            self._recording_fails = bool(reason)
+            state = StorageState(name="recordings", degraded=bool(reason), reason=reason)
+            self._storage(state)
+
     async def _start_engine(self) -> None:
         start = getattr(self.engine, "start", None)
         if start is not None:
@@ -662,6 +676,7 @@ def _redactor(configuration: Configuration) -> Redactor:
 _OWN: Final = {
     "journal": "journal on disk",
     "records": "records on disk",
+    "recordings": "recordings on disk",
     "alarms": "alarms at once",
     "audio": "audio of calls",
 }

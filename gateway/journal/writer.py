@@ -41,10 +41,10 @@ _MAYBE_OF_ALARMS: Final = _OF_ALARMS | {InputChanged}
 
 
 class StorageState(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a store on disk (journal, records) takes what it is given."""
+    """Whether a store on disk (journal, records, recordings) takes what it is given."""
 
     name: str
-    """``journal`` or ``records``."""
+    """``journal``, ``records`` or ``recordings``."""
     degraded: bool
     reason: str = ""
     """What the system said, and where."""

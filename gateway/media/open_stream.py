@@ -44,7 +44,7 @@ _DIGITS = "0123456789*#ABCD"
 _ECHO_BLOCK_S = 0.01
 _ECHO_BLOCKS = 10
 """Blocks that are needed for a figure."""
-_RECORD_RING_S = 4.0
+_RECORD_RING_S = 8.0
 _FRAME_S = 0.02
 _DRIFT_SPANS = 8
 _DRIFT_NOISE_US = 3000

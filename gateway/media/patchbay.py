@@ -122,8 +122,8 @@ class Patchbay:
         on_recorded: Callable[[RecordEnded], None] | None = None,
     ) -> None:
         """on_opened: told leg and stream of each new one. on_closed: told leg, last counters and
-        number of each before it is closed. on_recorded: told of each recording that is complete
-        while its stream is open."""
+        number of each before it is closed. on_recorded: told of each recording that is complete,
+        ends early or cannot begin while its stream is open."""
         self.engine = engine
         self._log = log
         self._sounds_dir = sounds_dir
@@ -385,6 +385,14 @@ class Patchbay:
             self._start_record(audio, action)
 
     def _start_record(self, audio: _Audio, action: Record) -> None:
+        try:
+            self._try_record(audio, action)
+        except DeviceError as error:
+            if self._on_recorded is not None:
+                self._on_recorded(RecordEnded(path=action.file, duration_s=0.0, error=str(error)))
+            raise
+
+    def _try_record(self, audio: _Audio, action: Record) -> None:
         path = resolve(self._recordings_dir, action.file)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,8 @@ TESTS = {
     6: ("n06_killed", "kill -9 with calls and registrations"),
     7: ("n07_stopped", "SIGSTOP for 10 s"),
     8: ("n08_drain", "reloads under load, then drain"),
+    13: ("n13_disk", "disk hangs, is full, is read-only, with recorded calls"),
+    15: ("n15_clock", "wall clock set and too fast, with calls and registrations"),
     16: ("n16_flood", "flood of 3,000 requests/s"),
     17: ("n17_injection", "injected RTP, digits, RTCP BYE"),
     18: ("n18_noise", "random and mutated datagrams to media ports"),
@@ -38,7 +40,7 @@ TESTS = {
     22: ("n22_malformed", "malformed messages"),
     24: ("n24_exhaustion", "no descriptors left"),
 }
-CI = (2, 4, 6, 17, 19, 20, 22)
+CI = (2, 4, 6, 15, 17, 19, 20, 22)
 LIMIT_S = 900.0
 
 

@@ -67,6 +67,8 @@ class Daemon:
         self.file = home / "gateway.toml"
         self.log = home / "log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.environment: dict[str, str] = {}
+        """Of the process, beside ours."""
         self.began = 0.0
         self.configure(**settings)
 
@@ -88,7 +90,8 @@ class Daemon:
             self.process = subprocess.Popen(
                 self._net.command("b", sys.executable, "-m", "gateway", "run", "--config",
                                   str(self.file)),
-                env=environment | {"PYTHONPATH": str(ROOT)}, cwd=self.home, stdout=log, stderr=log,
+                env=environment | {"PYTHONPATH": str(ROOT)} | self.environment, cwd=self.home,
+                stdout=log, stderr=log,
             )  # fmt: skip
         self._net.processes.append(self.process)
         while time.monotonic() - began < 60.0 and self.process.poll() is None:

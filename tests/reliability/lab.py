@@ -16,6 +16,7 @@ from tests.reliability.invariants import Before, Expected
 from tests.reliability.net import CLIENT, FAR, GATEWAY, Netlab
 from tests.reliability.party import Party, Talk
 from tests.reliability.sound import Mixer, Sound
+from tests.reliability.wrong import Faults
 
 Pair = tuple[Talk, Talk]
 
@@ -40,6 +41,8 @@ class Lab:
         self.may_differ: tuple[str, ...] = ()
         """Names of `Daemon.held` that the test itself keeps open."""
         self.rss_kb = invariants.RSS_KB
+        self.faults: Faults | None = None
+        """What the gateway's process sees of disk and clock, when a test wants to say that."""
         self.parties: list[Party] = []
         self._numbers = iter(range(710000, 799990))
         self.daemon: Daemon
@@ -68,6 +71,8 @@ class Lab:
     async def start(self, **settings: Any) -> None:
         """Start a gateway; settings: fields of `daemon.CONFIG`."""
         self.daemon = Daemon(self.net, self.home, **settings)
+        if self.faults is not None:
+            self.daemon.environment = self.faults.environment
         self.figures["start_s"] = round(await self.daemon.start(), 2)
 
     def check(self, holds: object, what: str) -> bool:

@@ -382,6 +382,23 @@ class Party:
             extra = [self._proof(answer, "REGISTER", uri)]
         return answer.status if answer else 0
 
+    async def register_once(self, user: str, *extra: str, expires_s: int = 300) -> Message | None:
+        """One REGISTER as it is given, and its answer."""
+        number, uri = next(_serial), f"sip:{self.gateway[0]}"
+        data, branch = self.build(
+            "REGISTER", uri,
+            [f"From: <sip:{user}@{self.gateway[0]}>;tag={number}",
+             f"To: <sip:{user}@{self.gateway[0]}>",
+             f"Call-ID: once-{number}@{self.address}", "CSeq: 1 REGISTER",
+             f"Contact: <sip:{user}@{self.address}:{self.port}>;expires={expires_s}", *extra],
+        )  # fmt: skip
+        return await self.transact(data, branch, "REGISTER")
+
+    async def challenge(self, user: str) -> str:
+        """What the gateway asks a user to prove."""
+        answer = await self.register_once(user)
+        return answer["www-authenticate"] if answer else ""
+
     async def _watch(self, talk: Talk) -> None:
         """Release a call that is not refreshed in time (RFC 4028 section 10)."""
         while not talk.ended_at:

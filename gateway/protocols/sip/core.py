@@ -215,6 +215,8 @@ class Core:
     def forget(self, transaction: Transaction) -> None:
         if isinstance(transaction, ClientTransaction):
             self.clients.pop(transaction.key, None)
+            # Whom it told holds it in turn.
+            transaction.user = _nobody
         else:
             self.servers.pop(transaction.key, None)
             self.invited.pop(transaction.key, None)
@@ -393,6 +395,10 @@ class Core:
 
 
 ResponseUser = Callable[["ClientRequest", Response, float], None]
+
+
+def _nobody(transaction: ClientTransaction, response: Response, now: float) -> None:
+    """Who is told by a transaction that is over."""
 
 
 class ClientRequest:

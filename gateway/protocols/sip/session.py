@@ -145,7 +145,8 @@ class Session:
         for timer in (self._refresh_timer, self._expiry_timer):
             if timer is not None:
                 timer.stop()
-        self.answerer = self.rejecter = None
+        # What refers to itself stays until the collector of garbage comes, and that comes seldom.
+        self.answerer = self.rejecter = self.on_ack_body = None
         core.sessions.pop(self.id, None)
         self.drop_dialogs()
         if self.call_id in core.kept:
