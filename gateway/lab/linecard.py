@@ -287,7 +287,7 @@ class LineCard:
         return rest
 
     async def wait_for(
-        self, port: int, what: str, value: str | None = None, *, since: int = 0, within: float = 5
+        self, port: int, what: str, value: str | None = None, *, since: int = 0, within: float = 20
     ) -> Fact:
         """The first fact of that kind at index ``since`` or later of ``facts``; waits for it.
 
@@ -353,7 +353,7 @@ class Outside:
         await self.card.control(verb, self.port, *arguments)
 
     async def wait_for(
-        self, what: str, value: str | None = None, *, since: int = 0, within: float = 5
+        self, what: str, value: str | None = None, *, since: int = 0, within: float = 20
     ) -> Fact:
         """The first such fact at this line; see ``LineCard.wait_for``."""
         return await self.card.wait_for(self.port, what, value, since=since, within=within)
@@ -365,7 +365,7 @@ class Outside:
         await self._do("play", file)
         if wait:
             seconds = file.stat().st_size / 16000
-            await self.wait_for("played", since=since, within=seconds + 5)
+            await self.wait_for("played", since=since, within=seconds + 20)
 
     async def tone(self, spec: str, dbm0: float = -13.0) -> None:
         """Play a tone, e.g. ``480+620/500,0/500``, until ``stop``."""
@@ -380,7 +380,7 @@ class Outside:
         since = len(self.card.facts)
         await self._do("dtmf", digits, on_ms, off_ms)
         length = len(digits) * (on_ms + off_ms) / 1000
-        await self.wait_for("played", since=since, within=length + 5)
+        await self.wait_for("played", since=since, within=length + 20)
 
     async def record(self) -> Path:
         """Start to record what is heard here; returns the file of raw samples."""
@@ -424,9 +424,9 @@ class Telephone(Outside):
         since = len(self.card.facts)
         await self._do("pulse", digits, break_ms, make_ms, pause_ms)
         length = sum(int(d) or 10 for d in digits) * (break_ms + make_ms) + len(digits) * pause_ms
-        await self.wait_for("dialled", since=since, within=length / 1000 + 5)
+        await self.wait_for("dialled", since=since, within=length / 1000 + 20)
 
-    async def wait_for_ring(self, within: float = 10.0) -> Fact:
+    async def wait_for_ring(self, within: float = 20.0) -> Fact:
         """Wait until it rings (again)."""
         return await self.wait_for("ringing", "on", since=len(self.card.facts), within=within)
 
@@ -457,7 +457,7 @@ class Exchange(Outside):
         stamp = time.strftime("%m%d%H%M")
         await self.say(callerid.fsk(callerid.mdmf(number, name, stamp), v23=v23), wait=wait)
 
-    async def digits(self, count: int, *, since: int = 0, within: float = 15.0) -> str:
+    async def digits(self, count: int, *, since: int = 0, within: float = 30.0) -> str:
         """The first ``count`` digits, DTMF or pulse, that the port has dialled."""
         found = ""
         async with asyncio.timeout(within):

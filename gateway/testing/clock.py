@@ -65,7 +65,7 @@ class TurnedLoop(asyncio.SelectorEventLoop):
         return self.clock.now()
 
 
-async def until(condition: Callable[[], object], what: str = "it", within_s: float = 15.0) -> None:
+async def until(condition: Callable[[], object], what: str = "it", within_s: float = 45.0) -> None:
     """Wait for something that no event tells of: another program's doing, a thread's, a file's.
 
     Real seconds, also on a `TurnedLoop`. Raises `TimeoutError` that names `what`.

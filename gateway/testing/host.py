@@ -38,7 +38,7 @@ from gateway.media.streams import (
 from gateway.timeline.wire import Ring
 
 _E = TypeVar("_E")
-WAIT_S = 5.0
+WAIT_S = 20.0
 
 
 class PaperStream:

@@ -49,7 +49,7 @@ class Scenario:
     """Called with adapter and world: sends nonsense."""
     engine: MediaEngine | None = None
     """A running media engine; without one streams are paper."""
-    within_s: float = 5.0
+    within_s: float = 20.0
     """How long the outside may take to react."""
     settle_s: float = 0.1
     """How long after the last event is known to be the last."""

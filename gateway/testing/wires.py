@@ -44,7 +44,7 @@ class SerialLine:
         """Send bytes to the adapter; `BlockingIOError` when it has not read 4 KiB of them."""
         os.write(self._fd, data)
 
-    async def read(self, n_bytes: int, *, within_s: float = 5.0) -> bytes:
+    async def read(self, n_bytes: int, *, within_s: float = 20.0) -> bytes:
         """Exactly `n_bytes` that the adapter wrote. Raises `TimeoutError` that shows what came."""
         found = b""
         try:

@@ -100,7 +100,7 @@ class Device:
         await until(lambda: len(self.said) > n_said, "the device tells")
         return self.said[-1].endswith("1")
 
-    async def coil_is(self, address: int, value: bool, within_s: float = 5.0) -> None:
+    async def coil_is(self, address: int, value: bool, within_s: float = 30.0) -> None:
         """Wait until the coil is so."""
         deadline = time.monotonic() + within_s
         while await self.coil(address) is not value:
@@ -169,6 +169,6 @@ async def mbpoll(*arguments: str) -> tuple[int, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await asyncio.wait_for(process.communicate(), 15)
+    output, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode is not None
     return process.returncode, output.decode()

@@ -50,7 +50,7 @@ class Broker:
         """Start it; returns when it listens."""
         with (self.directory / "mosquitto.log").open("ab") as log:
             self.process = subprocess.Popen(["mosquitto", "-c", self._config], stderr=log)
-        deadline = time.monotonic() + 5.0
+        deadline = time.monotonic() + 30.0
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
                 return
@@ -89,7 +89,7 @@ class Broker:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         try:
-            output, _ = await asyncio.wait_for(process.communicate(), 5.0)
+            output, _ = await asyncio.wait_for(process.communicate(), 30.0)
         except TimeoutError:
             process.kill()
             await process.wait()
@@ -98,7 +98,7 @@ class Broker:
 
     async def shows(self, topic: str, payload: str) -> None:
         """Wait until the retained message of a topic is this."""
-        deadline = time.monotonic() + 5.0
+        deadline = time.monotonic() + 30.0
         while (found := await self.get(topic)) != payload:
             assert time.monotonic() < deadline, f"{topic} is {found!r}, not {payload!r}"
 
@@ -142,7 +142,7 @@ class Subscriber:
         if self._task is not None:
             await self._task
 
-    async def wait(self, count: int, within_s: float = 10.0) -> list[str]:
+    async def wait(self, count: int, within_s: float = 30.0) -> list[str]:
         """The lines, once there are so many."""
         await until(
             lambda: len(self.lines) >= count, f"{count} messages (have {self.lines[-3:]})", within_s

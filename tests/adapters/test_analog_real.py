@@ -82,11 +82,11 @@ async def test_a_day_of_a_line(host: TestHost, tmp_path: Path) -> None:
     for attempt in (1, 2, 3):
         fxs = host.dial("fxs/1", calling="5551234567", display="GATEWAY TEST")
         await host.wait_for(LegRinging, leg=fxs)
-        offered = await host.wait_for(LegOffered, endpoint="fxo/5", count=attempt, within_s=8)
+        offered = await host.wait_for(LegOffered, endpoint="fxo/5", count=attempt, within_s=30)
         if offered.calling:
             break
         adapter.hangup(Hangup(leg=fxs, cause=Cause.CANCELLED))
-        ended = await host.wait_for(LegEnded, leg=offered.leg, within_s=8)
+        ended = await host.wait_for(LegEnded, leg=offered.leg, within_s=30)
         assert (ended.cause, ended.detail) == (Cause.CANCELLED, "ring stopped")
     assert (offered.calling, offered.display) == ("5551234567", "GATEWAY TEST")
     fxo = offered.leg
@@ -108,7 +108,7 @@ async def test_a_day_of_a_line(host: TestHost, tmp_path: Path) -> None:
     # The FXO port calls through the FXS port: dial tone, DTMF, answer, battery drop.
     await asyncio.sleep(0.5)
     fxo = host.dial("fxo/5", "123")
-    offered = await host.wait_for(LegOffered, endpoint="fxs/1", within_s=10)
+    offered = await host.wait_for(LegOffered, endpoint="fxs/1", within_s=30)
     assert offered.called == "123"
     await host.wait_for(LegProgressed, leg=fxo)
     adapter.ring(Ring(leg=offered.leg))

@@ -31,7 +31,7 @@ class Ear:
     lost: list[str] = field(default_factory=list)
 
     async def until(self, n_octets: int = 0, *, lost: bool = False) -> None:
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(20.0):
             while len(self.data) < n_octets or (lost and not self.lost):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
@@ -73,7 +73,7 @@ async def test_a_device_that_takes_nothing_does_not_hold_anybody_up() -> None:
             assert time.perf_counter() - begin < 0.5
             assert port.unsent_dropped == 4096
             got = 0
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(20.0):
                 while got < MAX_UNSENT:
                     got += len(line.pending())
                     await asyncio.sleep(0)
@@ -208,10 +208,10 @@ async def test_rfc2217_opens_without_keying_anything(rfc2217: Rfc2217Server) -> 
         await ear.until(6)
         assert ear.data == b"\xff\x00echo"
         port.set_rts(True)
-        async with asyncio.timeout(3.0):
+        async with asyncio.timeout(20.0):
             while ("rts", True) not in rfc2217.lines:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(20.0):
         # What opened the port was a thread of the loop's pool, which stays.
         while [t for t in set(threading.enumerate()) - before if "asyncio" not in t.name]:  # noqa: ASYNC110
             await asyncio.sleep(0.02)

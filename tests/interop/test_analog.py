@@ -343,7 +343,7 @@ async def test_lines_are_on_hook_when_the_gateway_is_killed(tmp_path: Path) -> N
             await card.telephone(1).lift()
             await asyncio.sleep(0.5)
             await card.telephone(1).dial_dtmf("01")
-            await exchange.wait_for("seized", within=10)
+            await exchange.wait_for("seized", within=30)
             assert (await exchange.state())["closed"] == 1
             since = len(card.facts)
             process.send_signal(signal.SIGKILL)

@@ -328,7 +328,7 @@ async def test_clients_without_a_certificate_are_refused_where_it_is_required(
         # The trunk's address alone is not enough where TLS is agreed: anybody can forge UDP.
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forger:
             forger.bind(("127.0.2.90", 0))
-            forger.settimeout(5.0)
+            forger.settimeout(20.0)
             own = forger.getsockname()[1]
             forged = options("UDP", "sip:201@box").replace(b"OPTIONS", b"INVITE")
             forged = forged.replace(b"127.0.0.1:9", b"127.0.2.90:%d" % own)
