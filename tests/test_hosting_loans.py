@@ -123,7 +123,7 @@ async def test_a_borrower_that_is_stopped_gives_back() -> None:
 
 
 async def test_the_audio_of_a_lent_port_is_heard(tmp_path: Path) -> None:
-    engine = Engine(max_streams=4, ports=(42900, 42910), realtime=False)
+    engine = Engine(max_streams=4, ports=(31900, 31999), realtime=False)
     await engine.start()
     try:
         near = TestHost("loopback", engine=engine)
@@ -136,7 +136,7 @@ async def test_the_audio_of_a_lent_port_is_heard(tmp_path: Path) -> None:
             far.stream(leg).record(str(tmp_path / "heard.wav"), both=False)
             await asyncio.sleep(1.0)
             far.stream(leg).stop_record()
-            await asyncio.sleep(0.2)
+            await far.recorded(tmp_path / "heard.wav")
             refused = near.dial("loopback/tone")
             busy = near.of(LegEnded, leg=refused)[0]
             assert (busy.cause, busy.detail) == (Cause.BUSY, f"lent to {leg}")

@@ -23,7 +23,7 @@ from gateway.core.events import AdapterReady, InputChanged, LegAnswered, LegOffe
 from gateway.media.engine import Engine
 from gateway.registry import GROUP, Registry
 from gateway.testing import TestHost
-from gateway.testing.audio import level_at, read_wav
+from gateway.testing.audio import read_wav, steady_level_at
 from gateway.testing.wires import SerialLine
 
 PAGE = Path(__file__).parent.parent / "docs" / "write-an-adapter.md"
@@ -101,7 +101,7 @@ async def test_the_line_is_pulled_out(page: dict[str, ModuleType]) -> None:
 
 async def test_its_audio(page: dict[str, ModuleType], tmp_path: Path) -> None:
     frame = page["door_frames"].frame
-    engine = Engine(max_streams=4, ports=(42200, 42203), realtime=False)
+    engine = Engine(max_streams=4, ports=(31800, 31899), realtime=False)
     await engine.start()
     try:
         host = TestHost("door", engine=engine)
@@ -122,11 +122,11 @@ async def test_its_audio(page: dict[str, ModuleType], tmp_path: Path) -> None:
                     due += 0.02
                     await asyncio.sleep(due - host.now())
                 host.stream(leg).stop_record()
-                await asyncio.sleep(0.3)
+                await host.recorded(tmp_path / "heard.wav")
     finally:
         await engine.stop()
     heard = read_wav(tmp_path / "heard.wav")[0][0][1600:4800]
-    assert level_at(heard, 1000) == pytest.approx(0.0, abs=0.5)
+    assert steady_level_at(heard, 1000) == pytest.approx(0.0, abs=0.5)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

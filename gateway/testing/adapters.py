@@ -29,7 +29,7 @@ from gateway.testing.stage import Bench, Scenario, Stage, call, within
 
 AT_ONCE_S: Final = 0.05
 _TRIES: Final = 3
-_GRACE_S: Final = 1.0
+_GRACE_S: Final = 10.0
 
 
 async def check_adapter(

@@ -29,12 +29,14 @@ from gateway.media.impairments import Meter
 from gateway.media.patchbay import MediaEngine, Patchbay
 from gateway.media.streams import (
     MediaEvent,
+    RecordEnded,
     RtpSpec,
     Stream,
     StreamOptions,
     StreamSpec,
     StreamStats,
 )
+from gateway.testing.clock import until
 from gateway.timeline.wire import Ring
 
 _E = TypeVar("_E")
@@ -233,7 +235,9 @@ class TestHost(AdapterHost):
             log=self.logged,
             sounds_dir=directory / "sounds",
             recordings_dir=directory / "recordings",
+            on_recorded=self._take_recording,
         )
+        self._recordings: dict[str, RecordEnded] = beside._recordings if beside else {}
         self.exchange: _Exchange = beside.exchange if beside else _Exchange(self, patchbay)
         self._waiting: set[asyncio.Event] = set()
         super().__init__(name, self.exchange, log=self.logged, data_dir=directory)
@@ -350,6 +354,17 @@ class TestHost(AdapterHost):
         finally:
             self._waiting.discard(changed)
         return self.of(kind, **fields)[count - 1]
+
+    async def recorded(self, path: str | Path, *, within_s: float = WAIT_S) -> RecordEnded:
+        """What the engine says of a stream's recording, once its file is complete and closed.
+
+        Each is told of once. Raises `TimeoutError` that names the file.
+        """
+        await until(lambda: str(path) in self._recordings, f"recording {path} complete", within_s)
+        return self._recordings.pop(str(path))
+
+    def _take_recording(self, ended: RecordEnded) -> None:
+        self._recordings[ended.path] = ended
 
     # What AdapterHost calls
 

@@ -39,7 +39,7 @@ async def stand(
     ports: Mapping[str, Any], *, fxs: int = 2, fxo: int = 2, **section: Any
 ) -> AsyncIterator[Stand]:
     """The adapter runs, on a card with so many ports (FXS first)."""
-    engine = Engine(max_streams=16, ports=(42200, 42299), realtime=False)
+    engine = Engine(max_streams=16, ports=(31200, 31299), realtime=False)
     await engine.start()
     try:
         async with LineCard.start(fxs=fxs, fxo=fxo) as card:

@@ -43,7 +43,7 @@ pytestmark = needs_card
 
 @pytest.fixture
 async def engine() -> AsyncIterator[Engine]:
-    made = Engine(max_streams=16, ports=(42300, 42399), realtime=False)
+    made = Engine(max_streams=16, ports=(31300, 31399), realtime=False)
     await made.start()
     yield made
     await made.stop()

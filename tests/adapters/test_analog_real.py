@@ -48,7 +48,7 @@ PORTS = {
 
 @pytest.fixture
 async def host() -> AsyncIterator[TestHost]:
-    engine = Engine(max_streams=8, ports=(42400, 42499), realtime=True)
+    engine = Engine(max_streams=8, ports=(31400, 31499), realtime=True)
     await engine.start()
     made = TestHost("analog", engine=engine)
     made.make(Analog, {"ports": PORTS})
@@ -65,7 +65,7 @@ async def hears(host: TestHost, listener: str, speaker: str, tone: str, path: Pa
     await asyncio.sleep(1.0)
     host.stream(listener).stop_record()
     host.stream(speaker).stop_play()
-    await asyncio.sleep(0.3)
+    await host.recorded(path)
     (samples, *_), _ = read_wav(path)
     hz = {"dial": 350, "ringback": 480}[tone]
     return max(level_at(samples[n : n + 1600], hz) for n in range(0, len(samples) - 1600, 400))

@@ -48,7 +48,7 @@ def steady(samples: Sequence[int], hz: float) -> float:
 
 @pytest.fixture
 async def engine() -> AsyncIterator[Engine]:
-    made = Engine(max_streams=8, ports=(42300, 42399), realtime=False)
+    made = Engine(max_streams=8, ports=(31300, 31399), realtime=False)
     await made.start()
     yield made
     await made.stop()
@@ -132,7 +132,7 @@ async def test_a_station_calls_talks_in_turns_and_hangs_up(engine: Engine, tmp_p
         station.release()
         await host.wait_for(FloorReleased, leg=leg)
         stream.stop_record()
-        await asyncio.sleep(0.3)
+        await host.recorded(tmp_path / "got.wav")
         assert len(station.heard) == n_heard
         got = read_wav(tmp_path / "got.wav")[0][0][1600:9600]
         # A peak of 8000 is -9.1 dBm0.
@@ -166,7 +166,7 @@ async def test_full_duplex_hears_and_is_heard_at_once(engine: Engine, tmp_path: 
         host.stream(leg).record(str(tmp_path / "got.wav"))
         await asyncio.sleep(2.0)
         host.stream(leg).stop_record()
-        await asyncio.sleep(0.3)
+        await host.recorded(tmp_path / "got.wav")
         got = read_wav(tmp_path / "got.wav")[0][0][3200:11200]
         heard = memoryview(g711.decode_ulaw(bytes(station.heard[3200:11200]))).cast("h")
         assert steady(got, 700) == pytest.approx(-9.1, abs=1)

@@ -236,7 +236,7 @@ async def test_fermax_rings_is_answered_and_opens_the_door(tmp_path: Path) -> No
 
 async def test_speech_on_a_device(tmp_path: Path) -> None:
     """A pseudo-terminal stands for a channel of a card: the block size is all they share."""
-    engine = Engine(max_streams=4, ports=(42400, 42420), realtime=False)
+    engine = Engine(max_streams=4, ports=(31700, 31799), realtime=False)
     await engine.start()
     try:
         with SerialLine() as line, SerialLine() as channel:

@@ -53,7 +53,7 @@ def network() -> Iterator[None]:
 
 @pytest.fixture
 async def engine(network: None) -> AsyncIterator[Engine]:
-    made = Engine(max_streams=8, ports=(42400, 42499), realtime=False)
+    made = Engine(max_streams=8, ports=(31400, 31499), realtime=False)
     await made.start()
     yield made
     await made.stop()

@@ -79,7 +79,7 @@ async def test_ffmpeg_plays_the_zone_and_tshark_finds_nothing_missing(
     need("ffmpeg", "tshark")
     rate = 16000 if codec == "G722" else 8000
     spoken = write_wav(tmp_path / "spoken.wav", tone(hz, 8.0, rate=rate), rate=rate)
-    engine = Engine(max_streams=4, ports=(42600, 42699), realtime=False)
+    engine = Engine(max_streams=4, ports=(32600, 32699), realtime=False)
     await engine.start()
     host = TestHost("page", engine=engine)
     host.make(

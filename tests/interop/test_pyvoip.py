@@ -63,7 +63,7 @@ async def registered(host: TestHost, condition: Condition = Condition.UP) -> Non
 
 @contextlib.asynccontextmanager
 async def engine() -> AsyncIterator[Engine]:
-    media = Engine(max_streams=8, ports=(42300, 42315), realtime=False)
+    media = Engine(max_streams=8, ports=(32300, 32399), realtime=False)
     await media.start()
     try:
         yield media

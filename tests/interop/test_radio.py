@@ -42,7 +42,7 @@ ID = "radio/a"
 
 @pytest.fixture
 async def engine() -> AsyncIterator[Engine]:
-    made = Engine(max_streams=8, ports=(42200, 42299), realtime=False)
+    made = Engine(max_streams=8, ports=(32200, 32299), realtime=False)
     await made.start()
     yield made
     await made.stop()
