@@ -122,6 +122,9 @@ class MediaSection(_Section, frozen=True, kw_only=True):
     """Threads that carry audio; one core serves about a thousand calls."""
     io_uring: bool = True
     """Move packets in batches where the kernel permits it."""
+    kernel: bool = False
+    """Let the kernel carry calls that are only relayed (BPF at tc ingress); their packets pass the
+    firewall unseen. Needs Linux 6.6, CAP_BPF and CAP_NET_ADMIN."""
 
     def __post_init__(self) -> None:
         try:

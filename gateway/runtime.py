@@ -99,6 +99,7 @@ class Gateway(Exchange):
             realtime=media.realtime,
             threads=media.threads,
             io_uring=media.io_uring,
+            kernel=media.kernel,
         )
         self._synthesiser = Synthesiser(box.synthesiser, configuration.data_dir / "speech")
         self.taps = Taps(

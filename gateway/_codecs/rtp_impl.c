@@ -181,6 +181,18 @@ int32_t cp_rtp_source_update(cp_rtp_source *s, uint16_t seq, uint32_t timestamp,
     return 1;
 }
 
+void cp_rtp_source_counted(cp_rtp_source *s, uint16_t seq, uint32_t n, uint32_t timestamp,
+                           int64_t arrival_ns)
+{
+    if ((uint16_t)(seq - s->max_seq) < MAX_DROPOUT) {
+        if (seq < s->max_seq && s->received)
+            s->cycles += SEQ_MOD;
+        s->max_seq = seq;
+    }
+    s->received += n;
+    add_jitter(s, timestamp, arrival_ns);
+}
+
 int64_t cp_rtp_source_expected(const cp_rtp_source *s)
 {
     return s->received ? (int64_t)s->cycles + s->max_seq - s->base_seq + 1 : 0;

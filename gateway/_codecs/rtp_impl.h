@@ -67,6 +67,9 @@ void cp_rtp_source_init(cp_rtp_source *s, uint32_t ssrc, uint16_t seq, uint32_t 
 /* 1: valid; 0: on probation, or a jump that may be a restart. */
 int32_t cp_rtp_source_update(cp_rtp_source *s, uint16_t seq, uint32_t timestamp,
                              int64_t arrival_ns);
+/* n valid packets that somebody else has seen; the newest one's number, timestamp and arrival. */
+void cp_rtp_source_counted(cp_rtp_source *s, uint16_t seq, uint32_t n, uint32_t timestamp,
+                           int64_t arrival_ns);
 int64_t cp_rtp_source_expected(const cp_rtp_source *s);
 int64_t cp_rtp_source_lost(const cp_rtp_source *s);
 void cp_rtp_source_sr(cp_rtp_source *s, uint32_t ntp_sec, uint32_t ntp_frac, int64_t arrival_ns);

@@ -321,6 +321,11 @@ def _engine(gateway: Gateway) -> Iterator[Metric]:
                  stats.realtime)  # fmt: skip
     yield _gauge("engine_io_uring", "1 when packets move in batches, for less CPU.",
                  stats.io_uring)  # fmt: skip
+    yield _gauge("engine_kernel", "1 when the kernel may carry relays.", stats.kernel)
+    yield _gauge("engine_kernel_streams", "Streams that the kernel relays now.",
+                 stats.kernel_streams)  # fmt: skip
+    yield _counter("engine_kernel_packets", "Packets that the kernel relayed.",
+                   stats.kernel_packets)  # fmt: skip
     yield _gauge("engine_threads", "Threads that carry audio.", stats.threads)
     yield _gauge("engine_streams", "Streams of audio that are open.", stats.streams)
     yield _gauge("engine_bridges", "Bridges that are open.", stats.bridges)

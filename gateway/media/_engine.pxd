@@ -141,6 +141,7 @@ cdef extern from "engine_impl.h" nogil:
         uint64_t refused, late, duplicate, concealed, dropped_blocks, slips, dropped_digits
         uint64_t srtp_failed, srtp_replayed
         uint64_t ext_received, ext_refused, moved
+        uint64_t kernel_packets
         int64_t expected, lost
         cp_level level_in, level_out
         uint64_t silent_frames
@@ -213,9 +214,10 @@ cdef extern from "engine_impl.h" nogil:
         uint64_t ticks, late_ticks, skipped_ticks, dropped_events, send_errors
         uint64_t rx_packets, tx_packets
         int64_t worst_late_ns
-        uint32_t n_streams, n_bridges, n_relays
+        uint64_t kernel_packets
+        uint32_t n_streams, n_bridges, n_relays, n_kernel
         uint64_t late_bins[16]
-        uint8_t realtime, locked, running, uring
+        uint8_t realtime, locked, running, uring, kernel
         double cpu_s
     ctypedef struct ce_engine:
         int event_fd
@@ -227,6 +229,12 @@ cdef extern from "engine_impl.h" nogil:
     uint32_t ce_engine_room(ce_engine *e)
     int ce_engine_pop(ce_engine *e, ce_event *out)
     void ce_engine_stats_get(ce_engine *e, ce_engine_stats *out)
+    ctypedef struct ce_kernel:
+        pass
+    ce_kernel *ce_kernel_new(uint32_t n, const char **what)
+    int ce_kernel_attach(ce_kernel *k, int interface)
+    void ce_kernel_free(ce_kernel *k)
+    int ce_kernel_share_new(ce_engine *e, ce_kernel *k, uint32_t first, uint32_t n)
     ce_stream *ce_stream_new(ce_engine *e, uint32_t id, int kind)
     void ce_stream_free(ce_stream *s)
     ce_bridge *ce_bridge_new()

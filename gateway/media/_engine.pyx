@@ -4,6 +4,7 @@ Every function is called from one thread (the event loop's) and returns at once.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.errno cimport errno
 from libc.stdint cimport int16_t, int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
@@ -116,6 +117,7 @@ cdef class Handle:
             "remote_loss": c.remote_fraction_lost * 100.0 / 256.0,
             "round_trip_ms": c.rtt_us / 1000.0 if c.have_rtt else None,
             "remote": _addr_text(&self.s.remote) if self.s.remote_set else "",
+            "kernel_packets": c.kernel_packets,
             "ext_received": c.ext_received, "ext_refused": c.ext_refused, "moved": c.moved,
             "echo_found": c.echo.is_found != 0, "echo_delay_ms": c.echo.delay_ms,
             "echo_sent": c.echo.sent, "echo_received": c.echo.received,
@@ -206,9 +208,33 @@ def stream_bytes():
     return sizeof_stream()
 
 
+cdef class Kernel:
+    """Relays that the kernel carries, of all cores; outlives them. Raises OSError, whose file name
+    says what was refused."""
+    cdef ce_kernel *k
+
+    def __cinit__(self, uint32_t n_streams):
+        from os import strerror
+        cdef const char *what
+        self.k = ce_kernel_new(n_streams, &what)
+        if self.k == NULL:
+            raise OSError(errno, strerror(errno), what.decode())
+
+    def __dealloc__(self):
+        ce_kernel_free(self.k)
+
+    def attach(self, int interface):
+        """Take packets that come in by an interface (its index); until this object goes."""
+        from os import strerror
+        cdef int r = ce_kernel_attach(self.k, interface)
+        if r:
+            raise OSError(r, strerror(r), "bpf(BPF_LINK_CREATE)")
+
+
 cdef class Core:
     """The worker thread. `push` methods return False when the command ring is full."""
     cdef ce_engine *e
+    cdef Kernel kernel
 
     def __cinit__(self, uint32_t max_streams, bint realtime, bint uring, str cname):
         cdef bytes name = cname.encode()
@@ -221,6 +247,14 @@ cdef class Core:
             with nogil:
                 ce_engine_stop(self.e)
                 ce_engine_free(self.e)
+
+    def relay_in(self, Kernel kernel, uint32_t first, uint32_t n_streams):
+        """Let the kernel carry relays, in places of its own from `first` on; before `start`."""
+        from os import strerror
+        cdef int r = ce_kernel_share_new(self.e, kernel.k, first, n_streams)
+        if r:
+            raise OSError(r, strerror(r))
+        self.kernel = kernel
 
     def start(self):
         """Start the thread; raises OSError."""

@@ -14,6 +14,7 @@ import os
 import random
 import resource
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,9 @@ from gateway.media.streams import (
 
 _NO_CODEC = 4
 _REAP_S = 0.02
+_SIOCGIFHWADDR = 0x8927
+_FRAMED = {1, 772}
+"""ARPHRD_ETHER, ARPHRD_LOOPBACK (linux/if_arp.h)."""
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +60,12 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     io_uring: bool
     """Packets go through io_uring; without it (the kernel decides) through epoll, for more CPU."""
+    kernel: bool
+    """Relays may be handed to the kernel (`Engine.kernel_refused` says why not)."""
+    kernel_streams: int
+    """Streams whose packets are relayed by the kernel now."""
+    kernel_packets: int
+    """Of the packets received and sent: by the kernel."""
     relays: int
     """Bridges whose packets pass without a jitter buffer (one codec, or the two laws of G.711)."""
     ticks: int
@@ -84,6 +94,9 @@ class Engine:
 
     With several `threads`, streams and bridges are spread over them; a bridge lives in one, and a
     stream that joins it moves there.
+
+    With `kernel`, what is only relayed is handed to a program at the kernel's tc ingress (BPF; Linux
+    6.6, CAP_BPF and CAP_NET_ADMIN). It is taken back as soon as anybody here needs the packets.
     """
 
     def __init__(
@@ -94,6 +107,7 @@ class Engine:
         realtime: bool = True,
         threads: int = 1,
         io_uring: bool = True,
+        kernel: bool = False,
     ) -> None:
         low, high = ports[0] + ports[0] % 2, ports[1]
         if not 1 <= max_streams <= 65536:
@@ -104,6 +118,9 @@ class Engine:
             raise UsageError(f"threads {threads}; use 1 to 64")
         self._max_streams, self._realtime = max_streams, realtime
         self._threads, self._io_uring = threads, io_uring
+        self._kernel = kernel
+        self.kernel_refused = ""
+        """Why nothing is handed to the kernel although it was asked for."""
         self._low, self._pairs = low, (high + 1 - low) // 2
         self._cores: list[_engine.Core] = []
         self._load: dict[_engine.Core, int] = {}
@@ -138,12 +155,15 @@ class Engine:
             raise UsageError("the engine is running already")
         _allow_descriptors(2 * self._max_streams + 256)
         name = f"gateway@{socket.gethostname()}"
-        cores = []
+        cores: list[_engine.Core] = []
         try:
             for _ in range(self._threads):
                 core = _engine.Core(self._max_streams, self._realtime, self._io_uring, name)
-                core.start()
                 cores.append(core)
+            if self._kernel:
+                self._relay_in_kernel(cores)
+            for core in cores:
+                core.start()
         except OSError as error:
             for core in cores:
                 core.stop()
@@ -154,6 +174,20 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         for core in cores:
             self._loop.add_reader(core.event_fd, self._on_readable, core)
+
+    def _relay_in_kernel(self, cores: list[_engine.Core]) -> None:
+        # An option that is refused is no reason for a box to carry no calls.
+        self.kernel_refused = ""
+        try:
+            kernel = _engine.Kernel(len(cores) * self._max_streams)
+            for index, name in socket.if_nameindex():
+                if _is_ethernet(name):
+                    kernel.attach(index)
+        except OSError as error:
+            self.kernel_refused = _refusal(error)
+            return
+        for i, core in enumerate(cores):
+            core.relay_in(kernel, i * self._max_streams, self._max_streams)
 
     async def stop(self) -> None:
         """Close every stream and bridge, finish recordings, end the threads."""
@@ -421,6 +455,9 @@ class Engine:
             io_uring=everywhere("uring"),
             streams=len(self._streams),
             bridges=len(self._bridges),
+            kernel=everywhere("kernel"),
+            kernel_streams=total("n_kernel"),
+            kernel_packets=total("kernel_packets"),
             relays=total("n_relays"),
             ticks=total("ticks"),
             late_ticks=total("late_ticks"),
@@ -581,6 +618,26 @@ class Engine:
         if kind == _engine.BYE:
             return ByeReceived()
         return None
+
+
+def _is_ethernet(interface: str) -> bool:
+    """Or the loopback: others have another header, or none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            found = fcntl.ioctl(asking, _SIOCGIFHWADDR, struct.pack("16s16x", interface.encode()))
+        except OSError:
+            return False  # it has gone
+    return struct.unpack_from("H", found, 16)[0] in _FRAMED
+
+
+def _refusal(error: OSError) -> str:
+    remedy = "it takes Linux 6.6 or later"
+    if error.errno in {errno.EPERM, errno.EACCES}:
+        remedy = (
+            "give the service CAP_BPF and CAP_NET_ADMIN (AmbientCapabilities=), or remove "
+            "media.kernel"
+        )
+    return f"{error.filename or 'the kernel'}: {error.strerror}; {remedy}"
 
 
 async def _room(core: _engine.Core) -> None:

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "relay_bpf.h"
+
 enum {
     /* The sender paused: keep the far end's RTP alive ourselves. A burst of losses is no pause: the
      * far end conceals it better than silence of ours would, and is to know of it. */
@@ -57,6 +59,7 @@ void ce_bridge_replan(ce_bridge *b)
     for (ce_stream *s = b->members; s; s = s->bridge_next) {
         if (s->armed) /* a stamp costs a relay 3 % of its CPU, and tells 4 ms at most */
             ce_rtp_stamp(s->fd, !relay);
+        ce_kernel_take_back(s);
         s->relay_anchored = 0;
         s->jb.started = 0;
         s->tx_fill = 0;
@@ -168,7 +171,8 @@ void ce_digit_heard(ce_stream *s, char digit, int duration_ms, int inband)
 
 void ce_relay_level(ce_stream *s, const uint8_t *payload, int n)
 {
-    if (s->relay_sample++ % RELAY_LEVEL_EVERY || s->codec > CE_PCMA)
+    int every = s->kernel.on ? RK_SAMPLE_EVERY : RELAY_LEVEL_EVERY;
+    if ((!s->kernel.on && s->relay_sample++ % RELAY_LEVEL_EVERY) || s->codec > CE_PCMA)
         return;
     int16_t pcm[CE_MAX_SAMPLES];
     if (n > CE_MAX_SAMPLES)
@@ -177,10 +181,10 @@ void ce_relay_level(ce_stream *s, const uint8_t *payload, int n)
     double before = s->c.level_in.sum_squares;
     cp_level_add(&s->c.level_in, pcm, n);
     if (s->c.level_in.sum_squares - before < SILENT_MEAN_SQUARE * n)
-        s->c.silent_frames += RELAY_LEVEL_EVERY;
+        s->c.silent_frames += (uint64_t)every;
     else
         s->c.silent_frames = 0;
-    ce_health_frame(s, pcm, n, s->c.level_in.sum_squares - before, RELAY_LEVEL_EVERY);
+    ce_health_frame(s, pcm, n, s->c.level_in.sum_squares - before, every);
 }
 
 /* ---- in ---- */
@@ -514,6 +518,7 @@ static void encode_batches(ce_engine *e)
 static int relay_rests(ce_stream *s)
 {
     ce_stream *from = peer_of(s);
+    ce_kernel_sync(from);
     if (s->e->tick - from->last_rx_tick <= RELAY_SILENT_MS && from->rx_seen)
         return 1;
     if (from->cn.active && s->cn.pt != CE_NO_PT)
@@ -523,6 +528,7 @@ static int relay_rests(ce_stream *s)
     if (from->relay_anchored && left > (CE_FRAME_MS - RELAY_SILENT_MS) * clock &&
         left < RELAY_BURST_MS * clock)
         return 1;
+    ce_kernel_take_back(from);
     from->relay_anchored = 0;
     return 0;
 }

@@ -126,6 +126,10 @@ static void execute(ce_engine *e, const ce_command *c)
 {
     ce_stream *s = c->s;
     ce_bridge *b = c->b;
+    if (e->kernel) { /* whatever it is: what the kernel was told may not be true any more */
+        ce_kernel_take_back_all(s ? s->bridge : NULL);
+        ce_kernel_take_back_all(b);
+    }
     switch (c->type) {
     case CE_CMD_OPEN: stream_open(e, s, &c->u.rtp); return;
     case CE_CMD_CLOSE: stream_leave(e, s, CE_CLOSES); return;

@@ -71,7 +71,7 @@ int ce_follow(ce_stream *s, const ce_addr *from, const cp_rtp *h)
     if (!s->srtp_in && s->moving.n < IN_ORDER)
         return 0;
     s->moving.n = 0;
-    s->remote = *from;
+    ce_rtp_moved(s, from);
     s->latched = 1;
     s->c.moved++;
     return 1;

@@ -514,6 +514,7 @@ void ce_engine_stop(ce_engine *e)
 void ce_engine_free(ce_engine *e)
 {
     close_descriptors(e);
+    ce_kernel_share_free(e->kernel);
     ce_lanes_free(&e->decoders);
     ce_lanes_free(&e->encoders);
     if (e->frames && e->frames != MAP_FAILED)

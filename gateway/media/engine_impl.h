@@ -82,6 +82,8 @@ typedef struct ce_engine ce_engine;
 typedef struct ce_uring ce_uring;
 typedef struct ce_srtp ce_srtp;
 typedef struct ce_echo ce_echo;
+typedef struct ce_kernel ce_kernel;
+typedef struct ce_kernel_share ce_kernel_share;
 
 /* ---- what Python asks for ---- */
 
@@ -218,6 +220,7 @@ typedef struct {
     uint64_t refused, late, duplicate, concealed, dropped_blocks, slips, dropped_digits;
     uint64_t srtp_failed, srtp_replayed;
     uint64_t ext_received, ext_refused, moved;
+    uint64_t kernel_packets; /* of those received: relayed by the kernel */
     int64_t expected, lost;
     cp_level level_in, level_out;
     uint64_t silent_frames;
@@ -277,6 +280,13 @@ typedef struct {
     float sent[CE_SPEECH_FRAMES]; /* mean square of the last frames */
     uint8_t at;
 } ce_speech;
+
+typedef struct { /* the packets received are relayed in the kernel; see engine_kernel.c */
+    uint8_t on;
+    uint32_t at, interface, place[3];
+    uint64_t state, packets, octets; /* as they were read last */
+    uint64_t after;                  /* tick of the next attempt */
+} ce_kernel_side;
 
 /* What looks for call-progress tones and caller ID. */
 typedef struct {
@@ -360,6 +370,7 @@ struct ce_stream {
     uint8_t bye_seen;
     ce_xr xr;
     ce_cn cn;
+    ce_kernel_side kernel;
     /* header extensions */
     uint8_t pass_ext;
     _Atomic uint32_t ext_serial;
@@ -495,9 +506,10 @@ typedef struct {
     uint64_t ticks, late_ticks, skipped_ticks, dropped_events, send_errors;
     uint64_t rx_packets, tx_packets;
     int64_t worst_late_ns;
-    uint32_t n_streams, n_bridges, n_relays;
+    uint64_t kernel_packets;
+    uint32_t n_streams, n_bridges, n_relays, n_kernel;
     uint64_t late_bins[CE_LATE_BINS]; /* wakes by lateness: under 1 us, 2, 4 ... and the rest */
-    uint8_t realtime, locked, running, uring;
+    uint8_t realtime, locked, running, uring, kernel;
     double cpu_s;
 } ce_engine_stats;
 
@@ -507,6 +519,7 @@ struct ce_engine {
     _Atomic int quit, idle;
     int want_realtime, want_uring;
     ce_uring *uring; /* NULL: epoll */
+    ce_kernel_share *kernel; /* NULL: every packet comes up */
     uint64_t tick, wakes;
     int64_t now_ns;
     int64_t rx_ns; /* when the packet at hand came, if the kernel says it, else when it was read */
@@ -586,6 +599,19 @@ int ce_uring_send(ce_stream *s, const uint8_t *packet, int n); /* copies; leaves
 void ce_uring_flush(ce_engine *e);
 void ce_uring_drain(ce_engine *e);
 
+/* engine_kernel.c */
+ce_kernel *ce_kernel_new(uint32_t n, const char **what); /* Python's; NULL: errno, of what */
+int ce_kernel_attach(ce_kernel *k, int interface);       /* Python's; 0 or an errno */
+void ce_kernel_free(ce_kernel *k);                       /* Python's, when the engines stopped */
+int ce_kernel_share_new(ce_engine *e, ce_kernel *k, uint32_t first, uint32_t n);
+void ce_kernel_share_free(ce_kernel_share *h);
+void ce_kernel_sync(ce_stream *s);      /* its counters, time line and source are up to date */
+void ce_kernel_consider(ce_stream *s);  /* hands it over if nobody here needs its packets */
+void ce_kernel_take_back(ce_stream *s); /* the next packet comes up */
+void ce_kernel_take_back_all(const ce_bridge *b);
+void ce_kernel_passed_by(ce_stream *s);
+void ce_kernel_look_again(ce_stream *s);
+
 /* engine_lanes.c */
 int ce_lanes_new(ce_lanes *l, uint32_t n_groups, int encode); /* 0 or -1 */
 void ce_lanes_free(ce_lanes *l);
@@ -611,6 +637,7 @@ void ce_rtp_fetch(ce_stream *s); /* sets in_state */
 
 /* engine_rtp.c */
 void ce_rtp_apply(ce_stream *s, const ce_rtp_config *c, int first);
+void ce_rtp_moved(ce_stream *s, const ce_addr *to);
 void ce_rtp_readable(ce_engine *e, ce_stream *s);
 void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from);
 void ce_rtcp_readable(ce_engine *e, ce_stream *s);

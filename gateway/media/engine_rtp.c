@@ -46,13 +46,20 @@ static int may_come_from(const ce_stream *s, const ce_addr *from)
     return !s->latched || tick - s->last_rx_tick >= SOURCE_SILENT_MS;
 }
 
+/* The kernel knows both legs' addresses. */
+void ce_rtp_moved(ce_stream *s, const ce_addr *to)
+{
+    ce_kernel_take_back_all(s->bridge);
+    s->remote = *to;
+}
+
 /* Learns the address: what must prove itself has done so before. */
 static int accept_source(ce_stream *s, const ce_addr *from)
 {
     if (!may_come_from(s, from))
         return 0;
     if (!same_addr(from, &s->remote))
-        s->remote = *from;
+        ce_rtp_moved(s, from);
     s->latched = 1;
     return 1;
 }
@@ -262,6 +269,7 @@ static int in_window(ce_stream *s, uint16_t seq)
 
 static void new_source(ce_stream *s, uint32_t ssrc, uint16_t seq)
 {
+    ce_kernel_take_back(s);
     s->expected_before = s->c.expected;
     s->lost_before = s->c.lost;
     cp_rtp_source_init(&s->source, ssrc, seq, s->clock_ms * 1000u, 0);
@@ -282,6 +290,7 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
     ce_engine *e = s->e;
     cp_rtp h;
     e->st.rx_packets++;
+    ce_kernel_sync(s);
     if (s->srtp_in) {
         /* Nothing is read, nor anything learned, of a packet that has not proved itself. */
         if (n >= 12 && (p[1] & 0x7f) >= 64 && (p[1] & 0x7f) <= 95) { /* RFC 5761 section 4 */
@@ -354,9 +363,16 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
         s->c.duplicate++;
         return;
     }
+    uint32_t transit = s->source.transit;
+    double jitter = s->source.jitter;
     if (!cp_rtp_source_update(&s->source, h.seq, h.timestamp, e->rx_ns)) {
         s->c.refused++;
         return;
+    }
+    if (s->kernel.on) { /* it has seen the packet too, when it came */
+        s->source.transit = transit;
+        s->source.jitter = jitter;
+        ce_kernel_passed_by(s);
     }
     s->has_probation = 0;
     s->last_rx_tick = e->tick;
@@ -368,7 +384,7 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
         ce_ext_receive(s, p + h.extension_offset, h.extension_len, h.extension_profile);
     if (is_cn)
         ce_cn_receive(s, h.timestamp, p + h.payload_offset, h.payload_len);
-    else if (!is_te)
+    else if (!is_te && !s->kernel.on)
         ce_health_arrival(s, h.timestamp);
     if (is_te) {
         te_receive(s, h.timestamp, p + h.payload_offset, h.payload_len);
@@ -651,6 +667,8 @@ void ce_rtcp_readable(ce_engine *e, ce_stream *s)
 void ce_rtp_timers(ce_stream *s)
 {
     uint64_t tick = s->e->tick;
+    ce_kernel_sync(s);
+    ce_kernel_consider(s);
     if (s->te_active && tick - s->te_tick > CE_TE_SILENT_MS)
         te_finish(s);
     if (s->timeout_ms && s->rx && s->remote_set && !s->timed_out &&
@@ -665,6 +683,7 @@ void ce_rtp_timers(ce_stream *s)
         s->c.jitter = s->source.jitter;
     }
     if (tick >= s->rtcp_due) {
+        ce_kernel_look_again(s);
         rtcp_send(s, 0);
         s->rtcp_due = tick + RTCP_MS;
     }

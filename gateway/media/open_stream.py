@@ -430,6 +430,7 @@ class OpenStream:
             packets_late=c["late"],
             packets_duplicate=c["duplicate"],
             packets_refused=c["refused"],
+            packets_in_kernel=c["kernel_packets"],
             moves=c["moved"],
             srtp_suite=spec.srtp.suite.value if isinstance(spec, RtpSpec) and spec.srtp else "",
             srtp_failed=c["srtp_failed"],

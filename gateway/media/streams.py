@@ -226,6 +226,8 @@ class StreamStats(msgspec.Struct, kw_only=True, gc=False):
     """Sequence gaps that never filled (RFC 3550 A.3)."""
     packets_late: int = 0
     packets_duplicate: int = 0
+    packets_in_kernel: int = 0
+    """Of the received: relayed by the kernel, unseen by the engine."""
     moves: int = 0
     """How often the far end was followed to another port in mid-call."""
     packets_refused: int = 0

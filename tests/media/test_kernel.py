@@ -1,0 +1,373 @@
+"""Relays in the kernel: the same promises as in user space, given and taken back at any time.
+
+The peers' own sockets judge: their kernel throws away what has a wrong checksum.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kernel_net import Far, namespace, programs
+from peers import Packet, Peer, g711_decode, level_at, pace, sine, talk
+
+from gateway.media.engine import Engine, OpenStream
+from gateway.media.streams import (
+    Codec,
+    DigitDetected,
+    Direction,
+    MediaEvent,
+    MediaTimeout,
+    RtpSpec,
+)
+
+MEDIA = Path(__file__).resolve().parents[2] / "gateway" / "media"
+CODECS = {0: Codec.PCMU, 8: Codec.PCMA}
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[Far, Far]]:
+    """Two hosts, each on a network of its own with this one."""
+    try:
+        with namespace():
+            found = Far(1), Far(2)
+            try:
+                yield found
+            finally:
+                for far in found:
+                    far.close()
+    except PermissionError as error:
+        pytest.skip(f"network namespaces: {error}")
+
+
+class Call:
+    """Two peers on two hosts, and their legs in a bridge."""
+
+    def __init__(self, engine: Engine, hosts: tuple[Far, Far], types: tuple[int, int]) -> None:
+        self.engine, self.peers, self.legs = engine, [], []
+        self.events: list[list[MediaEvent]] = [[], []]
+        self.specs = []
+        engine.open_bridge("call")
+        for far, pt, events in zip(hosts, types, self.events, strict=True):
+            with far.there():
+                peer = Peer(pt, far.ip)
+            peer.te_pt = 101 if pt == 0 else 96
+            spec = RtpSpec(
+                local_ip=far.near_ip, remote_ip=far.ip, remote_port=peer.port, codec=CODECS[pt],
+                payload_type=pt, telephone_event=peer.te_pt, media_timeout_s=0.6,
+            )  # fmt: skip
+            leg = engine.open(spec, on_event=events.append)
+            engine.join("call", leg)
+            self.peers.append(peer)
+            self.specs.append(spec)
+            self.legs.append(leg)
+        self.tones = sine(440, 1.0), sine(1000, 1.0)
+
+    async def talk(self, seconds: float, *more: Callable[[int], None]) -> None:
+        """Both speak, each with its own tone."""
+        jobs = [
+            talk(peer, leg.local, tone)
+            for peer, leg, tone in zip(self.peers, self.legs, self.tones, strict=True)
+        ]
+        await pace(seconds, *jobs, *more)
+
+    async def talk_until(self, done: Callable[[], bool], what: str) -> None:
+        """Speak on, 8 s at most."""
+        for _ in range(40):
+            await self.talk(0.2)
+            if done():
+                return
+        pytest.fail(f"{what}: not within 8 s")
+
+    async def hand_over(self, directions: int = 2) -> None:
+        """Until the kernel has it, and has relayed packets."""
+        before = self.engine.stats().kernel_packets
+        await self.talk_until(
+            lambda: self.engine.stats().kernel_streams == directions
+            and self.engine.stats().kernel_packets > before + 10,
+            "the kernel did not get the call",
+        )
+
+    async def drain(self) -> None:
+        """What is on its way arrives, and the engine reads the kernel's counts."""
+        for _ in range(4):
+            await asyncio.sleep(0.025)
+            for peer in self.peers:
+                peer.collect()
+
+    def heard(self, i: int) -> list[Packet]:
+        """Everything that came to a peer, in order, each number once."""
+        packets = self.peers[i].packets
+        base = packets[0].seq
+        numbers = [(p.seq - base + 0x8000) & 0xFFFF for p in packets]
+        assert len(set(numbers)) == len(numbers), "a packet came twice"
+        return [p for _, p in sorted(zip(numbers, packets, strict=True), key=lambda x: x[0])]
+
+    def missing(self, i: int) -> int:
+        """Numbers that did not come, but for those the engine says it gave up."""
+        packets = self.heard(i)
+        span = ((packets[-1].seq - packets[0].seq) & 0xFFFF) + 1
+        return span - len(packets) - self.legs[1 - i].stats().packets_late
+
+    def close(self) -> None:
+        """The peers' sockets."""
+        for peer in self.peers:
+            peer.close()
+
+
+@pytest.fixture
+async def call(hosts: tuple[Far, Far], request: pytest.FixtureRequest):
+    """A call between PCMU and, if nothing else is asked for, PCMU."""
+    engine = Engine(max_streams=8, kernel=True)
+    await engine.start()
+    if engine.kernel_refused:
+        await engine.stop()
+        pytest.skip(f"BPF: {engine.kernel_refused}")
+    made = Call(engine, hosts, getattr(request, "param", (0, 0)))
+    yield made
+    made.close()
+    await engine.stop()
+
+
+@pytest.mark.parametrize("call", [(0, 0), (0, 8)], indirect=True, ids=["same", "other law"])
+async def test_a_relay_goes_through_the_kernel_unchanged_but_for_its_header(call):
+    await call.hand_over()
+    await call.talk(1.0)
+    for leg in call.legs:  # since the stream was opened
+        assert leg.stats().level_in_dbm0 == pytest.approx(-13, abs=1)
+    sent = [leg.stats().packets_sent for leg in call.legs]
+    await call.drain()
+    for i, hz in ((0, 1000), (1, 440)):
+        leg, packets = call.legs[i], call.heard(i)
+        assert call.missing(i) == 0
+        assert len({(p.ssrc, p.pt) for p in packets}) == 1
+        assert packets[0].ssrc != call.peers[1 - i].ssrc
+        assert {p.ts - 160 * n & 0xFFFFFFFF for n, p in enumerate(packets)} >= {packets[0].ts}
+        pcm = g711_decode(b"".join(p.payload for p in packets[-40:]), leg.spec.payload_type)
+        assert level_at(pcm, hz) == pytest.approx(-13, abs=1)
+        stats = leg.stats()
+        assert stats.packets_in_kernel > 40
+        assert stats.packets_received == call.peers[i].sent - stats.packets_late
+        assert sent[i] <= len(packets) <= stats.packets_sent
+        assert stats.packets_lost <= stats.packets_late
+        assert stats.quality.loss_percent <= 100 * stats.packets_late / len(packets)
+
+
+async def test_strangers_and_other_types_change_nothing_but_counters(call):
+    await call.hand_over()
+    a, leg = call.peers[0], call.legs[0]
+    stranger = Peer(0, call.legs[0].local[0])
+    before = len(call.peers[1].packets)
+    sent, took = a.sent, call.legs[1].stats().packets_sent
+
+    def intrude(_: int) -> None:
+        stranger.send(bytes(160), leg.local)  # another address
+        port, a.ssrc = a.ssrc, 7
+        a.seq -= 1
+        a.send(bytes(160), leg.local)  # another source
+        a.ssrc = port
+        a.seq -= 1
+        a.send(bytes(160), leg.local, pt=18)
+        a.seq -= 1
+
+    await call.talk(0.5, intrude)
+    await call.drain()
+    stranger.close()
+    came = len(call.peers[1].packets) - before
+    assert came == (a.sent - sent) // 3
+    assert call.legs[1].stats().packets_sent - took == came
+    stats = leg.stats()
+    assert stats.packets_elsewhere == 25
+    assert stats.packets_wrong_type == 25
+    assert stats.packets_refused == 75
+    assert call.missing(1) == 0
+
+
+@pytest.mark.parametrize("call", [(0, 0), (0, 8)], indirect=True, ids=["same", "other law"])
+async def test_digits_come_up_and_keep_their_place(call):
+    await call.hand_over()
+    a, b, leg = *call.peers, call.legs[0]
+    ts = a.ts
+    for duration, end in ((160, 0), (320, 0), (480, 0), (640, 1), (640, 1), (640, 1)):
+        a.send(bytes([5, end << 7 | 10, duration >> 8, duration & 255]), leg.local, pt=101, ts=ts)
+        await asyncio.sleep(0.02)
+    await call.talk(0.5)
+    await call.drain()
+    assert [e.digit for e in call.events[0] if isinstance(e, DigitDetected)] == ["5"]
+    events = [p for p in call.heard(1) if p.pt == b.te_pt]
+    assert [p.payload[0] for p in events] == [5] * 6
+    assert len({p.ts for p in events}) == 1
+    assert call.missing(1) == 0
+
+
+async def test_what_needs_the_packets_gets_them_and_no_packet_is_lost(call, tmp_path):
+    engine, (a, b) = call.engine, call.legs
+    await call.hand_over()
+    ways = [
+        (lambda: a.record(str(tmp_path / "a.wav")), a.stop_record),
+        (lambda: b.tap(1 << 16), b.untap),
+        (lambda: engine.join("call", b, gain_db=-6.0), lambda: engine.join("call", b)),
+    ]
+    for take, give in ways:
+        take()
+        await call.talk_until(lambda: not engine.stats().kernel_streams, "it was not taken back")
+        give()
+        await call.hand_over()
+    a.update(call.specs[0])  # signalling says the same again: handed back and over
+    await call.hand_over()
+    await call.drain()
+    assert call.missing(0) == call.missing(1) == 0
+
+
+async def test_hold_stops_the_packets(call):
+    await call.hand_over()
+    held = {**{f: getattr(call.specs[0], f) for f in call.specs[0].__struct_fields__}}
+    call.legs[0].update(RtpSpec(**{**held, "direction": Direction.INACTIVE}))
+    await call.talk(0.3)
+    call.peers[1].packets.clear()
+    call.peers[0].packets.clear()
+    await call.talk(0.3)
+    assert call.engine.stats().kernel_streams == 0
+    assert not call.peers[0].packets
+    payloads = {p.payload for p in call.peers[1].packets}
+    assert payloads <= {bytes([0xFF]) * 160, bytes([0x7F]) * 160}  # our own silence
+    call.legs[0].update(call.specs[0])
+    await call.hand_over()
+
+
+async def test_silence_is_noticed_and_filled_with_our_own(call):
+    await call.hand_over()
+    await call.drain()
+    numbers = len(call.peers[1].packets)
+    await pace(1.2, lambda _: call.peers[1].collect())
+    assert any(isinstance(e, MediaTimeout) for e in call.events[0])
+    assert len(call.peers[1].packets) > numbers + 10
+    assert call.engine.stats().kernel_streams == 0
+    await call.hand_over()
+    await call.drain()
+    assert call.missing(1) == 0
+
+
+async def test_another_source_begins_a_new_line_of_numbers(call):
+    await call.hand_over()
+    a = call.peers[0]
+    a.ssrc, a.seq, a.ts = 77, 100, 5
+    await call.hand_over()
+    a.seq += 3000  # the same source jumps
+    await call.hand_over()
+    await call.drain()
+    assert len({p.ssrc for p in call.peers[1].packets}) == 1
+    assert call.legs[0].stats().packets_refused == 2  # one each until the second in order has come
+
+
+async def test_losses_duplicates_and_late_packets_are_counted_as_they_are(call):
+    await call.hand_over()
+    a, leg = call.peers[0], call.legs[0]
+    before = leg.stats()
+    lost, doubled = 0, 0
+    for n in range(60):
+        if n % 10 == 3:
+            a.seq, a.ts, lost = a.seq + 1, a.ts + 160, lost + 1
+        if n % 15 == 7:  # this one overtakes the one before it
+            a.seq, a.ts = a.seq + 1, a.ts + 160
+            a.send(bytes([n]) * 160, leg.local)
+            a.seq, a.ts = a.seq - 2, a.ts - 320
+            a.send(bytes([n]) * 160, leg.local)
+            a.seq, a.ts = a.seq + 1, a.ts + 160
+            continue
+        a.send(bytes([n]) * 160, leg.local)
+        if n % 20 == 11:
+            a.seq, a.ts, doubled = a.seq - 1, a.ts - 160, doubled + 1
+            a.send(bytes([n]) * 160, leg.local)
+        await asyncio.sleep(0.02)
+    await call.talk(0.1)
+    await call.drain()
+    after = leg.stats()
+    gave_up = after.packets_late - before.packets_late
+    assert lost == 6
+    assert lost <= after.packets_lost - before.packets_lost <= lost + gave_up
+    assert doubled == 3
+    assert doubled - gave_up <= after.packets_duplicate - before.packets_duplicate <= doubled
+    assert call.missing(1) == lost
+
+
+@pytest.fixture
+def other_gateway(hosts: tuple[Far, Far]) -> Iterator[subprocess.Popen[str]]:
+    """An engine in a process of its own, in the same namespace."""
+    code = (
+        "import asyncio\n"
+        "from gateway.media.engine import Engine\n"
+        "async def main():\n"
+        "    engine = Engine(kernel=True)\n"
+        "    await engine.start()\n"
+        "    print(engine.kernel_refused, flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_nothing_is_left_of_a_gateway_that_was_killed(other_gateway):
+    assert other_gateway.stdout is not None
+    if refused := other_gateway.stdout.readline().strip():
+        pytest.skip(f"BPF: {refused}")
+    assert [programs(name) for name in ("lo", "gw1", "gw2")] == [1, 1, 1]
+    other_gateway.kill()
+    other_gateway.wait()
+    assert [programs(name) for name in ("lo", "gw1", "gw2")] == [0, 0, 0]
+
+
+async def test_nothing_is_left_of_an_engine_that_was_stopped(hosts):
+    engine = Engine(max_streams=4, kernel=True)
+    await engine.start()
+    if engine.kernel_refused:
+        pytest.skip(f"BPF: {engine.kernel_refused}")
+    await engine.stop()
+    assert programs("gw1") == 0
+
+
+def test_without_the_right_it_says_so_and_goes_on_in_user_space():
+    code = (
+        "import asyncio, os\n"
+        "from gateway.media.engine import Engine\n"
+        "if os.geteuid() == 0:\n"
+        "    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "async def main():\n"
+        "    engine = Engine(kernel=True, realtime=False)\n"
+        "    await engine.start()\n"
+        "    print(engine.kernel_refused, engine.stats().running, engine.stats().kernel)\n"
+        "    await engine.stop()\n"
+        "asyncio.run(main())\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+    ).stdout
+    assert re.fullmatch(
+        r"bpf\(BPF_MAP_CREATE\): Operation not permitted; give the service CAP_BPF .* True False\n",
+        said,
+    )
+
+
+async def test_it_is_off_unless_it_is_asked_for():
+    engine = Engine(max_streams=4)
+    await engine.start()
+    assert not engine.stats().kernel
+    assert engine.kernel_refused == ""
+    await engine.stop()
+
+
+def test_the_instructions_are_those_of_the_source():
+    sources = b"".join((MEDIA / name).read_bytes() for name in ("relay_bpf.c", "relay_bpf.h"))
+    made = (MEDIA / "relay_bpf.inc").read_text()
+    assert hashlib.sha256(sources).hexdigest() in made, "run `make bpf`"
