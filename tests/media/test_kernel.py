@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import os
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -169,25 +170,24 @@ async def test_strangers_and_other_types_change_nothing_but_counters(call):
     sent, took = a.sent, call.legs[1].stats().packets_sent
 
     def intrude(_: int) -> None:
-        stranger.send(bytes(160), leg.local)  # another address
-        port, a.ssrc = a.ssrc, 7
-        a.seq -= 1
-        a.send(bytes(160), leg.local)  # another source
-        a.ssrc = port
-        a.seq -= 1
-        a.send(bytes(160), leg.local, pt=18)
-        a.seq -= 1
+        header = "!BBHII", 0x80
+        stranger.send(bytes(160), leg.local)
+        other_source = struct.pack(*header, 0, 5, 0, 77)
+        other_type = struct.pack(*header, 18, a.seq & 0xFFFF, a.ts & 0xFFFFFFFF, a.ssrc)
+        for packet in (other_source, other_type):
+            a.sock.sendto(packet + bytes(160), leg.local)
 
     await call.talk(0.5, intrude)
     await call.drain()
     stranger.close()
     came = len(call.peers[1].packets) - before
-    assert came == (a.sent - sent) // 3
+    late = leg.stats().packets_late
+    assert a.sent - sent - late <= came <= a.sent - sent
     assert call.legs[1].stats().packets_sent - took == came
     stats = leg.stats()
-    assert stats.packets_elsewhere == 25
-    assert stats.packets_wrong_type == 25
-    assert stats.packets_refused == 75
+    assert 25 - late <= stats.packets_elsewhere <= 25
+    assert 25 - late <= stats.packets_wrong_type <= 25
+    assert 75 - late <= stats.packets_refused <= 75
     assert call.missing(1) == 0
 
 
@@ -339,7 +339,7 @@ async def test_nothing_is_left_of_an_engine_that_was_stopped(hosts):
 
 def test_without_the_right_it_says_so_and_goes_on_in_user_space():
     code = (
-        "import asyncio, os\n"
+        "import asyncio, concurrent.futures.thread, os\n"
         "from gateway.media.engine import Engine\n"
         "if os.geteuid() == 0:\n"
         "    os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
