@@ -225,9 +225,7 @@ def _state(legs: Sequence[Leg]) -> LegState:
     return next((state for state in _FURTHEST if state in states), LegState.NULL)
 
 
-def _leg(
-    gateway: Gateway, leg: Leg, bridge: Bridge | None, now: float, *, audio: bool
-) -> LegView:
+def _leg(gateway: Gateway, leg: Leg, bridge: Bridge | None, now: float, *, audio: bool) -> LegView:
     return LegView(
         id=leg.id,
         endpoint=leg.endpoint,
