@@ -186,6 +186,20 @@ async def test_a_redirected_call_with_the_answer_in_the_ack(tmp_path: Path) -> N
     assert legs["sip/bert#1"].cause == "normal"
 
 
+async def test_one_of_two_contacts_sends_the_call_on(tmp_path: Path) -> None:
+    """What the one says counts when the other has refused, too."""
+    async with box(HOUSE, ELSEWHERE) as gateway:
+        anna = phone(gateway, "anna").call("202").gets(180, maybe=(100,)).talks().hangs_up()
+        sends = phone(gateway, "bert").takes("INVITE").reply(302, again=True).takes("ACK")
+        sends.steps[-2] = sends.steps[-2].replace(
+            "sip:bert@[local_ip]:[local_port]", "sip:203@elsewhere.test"
+        )
+        busy = phone(gateway, "bert").takes("INVITE").reply(180).pause(0.5)
+        busy.reply(486, again=True).takes("ACK")
+        carl = phone(gateway, "carl").answers().is_hung_up()
+        await perform(tmp_path, anna, sends, busy, carl)
+
+
 # Answering by itself (RFC 5373 and the makers' dialects)
 
 
