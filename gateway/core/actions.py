@@ -68,6 +68,9 @@ class Dial(_Action, frozen=True, kw_only=True):
     number: str = ""
     calling: str = ""
     display: str = ""
+    hidden: bool = False
+    """The caller does not want to be shown: there is neither number nor name, and no other number
+    is to stand for them."""
     trace: str
     call: str
     priority: Priority = Priority.ROUTINE

@@ -91,6 +91,8 @@ class Leg:
     """We asked the adapter to answer and wait for it to take effect."""
     cause: Cause | None = None
     detail: str = ""
+    hidden: bool = False
+    """Number and name of its far end are not shown to others."""
     asks_answer: bool = False
     """Its far end asks that the called side answers by itself."""
     redirect: str = ""

@@ -89,6 +89,8 @@ class LegOffered(_Event, frozen=True, kw_only=True):
     """The number or name dialled; empty for a hotline or a help point."""
     calling: str = ""
     display: str = ""
+    hidden: bool = False
+    """The caller does not want to be shown to whoever is called."""
     trace: str
     demanded_at: float
     """When the human or physical demand began: off hook, first ring, button, INVITE."""

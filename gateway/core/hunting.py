@@ -111,6 +111,7 @@ class Hunt(Silent):
             display=self.caller.display,
             auto_answer=self._auto_answer,
             diverted=diverted,
+            caller=self.caller,
         )
         self._attempts[leg] = diverted
 

@@ -28,8 +28,9 @@ class Paging(Silent):
         self.board, self.caller, self.match = board, caller, match
         self.route = match.route.route
         self._zones = Zones(
-            board, self, ring_s=self.route.ring_s, calling=caller.calling, display=caller.display
-        )
+            board, self, ring_s=self.route.ring_s, calling=caller.calling, display=caller.display,
+            caller=caller,
+        )  # fmt: skip
         self._speaking = False
         self._heard = False
 

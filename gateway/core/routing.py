@@ -53,7 +53,11 @@ class Routing:
             self.board.rooms.enter(route.conference, leg)
             for target in self.expand(match, route.targets):
                 self.board.rooms.invite(
-                    route.conference, target, call, calling=leg.calling, ring_s=route.ring_s
+                    route.conference,
+                    target,
+                    call,
+                    ring_s=route.ring_s,
+                    calling="" if leg.hidden else leg.calling,
                 )
         elif route.page:
             Paging(self.board, leg, match).begin()

@@ -304,8 +304,14 @@ class Switchboard:
         one_way: bool = False,
         clear: bool = False,
         diverted: tuple[Diversion, ...] = (),
+        caller: Leg | None = None,
     ) -> Leg:
-        """Begin a leg whose events go to `plan`."""
+        """Begin a leg whose events go to `plan`. `caller`: who is not shown if he is hidden."""
+        hidden = False
+        if caller is not None and caller.hidden:
+            # A route may show another number in place of his.
+            hidden = calling == caller.calling
+            calling, display = "" if hidden else calling, ""
         if self.endpoints[target.endpoint].duplex is Duplex.LISTEN:
             # Nobody is there to answer it, and nothing to be heard from it.
             auto_answer = one_way = True
@@ -330,6 +336,7 @@ class Switchboard:
                 number=target.number,
                 calling=calling,
                 display=display,
+                hidden=hidden,
                 trace=call.trace,
                 call=call.id,
                 priority=call.priority,
@@ -466,6 +473,7 @@ class Switchboard:
             number=event.called,
             calling=event.calling,
             display=event.display,
+            hidden=event.hidden,
             began_at=self.now,
             asks_answer=event.auto_answer,
             diverted=event.diverted,

@@ -47,9 +47,10 @@ class Zones(Silent):
         ring_s: float,
         calling: str = "",
         display: str = "",
+        caller: Leg | None = None,
     ) -> None:
         self.board, self.pager, self._ring_s = board, pager, ring_s
-        self._calling, self._display = calling, display
+        self._calling, self._display, self._caller = calling, display, caller
         self.legs: dict[Leg, Target] = {}
         self._waiting: dict[Target, Waiter] = {}
         self._over = False
@@ -101,6 +102,7 @@ class Zones(Silent):
             display=self._display,
             auto_answer=True,
             one_way=True,
+            caller=self._caller,
         )
         self.legs[leg] = target
         self.board.after(self._ring_s, lambda: self._not_there(leg))

@@ -33,6 +33,7 @@ from gateway.adapters.sip.identity import (
     e164,
     from_value,
     half_of,
+    private,
     reason,
     urgency,
     wants_auto_answer,
@@ -209,8 +210,9 @@ class Calls:
                 leg=leg_id,
                 endpoint=endpoint,
                 called=leg.called,
-                calling=(phone.number if phone else "") or number,
+                calling=(phone.number if phone else "") or number or (name if phone else ""),
                 display=caller.display,
+                hidden=phone is not None and (private(request) or not caller.number),
                 trace=trace,
                 demanded_at=now,
                 # A caller from outside may not open microphones.
@@ -435,6 +437,8 @@ class Calls:
         # With an account the address is the peer's, else ours.
         host = self._trunks.host(name) if trunk.user else self._wires.source_towards(peer)
         calling = trunk.number or e164(action.calling, trunk.numbers)
+        if action.hidden:
+            calling = ""
         shown = Caller(calling, action.display)
         account = Caller(trunk.user, action.display) if trunk.register and shown.number else shown
         from_ = from_value(host, shown if trunk.number else account)
