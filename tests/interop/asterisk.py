@@ -36,7 +36,7 @@ res_pjsip_endpoint_identifier_ip res_pjsip_endpoint_identifier_user res_pjsip_re
 res_pjsip_authenticator_digest res_pjsip_rfc3326 res_pjsip_dtmf_info res_pjsip_acl res_pjsip_refer
 res_pjsip_dlg_options res_pjsip_empty_info res_rtp_asterisk res_timing_timerfd bridge_simple
 bridge_native_rtp bridge_softmix bridge_builtin_features bridge_builtin_interval_features
-codec_ulaw codec_alaw codec_a_mu codec_g722 codec_resample features
+res_srtp codec_ulaw codec_alaw codec_a_mu codec_g722 codec_resample features
 """
 _PJSIP = """
 [global]
@@ -84,6 +84,36 @@ password=d1
 type=aor
 max_contacts=1
 """
+_SECURE = """
+[tls]
+type=transport
+protocol=tls
+bind={address}:{port}
+method=tlsv1_2
+cert_file={certificate}
+priv_key_file={certificate}
+ca_list_file={authority}
+[gw]
+type=endpoint
+context=all
+disallow=all
+allow=ulaw
+direct_media=no
+media_address={address}
+bind_rtp_to_media_address=yes
+media_encryption=sdes
+auth=gw
+aors=gw
+[gw]
+type=auth
+auth_type=userpass
+username=gw
+password=gwpw
+[gw]
+type=aor
+max_contacts=1
+remove_existing=yes
+"""
 _EXTENSIONS = """
 [all]
 exten => 9000,1,Answer()
@@ -95,15 +125,20 @@ exten => 9001,1,Answer()
  same => n,Hangup()
 exten => 9002,1,Dial(PJSIP/dora,20)
 exten => _2XX,1,Dial(PJSIP/${{EXTEN}}@gateway,20)
+exten => 7000,1,Dial(PJSIP/gw,20)
 """
 
 
 class Asterisk(Program):
     """Exchange with one telephone (`dora`), an echo at 9000 and one who transfers us at 9001."""
 
-    def __init__(self, directory: Path, peer: int, port: int = 0) -> None:
-        """`peer`: the gateway's port."""
+    def __init__(
+        self, directory: Path, peer: int, port: int = 0, tls: tuple[Path, Path] | None = None
+    ) -> None:
+        """`peer`: the gateway's port; `tls`: a file with key and certificate, and one with the
+        authority it believes, for an account `gw` whose audio is encrypted, called at 7000."""
         need("asterisk")
+        self.tls_port = free_port() if tls else 0
         self.port = port or free_port(socket.SOCK_DGRAM)
         for name in ("run", "log", "spool", "db", "lib"):
             (directory / name).mkdir(parents=True, exist_ok=True)
@@ -120,6 +155,10 @@ class Asterisk(Program):
             "logger.conf": "[logfiles]\nconsole => notice,warning,error,verbose\n",
             "features.conf": "[general]\n",
         }
+        if tls:
+            files["pjsip.conf"] += _SECURE.format(
+                address=ADDRESS, port=self.tls_port, certificate=tls[0], authority=tls[1]
+            )
         for name in ("pjproject", "cdr", "cel", "http", "manager", "acl", "ccss", "udptl"):
             files[f"{name}.conf"] = ""
         files["indications.conf"] = "[general]\ncountry=us\n[us]\nringcadence = 2000,4000\n"

@@ -93,7 +93,9 @@ async def test_callers_who_are_not_shown(tmp_path: Path) -> None:
             step.replace('"anna" <sip:anna@[remote_ip]>', '"X" <sip:anonymous@anonymous.invalid>')
             for step in anna.steps
         ]
-        bert = phone(gateway, "bert").takes("INVITE", "From: .*anonymous", absent=["sip:201", "anna"])
+        bert = phone(gateway, "bert").takes(
+            "INVITE", "From: .*anonymous", absent=["sip:201", "anna"]
+        )
         bert.reply(200, body=sdp(), again=True).takes("ACK").settled().is_hung_up()
         await perform(tmp_path, anna, bert)
         legs = await gateway.legs(2)
