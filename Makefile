@@ -7,7 +7,7 @@ PIP    := PYTHONWARNINGS=ignore $(BIN)/pip install -q --disable-pip-version-chec
 SIPPY  := build/bench/bin/b2bua_simple
 NATIVE := $(foreach kind,pyx pxd pxi c h,$(wildcard gateway/*/*.$(kind) gateway/*/*/*.$(kind)))
 
-.PHONY: run test lint build bench quality soak reliability sanitize arm64 dist clean
+.PHONY: run test lint build bpf bench quality soak reliability sanitize arm64 dist clean
 
 run: $(VENV)/run.stamp card       ## the lab: a call, an alarm, and then your turn
 	@[ "$$(id -u)" -eq 0 ] || echo "The virtual line card needs root: asking sudo."
@@ -31,6 +31,9 @@ lint: $(VENV)/test.stamp          ## types, style and who may import whom
 	@$(BIN)/python -m mypy.stubtest --ignore-missing-stub --ignore-disjoint-bases gateway._codecs gateway.media._engine gateway.media._ports gateway.drivers._framer gateway.protocols.sip._timers
 
 build: $(VENV)/build.stamp        ## the compiled parts, in place
+
+bpf:                              ## the kernel's relay, after a change of its source (clang, llvm)
+	@$(PYTHON) hardware/bpf.py
 
 bench: $(VENV)/test.stamp $(SIPPY) ## figures against peers in the same run
 	@$(BIN)/python -m tests.bench

@@ -637,6 +637,8 @@ class Gateway(Exchange):
         start = getattr(self.engine, "start", None)
         if start is not None:
             await start()
+        if refused := getattr(self.engine, "kernel_refused", ""):
+            self.log.error("media.kernel is refused: relays stay in user space", reason=refused)
 
     async def _close(self) -> None:
         if self._timer is not None:

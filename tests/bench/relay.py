@@ -62,8 +62,11 @@ async def serve(case: str, calls: int, base: int, map_file: str, args: argparse.
         ports=(10000, 16999),
         threads=args.threads,
         io_uring=not args.epoll,
+        kernel=args.kernel,
     )
     await engine.start()
+    if engine.kernel_refused:
+        sys.exit(engine.kernel_refused)
     codecs = CASES.get(case, ("PCMU", "PCMU"))
     streams: list[OpenStream] = []
     lines = []
@@ -101,13 +104,14 @@ async def serve(case: str, calls: int, base: int, map_file: str, args: argparse.
         stats, legs = engine.stats(), [stream.stats() for stream in streams]
         out: dict[str, Any] = {
             "cpu_s": time.process_time(),
-            "sent": stats.packets_sent,
+            "packets_sent": stats.packets_sent,
             "late_us_p99": stats.late_us_p99,
             "worst_late_ms": stats.worst_late_ms,
             "realtime": stats.realtime,
             "io_uring": stats.io_uring,
             "skipped_ticks": stats.skipped_ticks,
             "send_errors": stats.send_errors,
+            "kernel_packets": stats.kernel_packets,
             "late": sum(leg.packets_late for leg in legs),
             "lost": sum(leg.packets_lost for leg in legs),
             "concealed": sum(leg.frames_concealed for leg in legs),
@@ -152,7 +156,11 @@ class Bench:
             "--align", "first", "--warmup", "2", "--windows", str(self.args.windows),
             "--duration", str(self.args.seconds), "--json", self.tmp / "out.json", "--quiet",
         ]  # fmt: skip
-        return subprocess.Popen([*self.ahead, *command])
+        return subprocess.Popen([*self.ahead, *self.watching(command)])
+
+    def watching(self, command: list[Any]) -> list[Any]:
+        """The generator's command line: it reads the CPU time of who is under test."""
+        return command
 
     def figures(self) -> dict[str, Any]:
         """What the generator saw: CPU per packet in each window, and delays."""
@@ -177,6 +185,7 @@ class Bench:
             sys.executable, __file__, "--serve", case, "--calls", str(calls), "--base", str(base),
             "--map", map_file, "--threads", str(self.args.threads),
         ]  # fmt: skip
+        command += ["--kernel"] * getattr(self.args, "kernel", False)
         command += ["--epoll"] * self.args.epoll + ["--busy"] * self.args.busy
         server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert server.stdout is not None
@@ -201,7 +210,15 @@ class Bench:
             return None
         found = self.figures()
         first, last = marks
-        for key in ("late", "lost", "concealed", "skipped_ticks", "send_errors"):
+        for key in (
+            "late",
+            "lost",
+            "concealed",
+            "skipped_ticks",
+            "send_errors",
+            "packets_sent",
+            "kernel_packets",
+        ):
             found[key] = last[key] - first[key]
         for key in ("late_us_p99", "worst_late_ms", "realtime", "io_uring"):
             found[key] = last[key]
@@ -325,6 +342,7 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="without rtpengine")
     parser.add_argument("--epoll", action="store_true", help="without io_uring")
     parser.add_argument("--busy", action="store_true", help="beside a busy Python thread")
+    parser.add_argument("--kernel", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save", action="store_true")
     parser.add_argument("--serve", choices=[*CASES, *ROOMS], help=argparse.SUPPRESS)

@@ -158,8 +158,11 @@ class Box:
 
 
 @contextlib.asynccontextmanager
-async def box(sip: str, routes: str = "", *, home: Path | None = None) -> AsyncIterator[Box]:
-    """A running gateway. `sip` is the inside of ``[adapters.sip]``; `{home}` is its directory."""
+async def box(
+    sip: str, routes: str = "", *, home: Path | None = None, media: str = ""
+) -> AsyncIterator[Box]:
+    """A running gateway. `sip` is the inside of ``[adapters.sip]``, `media` of ``[media]``;
+    `{home}` is its directory."""
     with contextlib.ExitStack() as stack:
         if home is None:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sip-")))
@@ -170,7 +173,7 @@ async def box(sip: str, routes: str = "", *, home: Path | None = None) -> AsyncI
         file.write_text(
             f'[gateway]\nname = "lab"\ndata_dir = "{home}/data"\ndrain_s = 0.2\nzone = "UTC"\n'
             f'[control]\nsocket = "{home}/s"\n[media]\nrealtime = false\nlocal_ip = "127.0.0.1"\n'
-            f"[adapters.sip]\n{listen}\n{sip}\n{routes}\n"
+            f"{media}\n[adapters.sip]\n{listen}\n{sip}\n{routes}\n"
         )
         gateway = Gateway(load(file))
         run = asyncio.create_task(gateway.run())
