@@ -14,14 +14,13 @@ import os
 import random
 import resource
 import socket
-import struct
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from gateway.errors import DeviceError, UsageError
-from gateway.media import _engine, _ports, srtp, wav
+from gateway.media import _engine, _ports, in_kernel, srtp, wav
 from gateway.media.open_stream import CODECS, PLAIN, OpenStream, ratio, rtp_config, wideband_of
 from gateway.media.streams import (
     ByeReceived,
@@ -43,9 +42,6 @@ from gateway.media.streams import (
 
 _NO_CODEC = 4
 _REAP_S = 0.02
-_SIOCGIFHWADDR = 0x8927
-_FRAMED = {1, 772}
-"""ARPHRD_ETHER, ARPHRD_LOOPBACK (linux/if_arp.h)."""
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,8 +91,8 @@ class Engine:
     With several `threads`, streams and bridges are spread over them; a bridge lives in one, and a
     stream that joins it moves there.
 
-    With `kernel`, what is only relayed is handed to a program at the kernel's tc ingress (BPF; Linux
-    6.6, CAP_BPF and CAP_NET_ADMIN). It is taken back as soon as anybody here needs the packets.
+    With `kernel`, what is only relayed is handed to a program at its tc ingress (Linux 6.6,
+    CAP_BPF and CAP_NET_ADMIN). It is taken back as soon as anybody here needs the packets.
     """
 
     def __init__(
@@ -161,7 +157,7 @@ class Engine:
                 core = _engine.Core(self._max_streams, self._realtime, self._io_uring, name)
                 cores.append(core)
             if self._kernel:
-                self._relay_in_kernel(cores)
+                self.kernel_refused = in_kernel.share(cores, self._max_streams)
             for core in cores:
                 core.start()
         except OSError as error:
@@ -174,20 +170,6 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         for core in cores:
             self._loop.add_reader(core.event_fd, self._on_readable, core)
-
-    def _relay_in_kernel(self, cores: list[_engine.Core]) -> None:
-        # An option that is refused is no reason for a box to carry no calls.
-        self.kernel_refused = ""
-        try:
-            kernel = _engine.Kernel(len(cores) * self._max_streams)
-            for index, name in socket.if_nameindex():
-                if _is_ethernet(name):
-                    kernel.attach(index)
-        except OSError as error:
-            self.kernel_refused = _refusal(error)
-            return
-        for i, core in enumerate(cores):
-            core.relay_in(kernel, i * self._max_streams, self._max_streams)
 
     async def stop(self) -> None:
         """Close every stream and bridge, finish recordings, end the threads."""
@@ -618,26 +600,6 @@ class Engine:
         if kind == _engine.BYE:
             return ByeReceived()
         return None
-
-
-def _is_ethernet(interface: str) -> bool:
-    """Or the loopback: others have another header, or none."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        try:
-            found = fcntl.ioctl(asking, _SIOCGIFHWADDR, struct.pack("16s16x", interface.encode()))
-        except OSError:
-            return False  # it has gone
-    return struct.unpack_from("H", found, 16)[0] in _FRAMED
-
-
-def _refusal(error: OSError) -> str:
-    remedy = "it takes Linux 6.6 or later"
-    if error.errno in {errno.EPERM, errno.EACCES}:
-        remedy = (
-            "give the service CAP_BPF and CAP_NET_ADMIN (AmbientCapabilities=), or remove "
-            "media.kernel"
-        )
-    return f"{error.filename or 'the kernel'}: {error.strerror}; {remedy}"
 
 
 async def _room(core: _engine.Core) -> None:

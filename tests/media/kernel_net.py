@@ -38,7 +38,7 @@ def _here() -> int:
 
 @contextmanager
 def namespace() -> Iterator[None]:
-    """This thread in a new network namespace, with loopback. Raises `OSError` where not permitted."""
+    """This thread in a new network namespace, with loopback. Raises `PermissionError`."""
     home = _here()
     try:
         _check(_LIBC.unshare(_NEWNET), "unshare")
@@ -90,7 +90,7 @@ class Far:
 
 
 def _sum_here(interface: str) -> None:
-    """Real checksums: an Ethernet of memory leaves them out, and nobody would notice a wrong one."""
+    """Real checksums: veth leaves them out, and nobody would notice a wrong one."""
     off = ctypes.create_string_buffer(struct.pack("II", _ETHTOOL_STXCSUM, 0))
     request = struct.pack("16sP8x", interface.encode(), ctypes.addressof(off))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:

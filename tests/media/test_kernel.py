@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import re
 import struct
 import subprocess
@@ -20,7 +19,7 @@ import pytest
 from kernel_net import Far, namespace, programs
 from peers import Packet, Peer, g711_decode, level_at, pace, sine, talk
 
-from gateway.media.engine import Engine, OpenStream
+from gateway.media.engine import Engine
 from gateway.media.streams import (
     Codec,
     DigitDetected,
