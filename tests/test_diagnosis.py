@@ -53,7 +53,8 @@ def test_a_good_call(live: bool) -> None:
         ({"cause": "timer-expired", "detail": "expired"}, Code.CUT_OFF),
         ({"streams": _stats(packets_sent=0)}, Code.NOT_SENT),
         ({"streams": _stats(digits_dropped=3)}, Code.DTMF_DROPPED),
-        ({"streams": _stats(echo_tail_ms=16, erl_db=8.0, erle_db=5.0, echo_s=4.0)}, Code.ECHO),
+        ({"streams": _stats(echo_tail_ms=16, erl_db=8.0, erle_db=5.0, echo_s=7.0,
+                            echo_heard_s=6.0)}, Code.ECHO),
         ({"streams": _stats(packets_received=0, heard_s=0.0, active_s=0.0, local="", remote="",
                             signalled="")}, Code.NO_PACKETS),
     ],
@@ -61,6 +62,13 @@ def test_a_good_call(live: bool) -> None:
 def test_faults(changed: dict[str, Any], code: Code) -> None:
     found = diagnose(_call(**changed))
     assert (found.code, found.leg) == (code, "sip/a#1")
+
+
+def test_audio_that_goes_with_its_device() -> None:
+    call = _call(hangup=("media-timeout", "no audio arrived"), hangup_at=20.0)
+    assert diagnose(call).code == Code.CUT_OFF
+    call.conditions["sip/a"] = "down", "the cable is pulled"
+    assert diagnose(call).code == Code.DEVICE_DOWN
 
 
 def test_a_leg_without_a_stream() -> None:
@@ -72,6 +80,12 @@ def test_a_leg_without_a_stream() -> None:
     [
         # Somebody else's packets do no harm while ours come.
         {"streams": _stats(packets_refused=300, packets_elsewhere=300)},
+        # The canceller learns the line anew when the call ends.
+        {
+            "streams": _stats(
+                echo_tail_ms=16, erl_db=6.0, erle_db=8.0, echo_s=30.0, echo_heard_s=3.0
+            )
+        },
         # He spoke, and listens now.
         {"streams": _stats(silent_s=8.0, flat_s=8.0)},
         # A telephone that is silent between words ever was.

@@ -197,6 +197,9 @@ def _end(call: CallEvidence, leg: LegEvidence) -> Iterator[Fault]:
         yield down(leg.endpoint, detail or "not registered", leg.id)
     elif cause == Cause.OUT_OF_ORDER:
         yield down(leg.endpoint, detail, leg.id)
+    elif cause == Cause.MEDIA_TIMEOUT and (why := _lost_with(call, leg)):
+        # Its audio went an instant before the rest of the device did.
+        yield down(leg.endpoint, why, leg.id)
     elif cause in _CUT_OFF:
         after = f" after {leg.seconds(call.now):.0f} s" if leg.answered is not None else ""
         yield Fault(
@@ -227,9 +230,14 @@ def _layer_of(cause: str) -> Layer:
     return Layer.GATEWAY if cause == Cause.PREEMPTED else Layer.SIGNALLING
 
 
+def _lost_with(call: CallEvidence, leg: LegEvidence) -> str:
+    """Why a leg's endpoint went down in the call; empty: it did not."""
+    condition, why = call.conditions.get(leg.endpoint, ("", ""))
+    return why if condition == "down" else ""
+
+
 def _no_response(call: CallEvidence, leg: LegEvidence, detail: str) -> Fault:
-    known = call.conditions.get(leg.endpoint)
-    why = known[1] if known and known[0] == "down" and known[1] else ""
+    why = _lost_with(call, leg)
     return down(leg.endpoint, why or f"no answer to our call ({rule(detail) or 'silence'})", leg.id)
 
 

@@ -6,7 +6,9 @@ such as a hold, is weighed in `gateway.diagnosis.calls`.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -33,12 +35,14 @@ FEW: Final = 10
 """Packets that may go wrong at any change of a call."""
 DRIFT_PPM: Final = 250.0
 """Sound cards are within 100 ppm; from here a frame is lost or doubled every 80 s or sooner."""
-ECHO_LOSS_DB: Final = 26.0
-"""What comes back of a talker's voice after a tenth of a second disturbs him above this (G.131)."""
-ECHO_JUDGED_S: Final = 2.0
-"""Echo that is needed to judge a canceller."""
+ECHO_JUDGED_S: Final = 4.0
+"""So long a talker may hear himself: a canceller has to learn a line, and what changes there."""
+ECHO_SHARE: Final = 0.5
+"""Of the time in which there was an echo."""
 DIGITS: Final = 2
 """Speech is hardly ever taken for so many digits."""
+_FORBIDDEN: Final = os.strerror(errno.EPERM)
+"""What a send says that a rule of the box's packet filter drops."""
 
 
 class Heard(NamedTuple):
@@ -112,7 +116,7 @@ def _packets(heard: Heard) -> Fault | None:
 
 def unreachable(stats: StreamStats) -> str:
     """Why the address that the far end named cannot be right; empty when it may be."""
-    if stats.send_errors and not stats.packets_sent:
+    if stats.send_errors and not stats.packets_sent and stats.send_error != _FORBIDDEN:
         return f"which cannot be reached ({stats.send_error})"
     there, here = _ip(stats.signalled), _ip(stats.local)
     if there is None or here is None or there.version != here.version:
@@ -216,6 +220,15 @@ def _sent(heard: Heard) -> Fault | None:
     stats = heard.stats
     if stats.packets_sent or not stats.codec:
         return None
+    if stats.send_error == _FORBIDDEN:
+        return Fault(
+            code=Code.NOT_SENT,
+            layer=Layer.GATEWAY,
+            leg=heard.leg,
+            what=f"we send nothing: this box's own firewall forbids it ({stats.send_error})",
+            remedy=f"allow UDP to {stats.remote or stats.signalled}: nft list ruleset",
+            next="nft list ruleset",
+        )
     if stats.send_errors:
         return Fault(
             code=Code.SDP_ADDRESS,
@@ -376,10 +389,9 @@ def _low(heard: Heard) -> Fault | None:
 
 def _echo(heard: Heard) -> Fault | None:
     stats = heard.stats
-    if stats.erl_db is None or stats.erle_db is None or stats.echo_s < ECHO_JUDGED_S:
+    if stats.erl_db is None or stats.erle_db is None:
         return None
-    loss_db = stats.erl_db + stats.erle_db
-    if loss_db >= ECHO_LOSS_DB:
+    if stats.echo_heard_s < max(ECHO_JUDGED_S, ECHO_SHARE * stats.echo_s):
         return None
     return Fault(
         code=Code.ECHO,
@@ -387,8 +399,8 @@ def _echo(heard: Heard) -> Fault | None:
         leg=heard.leg,
         what=(
             f"reflects what it is sent: the echo is {stats.erl_db:.0f} dB weaker (ERL), and the "
-            f"canceller takes only {stats.erle_db:.0f} dB more away (ERLE): the far end hears "
-            "itself"
+            f"canceller takes {stats.erle_db:.0f} dB more away (ERLE): the other side heard "
+            f"itself for {stats.echo_heard_s:.0f} of {stats.echo_s:.0f} s"
         ),
         remedy=(
             "a longer echo_cancel_ms, lower gains where it clips, "

@@ -86,8 +86,8 @@ cdef extern from "engine_impl.h" nogil:
     ctypedef struct ce_echo_figures:
         uint8_t is_found
         uint16_t delay_ms
-        double sent, received, clean, estimate
-        uint64_t blocks
+        double sent, received, clean, estimate, passed
+        uint64_t blocks, audible
     ctypedef struct cp_gain_config:
         uint8_t controls, gates
         uint16_t hold_frames

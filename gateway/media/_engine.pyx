@@ -122,7 +122,8 @@ cdef class Handle:
             "echo_found": c.echo.is_found != 0, "echo_delay_ms": c.echo.delay_ms,
             "echo_sent": c.echo.sent, "echo_received": c.echo.received,
             "echo_clean": c.echo.clean, "echo_estimate": c.echo.estimate,
-            "echo_blocks": c.echo.blocks, "agc": self.s.gain.wanted,
+            "echo_blocks": c.echo.blocks, "echo_audible": c.echo.audible,
+            "agc": self.s.gain.wanted,
             **_health(&c.health),
         }
 

@@ -32,6 +32,7 @@ static const float ALIKE = 0.15f;      /* least correlation */
 static const float QUIET_SQUARE = 64.0f;
 static const float ERLE_KEPT = 0.99f;  /* per 10 ms: a second */
 static const float LOUD_ENOUGH = 300.0f;
+static const double AUDIBLE = 0.0025;   /* of the power sent: 26 dB below it (G.131) */
 static const float EXPLAINED = 0.25f;  /* share of the echo in a block that tells about it */
 static const float RESIDUAL = 4.0f;    /* this many times the usual one: somebody speaks */
 
@@ -228,18 +229,31 @@ static void search(ce_echo *e, const int16_t *pcm)
 
 /* ---- what is left of it ---- */
 
-static void measure(ce_stream *s, const cp_echo_block *b)
+/* Whether the block tells about the echo. */
+static int measure(ce_stream *s, const cp_echo_block *b)
 {
     ce_echo_figures *f = &s->c.echo;
     float rms = sqrtf(b->received / CP_ECHO_BLOCK);
     if (b->loudest < LOUD_ENOUGH || rms > 0.7f * b->loudest ||
         b->received < QUIET_SQUARE * CP_ECHO_BLOCK || b->estimate < EXPLAINED * b->received)
-        return;
+        return 0;
     f->received = ERLE_KEPT * f->received + b->received;
     f->clean = ERLE_KEPT * f->clean + b->clean;
     f->estimate = ERLE_KEPT * f->estimate + b->estimate;
     f->sent = ERLE_KEPT * f->sent + b->sent;
     f->blocks++;
+    return 1;
+}
+
+/* What the other side gets to hear of its own voice. */
+static void measure_passed(ce_stream *s, const int16_t *pcm)
+{
+    ce_echo_figures *f = &s->c.echo;
+    double power = 0.0;
+    for (int i = 0; i < CP_ECHO_BLOCK; i++)
+        power += (double)pcm[i] * pcm[i];
+    f->passed = ERLE_KEPT * f->passed + power;
+    f->audible += f->passed > AUDIBLE * f->sent;
 }
 
 /* What the filter leaves is taken away where it is no louder than it usually is, and replaced by
@@ -285,9 +299,11 @@ static void cancel(ce_stream *s, int16_t *pcm)
         cp_echo_block block;
         take(e, first + (uint32_t)at, sent, CP_ECHO_BLOCK);
         cp_echo_cancel(e->canceller, sent, pcm + at, pcm + at, &block);
-        measure(s, &block);
+        int tells = measure(s, &block);
         if (e->suppresses)
             suppress(s, &block, pcm + at);
+        if (tells)
+            measure_passed(s, pcm + at);
     }
 }
 

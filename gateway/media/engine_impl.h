@@ -172,7 +172,9 @@ typedef struct {
     uint8_t is_found;
     uint16_t delay_ms;
     double sent, received, clean, estimate;
+    double passed;   /* what went on to the other side, suppressed or not */
     uint64_t blocks; /* of 10 ms */
+    uint64_t audible; /* of them, with too little taken away */
 } ce_echo_figures;
 
 struct ce_echo {

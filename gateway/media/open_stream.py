@@ -473,6 +473,7 @@ class OpenStream:
             erl_db=_loss(c["echo_sent"], c["echo_received"], c["echo_blocks"]),
             erle_db=_loss(c["echo_received"], c["echo_clean"], c["echo_blocks"]),
             echo_s=c["echo_blocks"] * _ECHO_BLOCK_S,
+            echo_heard_s=c["echo_audible"] * _ECHO_BLOCK_S,
             agc_db=20 * math.log10(c["agc"]) if self._options.agc and c["agc"] > 0 else None,
         )
         return found

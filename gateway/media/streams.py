@@ -313,6 +313,9 @@ class StreamStats(msgspec.Struct, kw_only=True, gc=False):
     suppression, over about the last second in which only we spoke."""
     echo_s: float = 0.0
     """Time in which there was an echo to be measured."""
+    echo_heard_s: float = 0.0
+    """Of it, when the other side got to hear its own voice less than 26 dB weaker (G.131), with
+    all that canceller and suppression took away."""
     agc_db: float | None = None
     """Present gain of the automatic control; None: off."""
 
