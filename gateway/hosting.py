@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
@@ -274,9 +275,10 @@ class AdapterHost:
             if exchange.legs.get(leg) is not self:
                 self._refuse_leg(event, leg)
                 return
-            if kind is LegEnded:
+            if isinstance(event, LegEnded):
                 del exchange.legs[leg]
                 self._give_back(leg)
+                event = self._truly_ended(event)
         elif isinstance(event, LegOffered):
             if (
                 exchange.legs.get(event.leg) is not self
@@ -617,12 +619,25 @@ class AdapterHost:
             failure = run.exception()
         if failure is None:
             return "run returned"
-        text = str(failure)
-        kind = type(failure).__name__
-        if type(failure).__module__ == "gateway.errors":
-            return text or kind
-        self.log.error("adapter failed", error=f"{kind}: {text}", exc_info=failure)
-        return f"{kind}: {text}" if text else kind
+        if not _is_ours(failure):
+            kind = type(failure).__name__
+            self.log.error("adapter failed", error=f"{kind}: {failure}", exc_info=failure)
+        return _in_words(failure)
+
+    def _truly_ended(self, event: LegEnded) -> LegEnded:
+        """An adapter that ends because something failed takes its legs with it, as at a stop: it
+        does not know that the gateway goes on."""
+        if (
+            event.cause is not Cause.SHUTDOWN
+            or self._stopping
+            or self._run is None
+            or self._run is not _current_task()
+        ):
+            return event
+        failure = self._failure or sys.exception()
+        if failure is None or isinstance(failure, asyncio.CancelledError):
+            return event
+        return LegEnded(leg=event.leg, cause=Cause.ADAPTER_LOST, detail=_in_words(failure))
 
     def _refuse_leg(self, event: Event, leg: str) -> None:
         if leg not in self._exchange.legs and self._exchange.minted(leg):
@@ -645,3 +660,21 @@ _ALL: Final = (
     | {PathTestRequested, PathTested}
 )  # fmt: skip
 assert set(_ALL) == set(Event.__args__), "an event that no host knows how to check"
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None  # no event loop runs: a test's own clock
+
+
+def _is_ours(failure: BaseException) -> bool:
+    return type(failure).__module__ == "gateway.errors"
+
+
+def _in_words(failure: BaseException) -> str:
+    text, kind = str(failure), type(failure).__name__
+    if _is_ours(failure):
+        return text or kind
+    return f"{kind}: {text}" if text else kind
