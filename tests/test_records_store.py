@@ -182,7 +182,6 @@ def test_a_database_without_tables_yet_is_empty_to_a_reader(tmp_path: Path) -> N
     connection.close()
     early = Database(str(path), read_only=True)
     assert (list(early.calls()), list(early.legs()), list(early.streams(trace="t"))) == ([], [], [])
-    early.close()
     database = Database(str(path))
     database.write([leg(1)])
     database.close()

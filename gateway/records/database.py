@@ -86,6 +86,8 @@ class Database:
         self._read_only = read_only
         self._engine = self._make_engine()
         self._connection: sa.Connection | None = None
+        self._is_stand_in = False
+        """The tables were not there yet: another look is due."""
         insert = sqlite.insert if self.is_sqlite else postgresql.insert
         self._statements: dict[tuple[str, bool], Any] = {}
         self._columns: dict[str, list[str]] = {}
@@ -167,6 +169,8 @@ class Database:
 
         Raises `DeviceError` when the tables belong to another version.
         """
+        if self._is_stand_in:
+            self.close()
         if self._connection is not None:
             return self._connection
         if self.path is not None and not self._read_only:
@@ -195,6 +199,7 @@ class Database:
                 metadata.create_all(connection)
                 connection.execute(sa.insert(schema_version).values(version=SCHEMA_VERSION))
                 connection.commit()
+                self._is_stand_in = True
             found = connection.execute(sa.select(schema_version.c.version)).scalar()
             connection.rollback()
             if found != SCHEMA_VERSION:
@@ -220,6 +225,7 @@ class Database:
     def close(self) -> None:
         """Disconnect; harmless when not connected."""
         connection, self._connection = self._connection, None
+        self._is_stand_in = False
         if connection is not None:
             try:
                 connection.close()
