@@ -13,12 +13,13 @@ import json
 import subprocess
 import sys
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Coroutine, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gateway.adapters.loopback import Loopback
+from gateway.config import Configuration
 from gateway.control.desk import Desk
 from gateway.control.questions import DiagnosisQuery
 from gateway.core.endpoints import Condition
@@ -58,7 +59,9 @@ SUITE = "AES_CM_128_HMAC_SHA1_80"
 # Nobody's, public, and out of reach from a network of its own.
 NOWHERE = "192.88.98.7"
 PRIVATE = "10.99.99.99"
-N_PORTS = 40
+N_PORTS = 48
+FORBIDDEN = 42
+"""Port whose caller this machine's packet filter lets nothing be sent to."""
 
 SIP = f"""
 digest = ["MD5"]
@@ -152,7 +155,7 @@ class Site:
         wish = {
             "octets": str(self.sounds["speech"]), "type": 0, "seconds": 4.0, "interval_s": 0.02,
             "lose": 0, "stall_s": 0.0, "digits": "",
-            "report_percent": 0,
+            "digit_packets": 25, "digit_ms": 0, "report_percent": 0,
         } | wish  # fmt: skip
         process = self.sender.process
         assert process is not None
@@ -304,6 +307,7 @@ async def carrier_calls(
     *,
     address: str = CARRIER,
     caddr: str = CARRIER,
+    family: str = "IP4",
     source: str | None = CARRIER,
     way: str = "sendrecv",
     profile: str = "AVP",
@@ -317,15 +321,16 @@ async def carrier_calls(
     key it comes from FFmpeg, encrypted."""
     # Below the ports that the system gives to whoever asks for any.
     media = 20000 + 2 * n
-    number = f"9{n:02}"
+    number, skip = f"9{n:02}", len(site.box.seen)
     async with contextlib.AsyncExitStack() as stack:
         caller = await stack.enter_async_context(sipp(
             site.home / f"sipp-{n}", "diag.xml", f"127.0.0.1:{site.box.port}", address=address,
-            arguments=("-s", number, "-key", "caddr", caddr, "-key", "mport", str(media),
-                       "-key", "way", way, "-key", "profile", profile, "-key", "more", more,
+            arguments=("-s", number, "-key", "caddr", caddr, "-key", "family", family,
+                       "-key", "mport", str(media), "-key", "way", way,
+                       "-key", "profile", profile, "-key", "more", more,
                        "-d", str(round(seconds * 1000))),
         ))  # fmt: skip
-        offered = await site.box.wait(LegOffered, lambda e: e.called == number)
+        offered = await site.box.wait(LegOffered, lambda e: e.called == number, skip=skip)
         await site.box.wait(LegAnswered, lambda e: e.leg == offered.leg)
         if source:
             stream = site.box.gateway.patchbay.stream(offered.leg)
@@ -347,7 +352,7 @@ async def carrier_calls(
 def _encrypted(home: Path, source: str, port: int, to: tuple[str, int], key: str) -> Program:
     """FFmpeg sends a tone that comes and goes, in SRTP, a packet each 20 ms."""
     need("ffmpeg")
-    tones = "aevalsrc=0.2*sin(2*PI*500*t)*lt(mod(t\\,1)\\,0.6)+0.003*(random(0)-0.5):s=8000"
+    tones = "aevalsrc=0.2*sin(2*PI*500*t)*lt(mod(t\\,1)\\,0.6)+0.003*(random(0)-0.5):s=8000:n=160"
     ends = f"{to[0]}:{to[1]}?localaddr={source}&localport={port}&localrtcpport={port + 1}"
     command = [
         "ffmpeg", "-loglevel", "error", "-re", "-f", "lavfi", "-i", tones,
@@ -370,40 +375,48 @@ async def _few_at_a_time(n: int, calls: Iterable[Coroutine[Any, Any, None]]) -> 
             print("not played:", *traceback.format_exception(failed))
 
 
-async def sip_calls(site: Site) -> None:
-    """What can be wrong with the audio of a SIP call."""
+async def sip_calls(site: Site, only: Container[str] | None = None, at_once: int = 7) -> None:
+    """What can be wrong with the audio of a SIP call; `only` these."""
     sounds = {name: str(path) for name, path in site.sounds.items()}
-    call = carrier_calls
+    calls: dict[str, tuple[int, dict[str, Any]]] = {}
+
+    def call(name: str, n: int, **how: Any) -> None:
+        calls[name] = n, how
+
     sealed: dict[str, Any] = {
         "address": SEALED, "caddr": SEALED, "source": SEALED, "profile": "SAVP",
         "more": f"crypto:1 {SUITE} inline:{KEY}",
     }  # fmt: skip
-    waves = (
-        # The long one first; the machine has other things to do.
-        call(site, "slow clock", 12, interval_s=0.02002, seconds=16.0),
-        call(site, "good", 0),
-        call(site, "private address", 1, caddr=PRIVATE, source=None),
-        call(site, "private address behind NAT", 2, caddr=PRIVATE),
-        call(site, "no packets", 3, source=None),
-        call(site, "from elsewhere", 4, source=OTHER),
-        call(site, "wrong payload type", 5, type=8),
-        call(site, "unencrypted", 38, **sealed),
-        call(site, "encrypted", 25, key=KEY, **sealed),
-        call(site, "wrong key", 26, key=WRONG_KEY, **sealed),
-        call(site, "address without a route", 27, caddr=NOWHERE, source=None),
-        call(site, "lossy there", 28, report_percent=25),
-        call(site, "muted", 6, octets=sounds["digital silence"]),
-        call(site, "silence", 7, octets=sounds["noise"]),
-        call(site, "clipped", 8, octets=sounds["clipped"]),
-        call(site, "low", 9, octets=sounds["low"]),
-        call(site, "lossy", 10, lose=8),
-        call(site, "starved", 11, stall_s=0.45),
-        call(site, "keys in the audio", 13, octets=sounds["keys"]),
-        call(site, "keys twice", 14, octets=sounds["keys"], digits="123"),
-        call(site, "hung up at once", 15, source=None, seconds=0.7, judge=False),
-        call(site, "put on hold from the start", 16, way="sendonly"),
+    # The long one first; the machine has other things to do.
+    call("slow clock", 12, interval_s=0.02002, seconds=16.0)
+    call("good", 0)
+    call("private address", 1, caddr=PRIVATE, source=None)
+    call("private address behind NAT", 2, caddr=PRIVATE)
+    call("no packets", 3, source=None)
+    call("from elsewhere", 4, source=OTHER)
+    call("wrong payload type", 5, type=8)
+    call("unencrypted", 38, **sealed)
+    call("encrypted", 25, key=KEY, **sealed)
+    call("wrong key", 26, key=WRONG_KEY, **sealed)
+    call("address without a route", 27, caddr=NOWHERE, source=None)
+    call("lossy there", 28, report_percent=25)
+    call("muted", 6, octets=sounds["digital silence"])
+    call("silence", 7, octets=sounds["noise"])
+    call("clipped", 8, octets=sounds["clipped"])
+    call("low", 9, octets=sounds["low"])
+    call("lossy", 10, lose=8)
+    call("starved", 11, stall_s=0.45)
+    call("keys in the audio", 13, octets=sounds["keys"])
+    call("keys twice", 14, octets=sounds["keys"], digits="123")
+    call("hung up at once", 15, source=None, seconds=0.7, judge=False)
+    call("put on hold from the start", 16, way="sendonly")
+    call("no address", 41, caddr="::", family="IP6", source=None)
+    call("own firewall", FORBIDDEN)
+    call("too many keys", 43, digits="0123456789" * 12, digit_packets=3, digit_ms=400, seconds=9.0)
+    wanted = {name: calls[name] for name in calls if only is None or name in only}
+    await _few_at_a_time(
+        at_once, [carrier_calls(site, name, n, **how) for name, (n, how) in wanted.items()]
     )
-    await _few_at_a_time(7, waves)
 
 
 # Other networks
@@ -490,11 +503,7 @@ async def analog_calls(site: Site) -> None:
     """How analog lines end calls, and one that has no current."""
     await asyncio.gather(
         _handset(site),
-        _exchange_calls(site, "dropped current", 3, _drop),
-        _exchange_calls(site, "busy tone", 4, _busy),
-        _exchange_calls(site, "silence rule", 5, _nothing),
-        _exchange_calls(site, "timer", 6, _talk_on),
-        _exchange_calls(site, "reversed battery", 8, _reverse),
+        exchange_calls(site),
         _no_current(site),
     )
 
@@ -518,12 +527,23 @@ async def _handset(site: Site) -> None:
         await asyncio.sleep(1.5)
 
 
+async def exchange_calls(site: Site, only: Container[str] | None = None) -> None:
+    """How an exchange ends calls; `only` these."""
+    calls = {
+        "dropped current": (3, _drop), "busy tone": (4, _busy), "silence rule": (5, _nothing),
+        "timer": (6, _talk_on), "reversed battery": (8, _reverse),
+    }  # fmt: skip
+    await asyncio.gather(
+        *(_exchange_calls(site, name, *calls[name]) for name in calls if not only or name in only)
+    )
+
+
 async def _exchange_calls(
     site: Site, name: str, port: int, act: Callable[[Exchange], Awaitable[None]]
 ) -> None:
-    exchange = site.card.exchange(port)
+    exchange, skip = site.card.exchange(port), len(site.box.seen)
     await exchange.ring((800, 1200))
-    offered = await site.box.wait(LegOffered, lambda e: e.endpoint == f"fxo/{port}")
+    offered = await site.box.wait(LegOffered, lambda e: e.endpoint == f"fxo/{port}", skip=skip)
     await site.box.wait(LegAnswered, lambda e: e.leg == offered.leg)
     await exchange.stop_ring()
     await act(exchange)
@@ -620,11 +640,25 @@ async def other_calls(site: Site) -> None:
     await _few_at_a_time(2, calls)
 
 
-async def run(home: Path) -> dict[str, Verdicts]:
-    """All calls."""
+async def run(home: Path, expected: Callable[[str, Diagnosis], bool]) -> dict[str, Verdicts]:
+    """All calls. A machine that stalls brings faults of its own into a call: whatever is not said
+    as `expected` of SIP's audio and of a busy tone is played again, twice at most and with less
+    beside it."""
+    _forbid(CARRIER, 20000 + 2 * FORBIDDEN)
     async with site(home) as found:
         calls = (sip_calls(found), softphone_calls(found), other_calls(found))
         await _few_at_a_time(3, calls)
+        for at_once in (4, 2):
+            configuration = found.box.gateway.configuration
+            await asyncio.to_thread(found.box.gateway.store.drain, 5.0)
+            wrong = {
+                name for name, verdicts in found.found.items()
+                if not expected(name, _over(configuration, verdicts.trace))
+                or (verdicts.up is not None and not expected(name, verdicts.up))
+            }  # fmt: skip
+            await sip_calls(found, wrong, at_once)
+            if "busy tone" in wrong:
+                await exchange_calls(found, {"busy tone"})
         await _few_at_a_time(1, [pulled_plugs(found), card_gone(found)])
         # What could not be played to its end must not keep the others from being judged.
         for call in list(found.box.gateway.switchboard.calls):
@@ -632,7 +666,18 @@ async def run(home: Path) -> dict[str, Verdicts]:
         await until(lambda: not found.box.gateway.switchboard.calls, "no call any more", 20)
         configuration = found.box.gateway.configuration
     for verdicts in found.found.values():
-        call, _ = gather.past(configuration.journal_dir, verdicts.trace)
-        gather.recorded(configuration.records_url, call)
-        verdicts.over = diagnose(call)
+        verdicts.over = _over(configuration, verdicts.trace)
     return found.found
+
+
+def _over(configuration: Configuration, trace: str) -> Diagnosis:
+    call, _ = gather.past(configuration.journal_dir, trace)
+    gather.recorded(configuration.records_url, call)
+    return diagnose(call)
+
+
+def _forbid(address: str, port: int) -> None:
+    """Let this network's packet filter drop whatever is sent there."""
+    need("iptables")
+    rule = ["-p", "udp", "-d", address, "--dport", str(port), "-j", "DROP"]
+    subprocess.run(["iptables", "-w", "10", "-A", "OUTPUT", *rule], check=True, timeout=20)

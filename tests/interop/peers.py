@@ -29,6 +29,7 @@ from gateway.core.envelope import Envelope
 from gateway.lab.softphone import Softphone, free_port
 from gateway.records.database import Database
 from gateway.records.tables import LegRecord
+from gateway.registry import Registry
 from gateway.runtime import Gateway
 from gateway.testing import until
 from gateway.testing.audio import read_wav, steady_level_at, tone, write_wav
@@ -159,10 +160,15 @@ class Box:
 
 @contextlib.asynccontextmanager
 async def box(
-    sip: str, routes: str = "", *, home: Path | None = None, media: str = ""
+    sip: str,
+    routes: str = "",
+    *,
+    home: Path | None = None,
+    media: str = "",
+    registry: Registry | None = None,
 ) -> AsyncIterator[Box]:
     """A running gateway. `sip` is the inside of ``[adapters.sip]``, `media` of ``[media]``;
-    `{home}` is its directory."""
+    `{home}` is its directory; `registry`: the adapters that are installed."""
     with contextlib.ExitStack() as stack:
         if home is None:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sip-")))
@@ -175,7 +181,7 @@ async def box(
             f'[control]\nsocket = "{home}/s"\n[media]\nrealtime = false\nlocal_ip = "127.0.0.1"\n'
             f"{media}\n[adapters.sip]\n{listen}\n{sip}\n{routes}\n"
         )
-        gateway = Gateway(load(file))
+        gateway = Gateway(load(file, registry=registry))
         run = asyncio.create_task(gateway.run())
         found = Box(gateway, home, run)
         follow = asyncio.create_task(found.follow())

@@ -10,6 +10,8 @@ Each line of standard input is one stream in JSON, begun at once:
     lose            of so many packets one is not sent; 0: none
     stall_s         every second, nothing is sent for so long; what waited comes at once
     digits          keys sent as RFC 4733 (payload type 96) from the second second on
+    digit_packets   so many packets from one key to the next
+    digit_ms        each key says to have been pressed for so long; 0: for as long as it was
     report_percent  so much is said to be lost, each second, by RTCP from the next port
 """
 
@@ -90,14 +92,16 @@ class Sender:
         rtcp.sendto(report + name, (address, port + 1))
 
     def _event(self, timestamp: int) -> None:
-        """Five updates of a digit and its end, beside the audio."""
-        digits = self._wish["digits"]
-        number, step = divmod(self._n - 50, 25)
-        if not (0 <= number < len(digits) and step < 6):
+        """Up to five updates of a digit and its end, beside the audio."""
+        digits, every = self._wish["digits"], self._wish["digit_packets"]
+        number, step = divmod(self._n - 50, every)
+        last = min(5, every - 1)
+        if not (0 <= number < len(digits) and step <= last):
             return
-        end = 0x80 if step == 5 else 0
+        end = 0x80 if step == last else 0
         self._seq += 1
-        event = struct.pack("!BBH", int(digits[number]), end | 10, FRAME * (step + 1))
+        duration = 8 * self._wish["digit_ms"] or FRAME * (step + 1)
+        event = struct.pack("!BBH", int(digits[number]), end | 10, duration)
         self._packet(96, timestamp - step * FRAME, event)
 
 

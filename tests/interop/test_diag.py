@@ -58,6 +58,11 @@ EXPECTED = {
     "keys in the audio": (
         Code.DTMF_NOT_UNDERSTOOD, Layer.DIGITS, "sip/carrier", "digits as tones in the audio",
     ),
+    "too many keys": (
+        Code.DTMF_DROPPED, Layer.DIGITS, "loopback/t43", "digits were not sent",
+    ),
+    "no address": (Code.NOT_SENT, Layer.SIGNALLING, "sip/carrier", "address is unknown"),
+    "own firewall": (Code.NOT_SENT, Layer.GATEWAY, "sip/carrier", "own firewall forbids"),
     "keys twice": (Code.DTMF_DOUBLED, Layer.DIGITS, "sip/carrier", "sends digits twice"),
     "hung up at once": (Code.EARLY_END, Layer.FAR_END, "sip/carrier", "after the answer: BYE"),
     "on hook at once": (Code.EARLY_END, Layer.FAR_END, "fxs/1", "the loop was opened"),
@@ -88,7 +93,11 @@ def played() -> Iterator[dict[str, Verdicts]]:
     """All calls with a fault, played at the same time."""
     need("baresip", "ffmpeg", "sipp", "kamailio", "mosquitto", "sox")
     with tempfile.TemporaryDirectory(prefix="diag-") as home, own_network():
-        yield asyncio.run(diag_site.run(Path(home)))
+        yield asyncio.run(diag_site.run(Path(home), _as_expected))
+
+
+def _as_expected(name: str, found: Diagnosis) -> bool:
+    return name not in EXPECTED or (found.code, found.layer) == EXPECTED[name][:2]
 
 
 def test_every_call_that_is_played_is_judged(played: dict[str, Verdicts]) -> None:
