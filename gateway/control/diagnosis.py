@@ -24,15 +24,15 @@ async def of_call(gateway: Gateway, which: str, at: float | None = None) -> Diag
     """
     configuration = gateway.configuration
     call, _ = await asyncio.to_thread(gather.past, configuration.journal_dir, which, at)
-    live = [leg for leg in gateway.switchboard.legs.values() if leg.call.trace == call.trace]
-    call.live = bool(live)
+    legs = gateway.switchboard.legs
+    call.live = any(leg.call.trace == call.trace for leg in legs.values())
     if call.live:
         call.now = gateway.now()
-        for leg in live:
-            stats = gateway.patchbay.stats(leg.id)
-            known = call.legs.get(leg.id)
-            if stats is not None and known is not None:
-                known.streams = [stats]
+        # Also of those who met it in a room, and have a trace of their own.
+        for leg in call.legs.values():
+            stats = gateway.patchbay.stats(leg.id) if leg.id in legs else None
+            if stats is not None:
+                leg.streams = [stats]
         missing = ""
     else:
         await asyncio.to_thread(gateway.store.drain, WRITTEN_S)

@@ -154,7 +154,7 @@ class Site:
         """Let a stream be sent."""
         wish = {
             "octets": str(self.sounds["speech"]), "type": 0, "seconds": 4.0, "interval_s": 0.02,
-            "lose": 0, "stall_s": 0.0, "digits": "",
+            "lose": 0, "stall_s": 0.0, "digits": "", "talk_s": 0.0, "pause_s": 0.0,
             "digit_packets": 25, "digit_ms": 0, "report_percent": 0,
         } | wish  # fmt: skip
         process = self.sender.process

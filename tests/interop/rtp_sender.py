@@ -9,6 +9,8 @@ Each line of standard input is one stream in JSON, begun at once:
     interval_s      from one packet to the next; the timestamp advances by 160 all the same
     lose            of so many packets one is not sent; 0: none
     stall_s         every second, nothing is sent for so long; what waited comes at once
+    talk_s, pause_s the caller speaks and is silent in turns; of a silence only the level is sent,
+                    as comfort noise (RFC 3389, payload type 13); 0: never silent
     digits          keys sent as RFC 4733 (payload type 96) from the second second on
     digit_packets   so many packets from one key to the next
     digit_ms        each key says to have been pressed for so long; 0: for as long as it was
@@ -65,12 +67,27 @@ class Sender:
         timestamp = self._n * FRAME
         lose = self._wish["lose"]
         self._seq += 1
-        if not lose or self._n % lose:
+        spoken = self._speaks(timestamp)
+        if not spoken:
+            self._seq -= 1
+        elif not lose or self._n % lose:
             self._packet(self._wish["type"], timestamp, self._octets[at : at + FRAME])
         self._event(timestamp)
         self._n += 1
         if self._rtcp is not None and self._n % 50 == 0:
             self._report(self._rtcp)
+
+    def _speaks(self, timestamp: int) -> bool:
+        """Whether it is not silent now; tells once of a silence that begins."""
+        talk = round(self._wish["talk_s"] / self._wish["interval_s"])
+        pause = round(self._wish["pause_s"] / self._wish["interval_s"])
+        if not pause:
+            return True
+        at = self._n % (talk + pause)
+        if at == talk:
+            self._packet(13, timestamp, b"\x4b")
+            self._seq += 1
+        return at < talk
 
     def _packet(self, kind: int, timestamp: int, payload: bytes) -> None:
         head = struct.pack("!BBHII", 0x80, kind, self._seq & 0xFFFF, timestamp, self._ssrc)
