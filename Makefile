@@ -28,7 +28,7 @@ lint: $(VENV)/test.stamp          ## types, style and who may import whom
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/python -m mypy.stubtest --ignore-missing-stub --ignore-disjoint-bases gateway._codecs gateway.media._engine gateway.media._ports gateway.drivers._framer gateway.protocols.sip._timers
+	@$(BIN)/python -m mypy.stubtest --ignore-missing-stub --ignore-disjoint-bases gateway._codecs gateway.media._engine gateway.media._ports gateway.drivers._framer gateway.protocols.sip._timers gateway.protocols.sip._lines
 
 build: $(VENV)/build.stamp        ## the compiled parts, in place
 

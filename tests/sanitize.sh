@@ -33,7 +33,8 @@ sanitized() {
 }
 run() {
     sanitized -m pytest -q -n 2 --dist loadfile --capture=sys --hypothesis-profile=search \
-        tests/_codecs tests/media tests/drivers/test_framer.py tests/protocols/sip/test_timers.py tests/adapters/test_page.py \
+        tests/_codecs tests/media tests/drivers/test_framer.py tests/protocols/sip/test_timers.py \
+        tests/protocols/sip/test_lines.py tests/protocols/sip/test_message.py tests/adapters/test_page.py \
         --deselect tests/_codecs/test_stubs.py "$@"
 }
 findings() {

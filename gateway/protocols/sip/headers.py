@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.errors import PeerError, UsageError
+from gateway.protocols.sip._lines import plain_params
 from gateway.protocols.sip.names import SAME
 from gateway.protocols.sip.uri import CACHEABLE, Uri, parse_uri
 
@@ -32,7 +33,6 @@ _VIA = re.compile(
 )
 _CSEQ = re.compile(r"\s*(\d{1,10})\s+([^\s]+)\s*")
 _PARAM = re.compile(r'\s*([^\s;="<>,]+)\s*(?:=\s*("[^"\\]*+(?:\\.[^"\\]*+)*+"|[^\s;"<>,]+)\s*)?')
-_PLAIN_PARAMS = re.compile(r"(?:;[^\s;=\"<>,]+(?:=[^\s;\"<>,]+)?)+")
 _AUTH_PARAM = re.compile(
     r'\s*+([^\s=,"]++)\s*+=\s*+(?:"([^"\\]*+(?:\\.[^"\\]*+)*+)"|([^\s,"]*+))\s*+(?:,|$)'
 )
@@ -111,15 +111,10 @@ def unquote(text: str) -> str:
 
 def parse_params(text: str) -> Mapping[str, str]:
     """Parameters of a header value, ``text`` beginning with the first semicolon."""
+    plain = plain_params(text)
+    if plain is not None:
+        return plain
     pairs: dict[str, str] = {}
-    if _PLAIN_PARAMS.fullmatch(text):
-        for piece in text[1:].split(";"):
-            name, _, value = piece.partition("=")
-            name = name.lower()
-            if name in pairs:
-                raise PeerError(f"parameter {name[:40]!r} is given twice", status=400)
-            pairs[name] = value
-        return pairs
     at, end = 0, len(text)
     while at < end:
         if text[at] != ";":

@@ -18,7 +18,9 @@ from functools import lru_cache
 
 import msgspec
 
-from gateway.errors import PeerError, UsageError
+from gateway.errors import PeerError
+from gateway.protocols.sip._lines import cut
+from gateway.protocols.sip._lines import encode as encode
 from gateway.protocols.sip.headers import (
     CSeq,
     NameAddr,
@@ -31,13 +33,13 @@ from gateway.protocols.sip.headers import (
     split_list,
     tokens,
 )
-from gateway.protocols.sip.names import KEYS, SAME, reason_phrase
+from gateway.protocols.sip.names import SAME, reason_phrase
 from gateway.protocols.sip.uri import CACHEABLE, Uri, parse_uri
 
 _REQUEST_LINE = re.compile(r"([A-Za-z0-9.!%*_+`'~-]{1,64}) +([^ ]+) +(SIP/\d+\.\d+) *", re.I)
 _STATUS_LINE = re.compile(r"SIP/2\.0 ([1-6]\d\d)(?: (.*))?", re.IGNORECASE)
 # Not the blanks before it too: in a long row of them each would be a start of its own.
-_FOLD = re.compile(r"\r\n[ \t]+")
+_FOLD = re.compile(rb"\r\n[ \t]+")
 
 SINGLE = (
     "call-id", "cseq", "from", "to", "max-forwards", "content-length", "content-type"
@@ -236,44 +238,16 @@ def multipart_part(content_type: str, body: bytes, wanted: str) -> bytes | None:
     return None
 
 
-def _split_head(text: str, limits: Limits) -> tuple[str, dict[str, list[str]], str | None]:
+def _split_head(head: bytes, limits: Limits) -> tuple[str, dict[str, list[str]], str | None]:
     """Start line, headers, and what is wrong with the header lines (None: nothing)."""
-    fault: str | None = None
-    if "\r\n " in text or "\r\n\t" in text:
-        text = _FOLD.sub(" ", text)
-    lines = text.split("\r\n")
-    # To look twice for nothing costs less than to count what is there.
-    rest = "".join(lines)
-    if "\r" in rest or "\n" in rest:
-        fault = "bare CR or LF in the header"
-    if len(lines) > limits.lines:
-        fault = f"more than {limits.lines} header lines"
-        del lines[limits.lines :]
-    headers: dict[str, list[str]] = {}
-    repeated = False
-    keys = KEYS
-    for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        key = keys.get(name)
-        if key is None:
-            key = name.rstrip(" \t").lower()
-            key = keys.get(key, key)
-            if not colon or not key or " " in key or "\t" in key:
-                fault = f"malformed header line {line[:60]!r}"
-                continue
-        elif not colon:
-            fault = f"malformed header line {line[:60]!r}"
-            continue
-        if key in headers:
-            repeated = True
-            headers[key].append(value.strip(" \t"))
-        else:
-            headers[key] = [value.strip(" \t")]
+    if b"\r\n " in head or b"\r\n\t" in head:
+        head = _FOLD.sub(b" ", head)
+    start, headers, fault, repeated = cut(head, limits.lines)
     if repeated:
         for key in SINGLE:
             if len(headers.get(key, ())) > 1:
                 fault = f"more than one {key} header field"
-    return lines[0], headers, fault
+    return start, headers, fault
 
 
 def _start_line(start: str) -> tuple[str, str, str] | tuple[int, str] | None:
@@ -290,8 +264,7 @@ _start_line_cached = lru_cache(maxsize=1024)(_start_line)
 
 def _parse_head(head: bytes, limits: Limits) -> tuple[Request | Response, str | None]:
     """Parse everything before the empty line.  Raises `BadMessage` if it is not SIP at all."""
-    text = head.decode("utf-8", "surrogateescape")
-    start, headers, fault = _split_head(text, limits)
+    start, headers, fault = _split_head(head, limits)
     found = _start_line_cached(start) if len(start) <= CACHEABLE else _start_line(start)
     if found is not None:
         if len(found) == 2:
@@ -431,19 +404,6 @@ def _could_be_sip(buffer: bytearray) -> bool:
 
 Header = tuple[str, str]
 """Name as it is to be written, and value."""
-
-
-def encode(start: str, headers: Iterable[Header], body: bytes = b"") -> bytes:
-    """Write a message; Content-Length is added.
-
-    Raises `UsageError` if a value holds CR or LF: nobody can slip a header into ours.
-    """
-    lines = [start, *[f"{name}: {value}" for name, value in headers]]
-    together = "".join(lines)
-    if "\r" in together or "\n" in together:
-        raise UsageError("a SIP header value may not contain CR or LF")
-    lines.append(f"Content-Length: {len(body)}\r\n\r\n")
-    return "\r\n".join(lines).encode("utf-8", "surrogateescape") + body
 
 
 def status_line(status: int, reason: str | None = None) -> str:
