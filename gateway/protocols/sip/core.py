@@ -120,31 +120,6 @@ class Send(msgspec.Struct, frozen=True):
     token: str
 
 
-class SourceCounts:
-    """What each peer address has sent, for the owner's limits; the oldest are forgotten."""
-
-    def __init__(self, most: int = 4096) -> None:
-        self._most = most
-        self._counts: OrderedDict[str, Counter[str]] = OrderedDict()
-
-    def count(self, host: str, what: str) -> None:
-        counter = self._counts.get(host)
-        if counter is None:
-            counter = self._counts[host] = Counter()
-            if len(self._counts) > self._most:
-                self._counts.popitem(last=False)
-        else:
-            self._counts.move_to_end(host)
-        counter[what] += 1
-
-    def __getitem__(self, host: str) -> Counter[str]:
-        """Counts of one address: ``requests``, ``responses``, ``garbage``, ``refused``."""
-        return self._counts.get(host) or Counter()
-
-    def __len__(self) -> int:
-        return len(self._counts)
-
-
 Advertise = Callable[[Flow], tuple[str, int]]
 """A flow to the host and port that its peer is to see as ours."""
 
@@ -174,7 +149,6 @@ class Core:
         self.values = config.timers
         self.timers = Timers()
         self.counters: Counter[str] = Counter()
-        self.sources = SourceCounts()
         self.sends: deque[Send] = deque()
         self.events: deque[Event] = deque()
         self.clients: dict[tuple[str, ...], ClientTransaction] = {}

@@ -99,9 +99,10 @@ def check_service(request: Request, config: SipConfig, extensions: frozenset[str
         raise Refusal(405, f"{method} is not served here", [allow])
     if request.uri.scheme not in ("sip", "sips", "tel"):
         raise Refusal(416, f"scheme {request.uri.scheme[:32]} is not served here")
-    unsupported = [tag for tag in request.tokens("require") if tag.lower() not in extensions]
-    if unsupported:
-        raise Refusal(420, "extension not supported", [("Unsupported", ", ".join(unsupported))])
+    if "require" in request.headers:
+        unsupported = [tag for tag in request.tokens("require") if tag.lower() not in extensions]
+        if unsupported:
+            raise Refusal(420, "extension not supported", [("Unsupported", ", ".join(unsupported))])
     if method != INVITE:
         return
     if request.number("max-forwards") == 0:
@@ -110,10 +111,12 @@ def check_service(request: Request, config: SipConfig, extensions: frozenset[str
     encoding = request.get("content-encoding")
     if encoding and encoding.lower() != "identity":
         raise Refusal(415, "content encoding", [("Accept-Encoding", "identity")])
-    optional = "handling=optional" in (request.get("content-disposition") or "").lower()
-    kind = request.content_type
-    if request.body and kind != "application/sdp" and not optional and request.sdp is None:
-        raise Refusal(415, "body is not SDP", [("Accept", "application/sdp")])
+    if request.body and request.sdp is None:
+        disposition = request.get("content-disposition") or ""
+        if "handling=optional" not in disposition.lower():
+            raise Refusal(415, "body is not SDP", [("Accept", "application/sdp")])
+    if "accept" not in request.headers:
+        return
     accepted = [piece.partition(";")[0].strip().lower() for piece in request.values("accept")]
     if accepted and not {"application/sdp", "application/*", "*/*"} & set(accepted):
         raise Refusal(406, "the peer does not take SDP", [("Accept", "application/sdp")])

@@ -250,7 +250,9 @@ def tokens(values: Iterable[str]) -> list[str]:
 
 def parse_number(value: str, limit: int = 2**32 - 1) -> int:
     """Leading non-negative decimal of a header such as Expires; larger values become ``limit``."""
-    text = value.split(";", 1)[0].split("(", 1)[0].strip()
+    text = value
+    if not text.isdigit():
+        text = value.split(";", 1)[0].split("(", 1)[0].strip()
     if not text.isascii() or not text.isdigit():
         raise PeerError(f"not a number: {value[:40]!r}", status=400)
     # int() refuses thousands of digits; anything that long is over every limit anyway.

@@ -135,7 +135,8 @@ class Message:
     def via(self) -> Via:
         """The topmost Via value."""
         if self._via is None:
-            self._via = parse_via(split_list(self._need("via"), 1)[0])
+            line = self._need("via")
+            self._via = parse_via(split_list(line, 1)[0] if "," in line else line)
         return self._via
 
     @property

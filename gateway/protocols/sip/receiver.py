@@ -6,6 +6,8 @@ error), CANCEL, ACK of a 2xx, a dialog, the gate, the owner.
 
 from __future__ import annotations
 
+from functools import partial
+
 from gateway.errors import PeerError, UsageError
 from gateway.protocols.sip import names
 from gateway.protocols.sip.core import Core
@@ -47,6 +49,8 @@ from gateway.protocols.sip.uri import format_host
 
 Address = tuple[str, int]
 
+TRYING_AFTER = 0.2
+"""When a caller is told that its INVITE has come, if it has heard nothing by then, seconds."""
 MAX_PENDING = 4096
 """Requests that may wait for the owner; more are answered 503."""
 
@@ -59,8 +63,6 @@ class Receiver:
         self.gate = gate
         self.counters = core.counters
         """What happened, by name: ``garbage``, ``bad_request``, ``ignored``, ..."""
-        self.sources = core.sources
-        """The same by peer address, for the owner's limits."""
         self.refers: dict[int, Refer] = {}
         self.registrations: dict[int, Registration] = {}
         self._framers: dict[int, StreamFramer] = {}
@@ -73,17 +75,8 @@ class Receiver:
     ) -> None:
         """Take in one datagram from ``source``.  Never raises."""
         flow = Flow(transport, source[0], source[1], 0, local)
-        if not data.strip(b"\r\n\0 "):
-            # RFC 5626 section 3.5.1 keep-alive, or a NAT binding refresher.
+        if not data[:1].isalpha() and self._keeps_alive(data, flow):
             self.counters["keepalive"] += 1
-            if data == b"\r\n\r\n":
-                self.core.transmit(b"\r\n", flow, "")
-            return
-        if is_stun(data):
-            self.counters["keepalive"] += 1
-            reply = answer(data, source[0], source[1])
-            if reply:
-                self.core.transmit(reply, flow, "")
             return
         try:
             message = parse_datagram(data, self.core.config.limits)
@@ -91,6 +84,19 @@ class Receiver:
             self._bad(error, flow)
             return
         self._dispatch(message, flow, now)
+
+    def _keeps_alive(self, data: bytes, flow: Flow) -> bool:
+        """Whether a datagram is no message but keeps a way open; answered if it wants to be."""
+        if not data.strip(b"\r\n\0 "):
+            # RFC 5626 section 3.5.1 keep-alive, or a NAT binding refresher.
+            reply = b"\r\n" if data == b"\r\n\r\n" else b""
+        elif is_stun(data):
+            reply = answer(data, flow.host, flow.port) or b""
+        else:
+            return False
+        if reply:
+            self.core.transmit(reply, flow, "")
+        return True
 
     def transport_failed(self, token: str, now: float) -> None:
         """What `Send.token` names could not be sent (RFC 3261 section 17.1.4)."""
@@ -161,7 +167,6 @@ class Receiver:
     def _bad(self, error: BadMessage, flow: Flow) -> None:
         """Answer what is broken, if it says enough to be answered, and is not an ACK."""
         self.counters["garbage"] += 1
-        self.sources.count(flow.host, "garbage")
         request = error.request
         if request is None or request.method.upper() == ACK:
             return
@@ -214,14 +219,11 @@ class Receiver:
                 self._refuse(message, flow, status, str(refusal), refusal.headers)
             except PeerError as error:
                 self.counters["bad_request"] += 1
-                self.sources.count(flow.host, "garbage")
                 self._refuse(message, flow, error.status or 400, str(error))
         except PeerError:
             self.counters["garbage"] += 1
-            self.sources.count(flow.host, "garbage")
 
     def _response(self, response: Response, flow: Flow, now: float) -> None:
-        self.sources.count(flow.host, "responses")
         via = response.via
         transaction = self.core.clients.get((via.branch, response.cseq.method))
         if transaction is None or len(response.headers.get("via", ())) > 1:
@@ -233,7 +235,6 @@ class Receiver:
 
     def _request(self, request: Request, flow: Flow, now: float) -> None:
         core, method = self.core, request.method
-        self.sources.count(flow.host, "requests")
         check_syntax(request)
         key = server_key(request)
         transaction = core.servers.get(key)
@@ -288,8 +289,13 @@ class Receiver:
         return transaction
 
     def _trying(self, request: Request, transaction: ServerTransaction, now: float) -> None:
-        data = self.core.response(request, 100)
-        transaction.respond(100, data, now)
+        """Say 100 unless something else is said in time (RFC 3261 section 17.2.1)."""
+        say = partial(self._say_trying, request, transaction)
+        self.core.timers.start(now + TRYING_AFTER, say)
+
+    def _say_trying(self, request: Request, transaction: ServerTransaction, now: float) -> None:
+        if not transaction.answered:
+            transaction.respond(100, self.core.response(request, 100), now)
 
     def _inside(self, request: Request, key: tuple[str, ...], flow: Flow, now: float) -> None:
         """A request in a dialog."""
@@ -329,11 +335,9 @@ class Receiver:
         verdict = self.gate(request, flow, now)
         if isinstance(verdict, Drop):
             self.counters["dropped"] += 1
-            self.sources.count(flow.host, "refused")
             return
         if isinstance(verdict, Refuse):
             self.counters["refused"] += 1
-            self.sources.count(flow.host, "refused")
             self._refuse(request, flow, verdict.status, "", verdict.headers, verdict.reason)
             return
         check_service(request, core.config, core.extensions)
@@ -455,6 +459,9 @@ def note_source(request: Request, flow: Flow) -> None:
     if not wants_port and via.host == flow.host:
         return
     values = request.headers["via"]
+    if values[0].endswith(";rport") and "," not in values[0] and "received" not in via.params:
+        values[0] = f"{values[0][:-6]};received={flow.host};rport={flow.port}"
+        return
     first, *others = split_list(values[0], 1)
     base, _, params = first.partition(";")
     kept = [

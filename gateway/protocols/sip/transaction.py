@@ -440,6 +440,8 @@ class InviteServer(ServerTransaction):
         self._end("end", now, 0.0 if self.flow.reliable else self._wire.values.t4)
 
     def _do_start_l(self, now: float) -> None:
+        # Copies of the INVITE are not answered any more: the user repeats its 2xx.
+        self.data = b""
         self._end("end", now, self._wire.values.timeout)
 
     def _do_no_ack(self, now: float) -> None:

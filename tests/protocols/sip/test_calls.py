@@ -46,6 +46,28 @@ def test_a_call_from_start_to_end() -> None:
         a.agent.hangup(session, network.now)
 
 
+def test_the_caller_hears_within_200_ms() -> None:
+    _, quick, network = pair(rings)
+    _, slow, other = pair(None)
+    for wire in (network, other):
+        a = wire.phones["192.0.2.1"]
+        call(a, wire, seconds=0.19)
+    assert not sent(slow, b"SIP/2.0 100"), "something better may still come"
+    for wire in (network, other):
+        wire.run(0.3)
+    assert not sent(quick, b"SIP/2.0 100"), "180 has told it"
+    [trying] = sent(slow, b"SIP/2.0 100")
+    assert b";tag=" not in trying.partition(b"To:")[2].partition(b"\r\n")[0]
+    assert len([data for _, _, _, data in other.log if data.startswith(b"INVITE")]) == 1
+
+
+def test_a_copy_of_the_invite_hears_what_the_first_heard() -> None:
+    a, b, network = pair(None)
+    network.lose = lambda data: data.startswith(b"SIP/2.0 100")
+    call(a, network, seconds=0.9)
+    assert len(sent(a, b"INVITE")) == len(sent(b, b"SIP/2.0 100")) == 2
+
+
 def test_callee_hangs_up() -> None:
     a, b, network = pair()
     call(a, network)
