@@ -8,12 +8,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from gateway.unix_http import Exchange, quoted
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 DEFAULT_SOCKET: Final = "/run/crosspoint/control.sock"
 DEFAULT_CONFIG: Final = "/etc/crosspoint/gateway.toml"
@@ -142,30 +139,25 @@ class Client:
             ) from None
 
 
-def lab_directory() -> Path:
+def lab_directory() -> str:
     """Where this user's lab lives, whether it runs or not."""
-    import tempfile
-    from pathlib import Path
-
-    given = os.environ.get("CROSSPOINT_LAB")
-    return Path(given) if given else Path(tempfile.gettempdir()) / f"crosspoint-lab-{os.getuid()}"
+    # Not tempfile's: its import takes as long as the rest of a command.
+    place = f"{os.environ.get('TMPDIR') or '/tmp'}/crosspoint-lab-{os.getuid()}"
+    return os.environ.get("CROSSPOINT_LAB") or place
 
 
 def _box_or_lab() -> str:
     """The box's socket, or the lab's on a machine that is no box but runs a lab of this user."""
     if os.path.exists(DEFAULT_SOCKET):
         return DEFAULT_SOCKET
-    import socket
-
-    lab = lab_directory() / "control.sock"
+    lab = f"{lab_directory()}/control.sock"
     try:
-        own = lab.stat().st_uid == os.getuid()
-        with socket.socket(socket.AF_UNIX) as probe:
-            # One that was killed leaves its socket behind.
-            probe.connect(str(lab))
+        own = os.stat(lab).st_uid == os.getuid()
+        # One that was killed leaves its socket behind.
+        Exchange(lab, TIMEOUT_S).close()
     except OSError:
         return DEFAULT_SOCKET
-    return str(lab) if own else DEFAULT_SOCKET
+    return lab if own else DEFAULT_SOCKET
 
 
 def find_config(given: str | None) -> str:
@@ -178,8 +170,8 @@ def find_config(given: str | None) -> str:
         return named
     if os.path.exists(DEFAULT_CONFIG) or _box_or_lab() == DEFAULT_SOCKET:
         return DEFAULT_CONFIG
-    lab = lab_directory() / "gateway.toml"
-    return str(lab) if lab.exists() else DEFAULT_CONFIG
+    lab = f"{lab_directory()}/gateway.toml"
+    return lab if os.path.exists(lab) else DEFAULT_CONFIG
 
 
 def find_socket(given: str | None, config: str | None) -> str:

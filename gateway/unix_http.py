@@ -1,12 +1,13 @@
 """HTTP over a unix socket: as much of a client as the control interface needs (RFC 9112).
 
 The standard library's would load its mail parser and TLS first, which takes as long as all the rest
-of a command.
+of a command; and `socket`, what makes enumerations of all the system's numbers, of which `_socket`
+has the few that are needed.
 """
 
 from __future__ import annotations
 
-import socket
+import _socket
 from collections.abc import Iterator
 from typing import Final
 
@@ -33,7 +34,7 @@ class Exchange:
     """One request and its response, over one connection. `path`: of the socket."""
 
     def __init__(self, path: str, timeout_s: float) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         self._socket.settimeout(timeout_s)
         self._buffer = b""
         self._length: int | None = None

@@ -26,7 +26,7 @@ from gateway.control import desk as desks
 from gateway.control.desk import OPERATIONS, Desk
 from gateway.control.openapi import document
 from gateway.control.peers import Peer, may_use, peer_of
-from gateway.control.questions import CallsQuery, EventsQuery
+from gateway.control.questions import CallsQuery, EventsQuery, ExplainQuery
 from gateway.core.events import CallRequested, InputChanged
 from gateway.runtime import Gateway
 from gateway.testing import PaperEngine
@@ -253,6 +253,35 @@ async def test_500_calls_are_shown_within_50_ms(tmp_path: Path) -> None:
             took.append(time.thread_time() - begin)
         assert len(json.loads(encoded)) == 500
         assert sorted(took)[2] < 0.05, took
+
+
+async def test_explain_says_who_makes_room_and_who_waits(tmp_path: Path) -> None:
+    ports = "".join(f"[adapters.loopback.ports.{name}]\n" for name in ("a", "b", "c", "panel"))
+    routes = "".join(
+        f'[[routes]]\nname = "{name}"\n{event}\npriority = "{priority}"\ntargets = ["loopback/b"]\n'
+        for name, event, priority in (
+            ("fire", 'on = "alarm"\nkind = ["fire"]', "emergency"),
+            ("damp", 'on = "alarm"\nkind = ["damp"]', "routine"),
+            ("call", 'called = "1"', "routine"),
+        )
+    )
+    config = f'[gateway]\ndata_dir = "{tmp_path}/data"\n{ports}{routes}'
+    async with _desk(tmp_path, config) as desk:
+
+        def asked(**question: str) -> tuple[bool, str]:
+            (target,) = desk.explain(ExplainQuery(**question)).targets
+            return target.usable, target.reason
+
+        assert asked(source="loopback/c", called="1") == (True, "")
+        desk.gateway.emit(CallRequested(origin="loopback/a", target="loopback/b", trace="t"))
+        calls = desk.gateway.switchboard.calls
+        await _until(lambda: any(call.answered_at for call in calls.values()))
+        busy = "loopback/b is in use"
+        assert asked(source="loopback/c", called="1") == (False, busy)
+        damp = asked(source="loopback/panel", alarm="damp")
+        assert damp == (True, f"{busy}: called when it is free")
+        fire = asked(source="loopback/panel", alarm="fire")
+        assert fire == (True, f"{busy}: a lower call makes room")
 
 
 async def test_digits_are_not_shown_unless_configured(tmp_path: Path) -> None:

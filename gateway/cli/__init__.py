@@ -1,18 +1,18 @@
-"""The command line: ``gateway``. Commands are imported when they are called, not before."""
+"""The command line: ``gateway``. A command is imported when it is called, not before; click, when
+a command line needs it (`gateway.cli.brief`)."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any, Final
 
-import click
-
+from gateway.cli.brief import Command, Done, echo
 from gateway.client import EXIT_FAILED, EXIT_UNREACHABLE, Client, CommandError, find_socket
 
-_COMMANDS: Final = {
+COMMANDS: Final = {
     "status": "status",
     "top": "top",
     "adapters": "places",
@@ -43,7 +43,7 @@ _COMMANDS: Final = {
 }
 """Command and the module of this package that has it, in the order of ``--help``."""
 
-_HELP: Final = {
+HELP: Final = {
     "status": "Is everything well? The gateway in one screen.",
     "top": "Live: health, alarms, calls, levels, floor holders; keys to dig and hang up.",
     "adapters": "Adapters: up or down since when, and why.",
@@ -74,6 +74,10 @@ _HELP: Final = {
 }
 
 
+_OTHERS: Final = frozenset(("click", "threading"))
+"""With these something may be left to do at the end."""
+
+
 class Settings:
     """What stands before the command."""
 
@@ -85,88 +89,88 @@ class Settings:
         return Client(find_socket(self.socket, self.config))
 
 
-class _ReaderGone(Exception):
+class ReaderGone(Exception):
     """`gateway events | head`: the reader has what it wanted."""
-
-
-class _Commands(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        module = importlib.import_module(f"gateway.cli.{_COMMANDS[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
-        command.short_help = _HELP[cmd_name]
-        return command
-
-    def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        try:
-            return super().make_context(*args, **extra)
-        except BrokenPipeError:
-            raise _ReaderGone from None
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            found = super().invoke(ctx)
-            # What is still in the buffer must meet the broken pipe here, not at the very end.
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # Click would make it a failure: exit code 1.
-            raise _ReaderGone from None
-        return found
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        # From the table: `--help` must not import every command.
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_HELP.items()))
-
-
-@click.group(
-    cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
-    epilog="\b\nExit codes:\n"
-    "  0  done\n"
-    "  1  what was asked for failed or does not exist\n"
-    "  2  wrong use of the command\n"
-    "  3  the gateway is not reachable (not running, or no permission)\n"
-    "  4  the configuration is wrong\n"
-    "  130  interrupted (Ctrl-C)",
-)
-@click.option("--socket", metavar="FILE", help="Control socket [$GATEWAY_SOCKET].")
-@click.option("--config", metavar="FILE", help="Configuration [$GATEWAY_CONFIG].")
-@click.option("--json", "as_json", is_flag=True, help="JSON instead of tables.")
-@click.version_option(package_name="crosspoint-gateway", message="%(prog)s %(version)s")
-@click.pass_context
-def gateway(ctx: click.Context, socket: str | None, config: str | None, as_json: bool) -> None:
-    """Crosspoint: a gateway between SIP, telephones, radio, intercom and alarms.
-
-    Ids of calls may be shortened to their last characters, as the tables show them. --json works
-    before and after every command.
-    """
-    ctx.obj = Settings(socket, config, as_json)
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; ends the process with a documented exit code."""
-    as_json = "--json" in (sys.argv[1:] if args is None else args)
+    words = sys.argv[1:] if args is None else args
+    code: Any = 0
     try:
-        code = gateway.main(args=args, prog_name="gateway", standalone_mode=False)
+        if not _briefly(words):
+            code = _by_click(words)
     except CommandError as error:
-        _complain(error, as_json)
+        _complain(error, "--json" in words)
         code = error.code
-    except click.exceptions.Abort:
-        code = 130
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+    except Done as done:
+        code = done.code
     except KeyboardInterrupt:
         code = 130
-    except (_ReaderGone, BrokenPipeError):
+    except (ReaderGone, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
+    if args is None and not _OTHERS.intersection(sys.modules):
+        # Nothing is open any more; to take the interpreter apart takes a tenth of a command's time.
+        os._exit(code if isinstance(code, int) else 0)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _briefly(words: Sequence[str]) -> bool:
+    """Run what can be understood without click, which takes longer to import than all the rest;
+    False: nothing was done, click has to look at it. Raises as the command does."""
+    settings, at = Settings(None, None, False), 0
+    while at < len(words) and words[at].startswith("-"):
+        name, equals, text = words[at].partition("=")
+        if words[at] == "--json":
+            settings.as_json = True
+        elif name in ("--socket", "--config"):
+            if not equals:
+                at += 1
+                text = words[at] if at < len(words) else "-"
+            if text.startswith("-"):
+                return False
+            setattr(settings, name[2:], text)
+        else:
+            return False
+        at += 1
+    if "_GATEWAY_COMPLETE" in os.environ or at == len(words) or words[at] not in COMMANDS:
+        return False
+    declared = declaration(words[at])
+    if not isinstance(declared, Command):
+        return False
+    found = declared.understood(settings, words[at + 1 :])
+    if found is None:
+        return False
+    try:
+        declared.run(settings, found)
+    except Exception as error:
+        click = sys.modules.get("click")
+        if click is None or not isinstance(error, click.UsageError):
+            raise
+        # It has not begun, and click says best how the command is used.
+        return False
+    return True
+
+
+def declaration(command: str) -> Any:
+    """What a command of `COMMANDS` was declared as: a `Command`, or one of click's."""
+    name = command.replace("-", "_")
+    return getattr(__import__(f"gateway.cli.{COMMANDS[command]}", fromlist=[name]), name)
+
+
+def _by_click(words: Sequence[str]) -> Any:
+    import click
+
+    from gateway.cli.group import gateway
+
+    try:
+        return gateway.main(args=list(words), prog_name="gateway", standalone_mode=False)
+    except click.exceptions.Abort:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
 
 
 def _complain(error: CommandError, as_json: bool) -> None:
@@ -174,12 +178,12 @@ def _complain(error: CommandError, as_json: bool) -> None:
 
     if as_json:
         document: dict[str, Any] = {"error": error.what, "remedy": error.remedy, "code": error.code}
-        click.echo(json.dumps(document, ensure_ascii=False), err=True)
+        echo(json.dumps(document, ensure_ascii=False), err=True)
         return
     for line in error.what.splitlines():
-        click.echo(f"gateway: {clean(line)}", err=True)
+        echo(f"gateway: {clean(line)}", err=True)
     if error.remedy:
-        click.echo(f"  -> {clean(error.remedy)}", err=True)
+        echo(f"  -> {clean(error.remedy)}", err=True)
 
 
-__all__ = ["EXIT_FAILED", "EXIT_UNREACHABLE", "Settings", "gateway", "main"]
+__all__ = ["EXIT_FAILED", "EXIT_UNREACHABLE", "Settings", "main"]

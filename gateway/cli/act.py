@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 
-import click
-
 from gateway.cli import Settings, show
+from gateway.cli import lazily as click
 from gateway.cli.options import (
     complete_adapter,
     complete_call_or_leg,

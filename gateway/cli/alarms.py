@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import click
-
 from gateway.cli import Settings, show
+from gateway.cli import lazily as click
 from gateway.cli.options import complete_alarm, json_option
 from gateway.cli.show import Column
 

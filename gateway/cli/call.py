@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from gateway.cli import Settings, show
+from gateway.cli import lazily as click
 from gateway.cli.options import complete_call_or_leg, json_option
 from gateway.client import CommandError
 from gateway.unix_http import quoted

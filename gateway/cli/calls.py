@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import click
-
 from gateway.cli import Settings, show
+from gateway.cli import lazily as click
 from gateway.cli.options import complete_endpoint, json_option
 from gateway.cli.show import Column
 

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 from typing import IO
 
-import click
-
 from gateway.cli import Settings, show
+from gateway.cli import lazily as click
 from gateway.cli.options import complete_call_or_leg, json_option, seconds
 from gateway.client import CommandError
 

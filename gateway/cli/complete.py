@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import click
+from gateway.cli import lazily as click
 
 
 @click.command()
@@ -19,7 +19,7 @@ def completion(shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    from gateway.cli import gateway
+    from gateway.cli.group import gateway
 
     kind = get_completion_class(shell)
     assert kind is not None, "click knows these shells"

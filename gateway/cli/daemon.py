@@ -7,9 +7,8 @@ import functools
 import gc
 from pathlib import Path
 
-import click
-
 from gateway.cli import Settings
+from gateway.cli import lazily as click
 from gateway.client import EXIT_CONFIG, CommandError, find_config
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from gateway.cli import Settings, offline, show
+from gateway.cli import lazily as click
+from gateway.cli.brief import Done
 from gateway.cli.options import complete_call_or_leg, json_option, past
 from gateway.client import EXIT_FAILED, CommandError
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @json_option
 @click.argument("which", metavar="CALL|last", shell_complete=complete_call_or_leg)
 @click.option("--at", type=past, metavar="WHEN", help="Of an endpoint: its newest call then.")
-@click.pass_context
-def diag(ctx: click.Context, which: str, at: float | None) -> None:
+@click.pass_obj
+def diag(settings: Settings, which: str, at: float | None) -> None:
     """What was wrong with a call: the faulty layer and the remedy, in one sentence.
 
     Then the evidence, leg by leg, and the command to type next. CALL is the end of a call's or
@@ -28,7 +28,6 @@ def diag(ctx: click.Context, which: str, at: float | None) -> None:
 
     Exit code 0: no fault found; 1: there is one.
     """
-    settings: Settings = ctx.obj
     try:
         found = settings.client().get("/v1/diagnosis", id=which, at=at)
     except CommandError as error:
@@ -39,7 +38,7 @@ def diag(ctx: click.Context, which: str, at: float | None) -> None:
     else:
         _tell(found)
     if found["fault"]:
-        ctx.exit(EXIT_FAILED)
+        raise Done(EXIT_FAILED)
 
 
 def _offline(configuration: Configuration, which: str, at: float | None) -> dict[str, Any]:

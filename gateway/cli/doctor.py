@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from gateway.cli import Settings, show
+from gateway.cli import lazily as click
+from gateway.cli.brief import Done
 from gateway.cli.options import json_option
 from gateway.cli.show import Column
 from gateway.client import EXIT_CONFIG, Client, CommandError, find_config
@@ -53,7 +53,7 @@ def doctor(settings: Settings, strict: bool, everything: bool) -> None:
         well = sum(each.grade == "ok" for each in found)
         click.echo(f"{well} checks are well, {len(bad)} {'is' if len(bad) == 1 else 'are'} not")
     if bad:
-        raise click.exceptions.Exit(1)
+        raise Done(1)
 
 
 def _load(settings: Settings) -> Configuration:

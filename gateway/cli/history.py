@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-import click
-
 from gateway.cli import Settings, offline, show
+from gateway.cli import lazily as click
 from gateway.cli.options import complete_adapter, complete_endpoint, json_option, past
 from gateway.cli.options import until as until_option
 from gateway.cli.show import Column

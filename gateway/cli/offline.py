@@ -6,9 +6,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from gateway.cli import Settings
+from gateway.cli import lazily as click
 from gateway.client import DEFAULT_DATA, EXIT_CONFIG, EXIT_UNREACHABLE, CommandError, find_config
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-import click
-
 from gateway.cli import Settings
+from gateway.cli import lazily as click
 from gateway.client import CommandError
 
 _F = TypeVar("_F", bound=Callable[..., Any])

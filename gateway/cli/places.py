@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from gateway.cli import Settings, show
+from gateway.cli import lazily as click
 from gateway.cli.options import complete_endpoint, json_option
 from gateway.cli.show import Column
 from gateway.client import EXIT_UNREACHABLE, CommandError, find_config

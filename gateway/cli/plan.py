@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-import click
-
 from gateway.cli import Settings, offline, show
+from gateway.cli import lazily as click
+from gateway.cli.brief import Done
 from gateway.cli.options import complete_endpoint, json_option, when
 from gateway.client import EXIT_CONFIG, CommandError, find_config
 
@@ -73,7 +73,7 @@ def check(settings: Settings, config: str | None, strict: bool) -> None:
             parts = ", ".join(f"{n} {name}" for name, n in counts.items())
             click.echo(f"{file}: {'ok' if not bad else 'not ok (--strict)'}, {parts}")
     if bad:
-        raise click.exceptions.Exit(EXIT_CONFIG)
+        raise Done(EXIT_CONFIG)
 
 
 @click.command()
@@ -145,7 +145,7 @@ def explain(
     else:
         _explanation(found)
     if found["by"] == "nothing":
-        raise click.exceptions.Exit(1)
+        raise Done(1)
 
 
 def _named(source: str, places: list[dict[str, Any]]) -> str:
@@ -158,31 +158,32 @@ def _offline(
 ) -> dict[str, Any]:
     import msgspec
 
+    from gateway.control.explain import Chance, probe
     from gateway.control.explain import explain as ask
-    from gateway.control.explain import probe
     from gateway.core.endpoints import Target
+    from gateway.core.events import Priority
     from gateway.errors import UsageError
 
     places = {endpoint.id: endpoint for endpoint in configuration.endpoints}
     known = [{"id": place.id, "number": place.number} for place in places.values()]
     question = question | {"source": _named(question["source"], known)}
 
-    def unfit(target: Target) -> str:
+    def chances(target: Target, priority: Priority) -> Chance:
         place = places.get(target.endpoint)
         if place is None:
-            return "not in the configuration; it may appear at run time"
+            return Chance(False, "not in the configuration; it may appear at run time")
         if not place.can_ring:
-            return f"{place.id} cannot be called"
+            return Chance(False, f"{place.id} cannot be called")
         if place.takes_number and not target.number:
-            return f"{place.id} needs a number"
-        return ""
+            return Chance(False, f"{place.id} needs a number")
+        return Chance(True)
 
     try:
         event = probe(**question)
     except UsageError as error:
         raise CommandError(str(error)) from None
     moment = time.time() if at is None else at
-    explanation = ask(configuration.table(), event, moment, places, unfit, live=False)
+    explanation = ask(configuration.table(), event, moment, places, chances, live=False)
     found: dict[str, Any] = msgspec.to_builtins(explanation)
     return found
 
@@ -193,8 +194,8 @@ def _explanation(found: dict[str, Any]) -> None:
     for text in found["does"]:
         click.echo(show.clean(f"   {text}"))
     for target in found["targets"]:
-        usable = "" if target["usable"] else f"  CANNOT BE CALLED: {target['reason']}"
-        click.echo(show.clean(f"   - {target['target']}{usable}"))
+        why = target["reason"] if target["usable"] else f"CANNOT BE CALLED: {target['reason']}"
+        click.echo(show.clean(f"   - {target['target']}{f'  {why}' if why else ''}"))
     if found["refusals"]:
         click.echo("the others:")
     for refusal in found["refusals"]:

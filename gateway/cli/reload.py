@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-import click
-
 from gateway.cli import Settings, offline, show
+from gateway.cli import lazily as click
 from gateway.cli.options import json_option
 from gateway.cli.show import Column
 from gateway.client import EXIT_UNREACHABLE, Client, CommandError, find_config

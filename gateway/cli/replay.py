@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from gateway.cli import Settings, show
+from gateway.cli import lazily as click
+from gateway.cli.brief import Done
 from gateway.cli.options import json_option
 from gateway.client import EXIT_CONFIG, CommandError, find_config
 
@@ -86,7 +86,7 @@ def replay(
     else:
         _show(tape, outcomes)
     if differ or not any(outcome.events for outcome in outcomes):
-        raise click.exceptions.Exit(1)
+        raise Done(1)
 
 
 def _load(file: str) -> Configuration:

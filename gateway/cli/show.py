@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-import click
+from gateway.cli.brief import echo, style
 
 _COLOURS: Final = {
     "up": "green", "connected": "green", "running": "green",
@@ -48,17 +48,17 @@ def size() -> os.terminal_size:
 
 def emit_json(value: Any) -> None:
     """One JSON document: indented for a person, one line in a pipe."""
-    click.echo(json.dumps(value, indent=2 if terminal() else None, ensure_ascii=False))
+    echo(json.dumps(value, indent=2 if terminal() else None, ensure_ascii=False))
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, empty: str) -> None:
     """Show rows; `empty` says in words that there are none."""
     found = list(rows)
     if not found:
-        click.echo(empty, err=not terminal())
+        echo(empty, err=not terminal())
         return
     width = size().columns if terminal() else None
-    click.echo("\n".join(layout(columns, found, width=width, colour=colours())))
+    echo("\n".join(layout(columns, found, width=width, colour=colours())))
 
 
 def colours() -> bool:
@@ -109,7 +109,7 @@ def layout(
 
 def _coloured(text: str) -> str:
     colour = _COLOURS.get(text)
-    return click.style(text, fg=colour) if colour else text
+    return style(text, fg=colour) if colour else text
 
 
 class Live:
@@ -142,7 +142,7 @@ def facts(pairs: Iterable[tuple[str, str]]) -> None:
     given = [(name, clean(value)) for name, value in pairs if value]
     width = max((len(name) for name, _ in given), default=0)
     for name, value in given:
-        click.echo(f"{name.ljust(width)}  {_coloured(value) if colours() else value}")
+        echo(f"{name.ljust(width)}  {_coloured(value) if colours() else value}")
 
 
 def clean(text: str) -> str:
@@ -191,5 +191,5 @@ def level(dbm0: float | None) -> str:
 
 def emit_line(value: Any) -> None:
     """One JSON document in one line, at once: for those who follow."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    echo(json.dumps(value, ensure_ascii=False))
     sys.stdout.flush()

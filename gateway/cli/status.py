@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from gateway.cli import Settings, show
+from gateway.cli import lazily as click
+from gateway.cli.brief import Done
 from gateway.cli.options import json_option
 
 
@@ -29,7 +29,7 @@ def status(settings: Settings) -> None:
         for text in wrong:
             click.echo(f"! {show.clean(text)}")
     if wrong:
-        raise click.exceptions.Exit(1)
+        raise Done(1)
 
 
 def _status(found: dict[str, Any]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from gateway.cli import Settings, show
+from gateway.cli import lazily as click
+from gateway.cli.brief import Done
 from gateway.cli.options import complete_endpoint, json_option
 from gateway.cli.places import figures_in_words
 
@@ -82,7 +82,7 @@ def test(
     else:
         _show(found, baseline)
     if not found["ok"]:
-        raise click.exceptions.Exit(1)
+        raise Done(1)
 
 
 def _show(found: dict[str, Any], baseline: bool) -> None:

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-import click
-
 from gateway.cli import Settings, show
+from gateway.cli import lazily as click
+from gateway.cli.brief import Done
 from gateway.cli.options import json_option
 from gateway.cli.status import troubles
 from gateway.client import Client, CommandError
@@ -331,13 +331,15 @@ class _Top:
 
     def _show(self, args: list[str]) -> None:
         """Run another command and page through what it says."""
-        from gateway.cli import gateway
+        from gateway.cli.group import gateway
 
         said = io.StringIO()
         before = ["--socket", self._client.path]
         try:
             with contextlib.redirect_stdout(said):
                 gateway.main([*before, *args], "gateway", standalone_mode=False)
+        except Done:
+            pass
         except (CommandError, click.ClickException) as error:
             said.write(f"{error}\n")
         lines = [Line(show.clean(text)) for text in said.getvalue().splitlines()]

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from gateway.cli import Settings, offline, show
+from gateway.cli import lazily as click
 from gateway.cli.options import complete_call_or_leg, json_option, past
 from gateway.client import EXIT_UNREACHABLE, CommandError
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from gateway.changes import Change, between
 from gateway.config import load
 from gateway.control import capturing, diagnosis, history, recorded, tracing, views
-from gateway.control.explain import explain, probe
+from gateway.control.explain import Chance, explain, probe
 from gateway.control.metrics import exposition
 from gateway.control.openapi import Operation
 from gateway.control.questions import (
@@ -253,16 +253,19 @@ class Desk:
         if query.source not in board.endpoints:
             self._no_endpoint(query.source)
 
-        def unfit(target: Target) -> str:
+        def chances(target: Target, priority: Priority) -> Chance:
             refusal = board.unfit(target)
             if refusal:
-                return refusal[1]
-            if not board.seize(target.endpoint, Priority.ROUTINE):
-                return f"{target.endpoint} is in use"
-            return ""
+                return Chance(False, refusal[1])
+            if board.seize(target.endpoint, priority):
+                return Chance(True)
+            words = f"{target.endpoint} is in use"
+            if board.lines.gives_way(target.endpoint, priority):
+                return Chance(True, f"{words}: a lower call makes room")
+            return Chance(False, words, busy=True)
 
         wall = time.time() if query.at is None else query.at
-        return explain(board.table, event, wall, board.endpoints, unfit, live=True)
+        return explain(board.table, event, wall, board.endpoints, chances, live=True)
 
     # History
 

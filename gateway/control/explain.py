@@ -7,12 +7,23 @@ from typing import NamedTuple
 
 from gateway.control.shapes import Explanation, Refusal, TargetView
 from gateway.core.endpoints import Endpoint, Target
-from gateway.core.events import AlarmRaised, InputChanged, LegOffered, Severity
+from gateway.core.events import AlarmRaised, InputChanged, LegOffered, Priority, Severity
 from gateway.core.routes import CompiledRoute, Match, Route, RouteTable, Strategy, Trigger
 from gateway.errors import UsageError
 
-Unfit = Callable[[Target], str]
-"""Why a target cannot be called now; empty when it can."""
+
+class Chance(NamedTuple):
+    """Whether a target can be called."""
+
+    usable: bool
+    words: str = ""
+    """Why not, or what has to happen first."""
+    busy: bool = False
+    """Somebody else has it, who need not make room."""
+
+
+Chances = Callable[[Target, Priority], Chance]
+"""What a call of this priority has at a target now."""
 
 
 class DigitsPressed(NamedTuple):
@@ -65,7 +76,7 @@ def explain(
     event: Probe,
     wall: float,
     endpoints: Mapping[str, Endpoint],
-    unfit: Unfit,
+    chances: Chances,
     *,
     live: bool,
 ) -> Explanation:
@@ -100,9 +111,12 @@ def explain(
         explanation.why = f"route {taken.route.name!r} is the first that takes it"
         explanation.does = _does(taken.route.route, taken, call=isinstance(event, LegOffered))
         texts = (*taken.route.route.page, *taken.route.route.targets)
-        explanation.targets = [_target(taken.expand(text), endpoints, unfit) for text in texts]
+        rank, patient = taken.route.priority, isinstance(event, AlarmRaised)
+        explanation.targets = [
+            _target(taken.expand(text), endpoints, chances, rank, patient=patient) for text in texts
+        ]
     elif isinstance(event, LegOffered):
-        _directory(explanation, event, endpoints, unfit)
+        _directory(explanation, event, endpoints, chances)
     elif isinstance(event, AlarmRaised):
         explanation.why = "no route takes it: the alarm is listed, but NOBODY IS TOLD"
     elif isinstance(event, DigitsPressed):
@@ -133,7 +147,7 @@ def _directory(
     explanation: Explanation,
     event: LegOffered,
     endpoints: Mapping[str, Endpoint],
-    unfit: Unfit,
+    chances: Chances,
 ) -> None:
     """No route matched a call: extensions reach each other by number; trunks need a route."""
     origin = endpoints.get(event.endpoint)
@@ -157,10 +171,17 @@ def _directory(
         explanation.by = "directory"
         explanation.why = f"{event.called} is the number of {named.id}"
         explanation.does = ["rings it for 60 s"]
-        explanation.targets = [_target(named.id, endpoints, unfit)]
+        explanation.targets = [_target(named.id, endpoints, chances, Priority.ROUTINE)]
 
 
-def _target(text: str, endpoints: Mapping[str, Endpoint], unfit: Unfit) -> TargetView:
+def _target(
+    text: str,
+    endpoints: Mapping[str, Endpoint],
+    chances: Chances,
+    priority: Priority,
+    *,
+    patient: bool = False,
+) -> TargetView:
     if text.startswith("directory:"):
         number = text.removeprefix("directory:")
         named = next((e for e in endpoints.values() if number and e.number == number), None)
@@ -173,8 +194,11 @@ def _target(text: str, endpoints: Mapping[str, Endpoint], unfit: Unfit) -> Targe
         target = Target.parse(text)
     except UsageError as error:
         return TargetView(target=text, usable=False, reason=str(error))
-    reason = unfit(target)
-    return TargetView(target=text, usable=not reason, reason=reason)
+    chance = chances(target, priority)
+    if chance.busy and patient:
+        words = f"{chance.words}: called when it is free"
+        return TargetView(target=text, usable=True, reason=words)
+    return TargetView(target=text, usable=chance.usable, reason=chance.words)
 
 
 def _in_words(event: Probe) -> str:

@@ -258,7 +258,7 @@ class TargetView(msgspec.Struct, kw_only=True):
     target: str
     usable: bool
     reason: str
-    """Why it cannot be called now."""
+    """Why it cannot be called now, or what has to happen first."""
 
 
 class Explanation(msgspec.Struct, kw_only=True):

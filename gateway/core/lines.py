@@ -106,6 +106,10 @@ class Lines:
         ahead = self._ahead(endpoint, priority)
         return place.capacity is None or self._used(endpoint) + ahead < place.capacity
 
+    def gives_way(self, endpoint: str, priority: Priority) -> bool:
+        """Whether a lower call would have to make room for one of this priority."""
+        return self._victim(endpoint, priority) is not None
+
     def obtain(
         self,
         target: Target,

@@ -54,7 +54,7 @@ def directory() -> Path:
 
     Raises `DeviceError` when somebody else made it: what lies in it is trusted.
     """
-    place = lab_directory()
+    place = Path(lab_directory())
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     if place.stat().st_uid != os.getuid():
         raise DeviceError(f"{place} belongs to somebody else; set CROSSPOINT_LAB to another place")
