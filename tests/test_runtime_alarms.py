@@ -24,6 +24,7 @@ from gateway.core.events import (
     Severity,
 )
 from gateway.core.routes import Route, Trigger
+from gateway.media.streams import RecordEnded
 from gateway.reload import Reloader
 from gateway.replay.player import Player
 from gateway.replay.tape import Tape
@@ -54,6 +55,20 @@ async def test_a_dead_disk_does_not_silence_an_alarm(tmp_path: Path) -> None:
         assert "journal" in storage.text
         raise_fire(rig)
         await rig.see(Dial, endpoint="far/a")
+
+
+async def test_recordings_that_end_early_are_an_alarm_until_one_is_whole(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, FIRE)
+    async with rig.running():
+        for _ in range(2):
+            rig.gateway._recorded(
+                RecordEnded(path="a.wav", duration_s=3.0, error="No space left on device")
+            )
+        raised = await rig.see(AlarmRaised, endpoint="gateway/recordings")
+        assert "No space left" in raised.text
+        rig.gateway._recorded(RecordEnded(path="b.wav", duration_s=9.0))
+        await rig.see(AlarmCleared, endpoint="gateway/recordings")
+        assert len(rig.bodies(AlarmRaised, endpoint="gateway/recordings")) == 1
 
 
 async def test_an_alarm_in_its_middle_is_carried_on_by_the_next_run(tmp_path: Path) -> None:

@@ -131,6 +131,8 @@ class Engine:
         self._dying: list[_engine.Handle | _engine.BridgeHandle] = []
         self._plays: dict[int, _engine.Play] = {}
         self._recordings: list[_engine.Recording] = []
+        self._cut: list[_engine.Recording] = []
+        """Of which nothing is written any more, but the worker still has a pointer."""
         self._taps: list[_engine.Tap] = []
         """Of which the worker may still have a pointer."""
         self._keys: list[_engine.Srtp] = []
@@ -196,6 +198,7 @@ class Engine:
         await loop.run_in_executor(None, self._writer.stop)
         self._plays.clear()
         self._recordings.clear()
+        self._cut.clear()
         self._taps.clear()
         self._keys.clear()
         self._cancellers.clear()
@@ -534,16 +537,15 @@ class Engine:
             except RuntimeError:
                 pass  # the loop has gone; the file is complete all the same
 
+        self._cut = [each for each in self._cut if not each.is_done()]
         self._recordings.append(recording)
-        try:
-            self._writer.add(path, recording, ended)
-        except DeviceError:
-            self._recordings.remove(recording)
-            raise
+        self._writer.add(path, recording, ended)
 
     def _recorded(self, recording: _engine.Recording, stream_id: int, event: RecordEnded) -> None:
-        if recording in self._recordings and (not event.error or recording.is_done()):
+        if recording in self._recordings:
             self._recordings.remove(recording)
+            if event.error and not recording.is_done():
+                self._cut.append(recording)
         self._tell(stream_id, event)
 
     def _tell(self, stream_id: int, event: MediaEvent) -> None:

@@ -357,7 +357,7 @@ class OpenStream:
     def record(self, path: str, *, both: bool = True) -> None:
         """Record to a WAV file: received left, sent right (`both`), or received only.
 
-        `RecordEnded` follows when it is complete. `DeviceError` when the file cannot be made.
+        `RecordEnded` follows when it is complete, ends early or cannot be made.
         """
         core = self._core()
         recording = _engine.Recording(2 if both else 1, self._rate, _RECORD_RING_S)

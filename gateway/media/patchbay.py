@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -52,6 +53,7 @@ from gateway.media.streams import (
     ToneDetected,
 )
 
+_BEGUN: Final = 256
 FALLBACK_TONE: Final = "special_information"
 """Heard in place of an announcement that cannot be played: somebody must notice."""
 
@@ -132,6 +134,8 @@ class Patchbay:
         self._on_opened = on_opened
         self._on_closed = on_closed
         self._on_recorded = on_recorded
+        self._begun: deque[Path] = deque(maxlen=_BEGUN)
+        """Recordings of the last time."""
         self._legs: dict[str, _Audio] = {}
         self._floors: dict[str, str | None] = {}
         """Who has the floor in each half-duplex bridge."""
@@ -400,10 +404,12 @@ class Patchbay:
             raise DeviceError(f"cannot record to {path}: {error.strerror}") from error
         # A stream replaced in mid-call continues beside the first part, never over it.
         part = 2
-        while path.exists():
+        while path.exists() or path in self._begun:
             path = path.with_name(f"{Path(action.file).stem}-{part}{path.suffix}")
             part += 1
         if audio.stream is not None:
+            # A disk that hangs makes the file later.
+            self._begun.append(path)
             audio.stream.record(str(path))
 
     def _stop_record(self, action: StopRecord) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import threading
@@ -102,13 +103,26 @@ class _Job:
     ) -> None:
         self.path, self.source, self.ended = path, source, ended
         self.n_bytes = 0
-        self.file: BinaryIO = open(path, "wb")  # noqa: SIM115 (closed by the writer thread)
-        self.write_header()
+        self.file: BinaryIO | None = None
 
-    def write_header(self) -> None:
+    def open(self) -> BinaryIO:
+        file = open(self.path, "wb")  # noqa: SIM115 (closed by `Writer`)
+        try:
+            self.write_header(file)
+        except OSError:
+            # What cannot even say what it is helps nobody.
+            with contextlib.suppress(OSError):
+                file.close()
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+            raise
+        self.file = file
+        return file
+
+    def write_header(self, file: BinaryIO) -> None:
         channels, rate = self.source.channels, self.source.rate
-        self.file.seek(0)
-        self.file.write(
+        file.seek(0)
+        file.write(
             struct.pack(
                 "<4sI4s4sIHHIIHH4sI",
                 b"RIFF", 36 + self.n_bytes, b"WAVE",
@@ -116,15 +130,16 @@ class _Job:
                 b"data", self.n_bytes,
             )
         )  # fmt: skip
-        self.file.seek(0, os.SEEK_END)
-        self.file.flush()
+        file.seek(0, os.SEEK_END)
+        file.flush()
 
 
 class Writer:
     """The thread that empties recording rings into files, ten times a second.
 
     The header is brought up to date at every write, so a file is readable whenever the process
-    dies. A failing disk ends its recording only, and says so.
+    dies. A failing disk ends its recording only, and says so. Files are made here as well: a disk
+    that hangs must not hold up whoever wants one.
     """
 
     _PERIOD_S = 0.1
@@ -140,16 +155,10 @@ class Writer:
     def add(
         self, path: str, source: _Source, ended: Callable[[str, float, float, str], None]
     ) -> None:
-        """Start writing; `ended(path, seconds, lost_seconds, error)` is called on the thread.
-
-        Raises `DeviceError` when the file cannot be made.
-        """
-        try:
-            job = _Job(path, source, ended)
-        except OSError as error:
-            raise DeviceError(f"{path}: {error.strerror}") from error
+        """Start writing; `ended(path, seconds, lost_seconds, error)` is called on the thread, also
+        when the file cannot be made."""
         with self._lock:
-            self._jobs.append(job)
+            self._jobs.append(_Job(path, source, ended))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
                 self._thread.start()
@@ -179,20 +188,20 @@ class Writer:
         error = ""
         data = job.source.read()
         try:
+            file = job.file or job.open()
             if data:
-                job.file.write(data)
+                file.write(data)
                 job.n_bytes += len(data)
-                job.write_header()
+                job.write_header(file)
             if job.n_bytes > self._MOST_FILE_BYTES:
                 error = "the WAV format's size limit"
             if over or error:
-                job.file.close()
+                file.close()
         except OSError as failure:
             error = failure.strerror or str(failure)
-            try:
-                job.file.close()
-            except OSError:
-                pass
+            if job.file is not None:
+                with contextlib.suppress(OSError):
+                    job.file.close()
         if over or error:
             with self._lock:
                 self._jobs.remove(job)

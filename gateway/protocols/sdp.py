@@ -30,6 +30,9 @@ MAX_LINES = 512
 MAX_MEDIA = 16
 MAX_FORMATS = 64
 
+_KEPT_WORDS = 64
+_KEPT_CHARACTERS = 2048
+"""A description of more is parsed each time: what is kept must not be what a stranger likes."""
 _MEDIA = re.compile(r"(\S+) +(\d{1,5})(?:/(\d{1,5}))? +(\S+)(?: +(.*))?")
 _ORIGIN = re.compile(r"(\S+) +(\S+) +(\d{1,20}) +IN +(IP4|IP6) +(\S+)", re.I)
 _CONNECTION = re.compile(r"IN +(IP4|IP6) +([^\s/]+)(?:/\S*)?", re.I)
@@ -156,9 +159,8 @@ class MediaDescription(msgspec.Struct):
     def codecs(self) -> list[Codec]:
         """What its formats mean, in order; dynamic types without rtpmap are left out."""
         # Every telephone of a make says the same in each of its calls.
-        return list(
-            _codecs(tuple(self.formats), tuple(self.all("rtpmap")), tuple(self.all("fmtp")))
-        )
+        said = tuple(self.formats), tuple(self.all("rtpmap")), tuple(self.all("fmtp"))
+        return list((_codecs_cached if _is_short(*said) else _codecs)(*said))
 
     @property
     def ptime_ms(self) -> int | None:
@@ -270,7 +272,14 @@ def _milliseconds(value: str | None) -> int | None:
     return int(whole)
 
 
-@lru_cache(maxsize=512)
+def _is_short(*groups: Sequence[str]) -> bool:
+    """Whether this is worth keeping: what a telephone says, not what fills the memory."""
+    return (
+        sum(map(len, groups)) <= _KEPT_WORDS
+        and sum(len(word) for group in groups for word in group) <= _KEPT_CHARACTERS
+    )
+
+
 def _codecs(
     formats: tuple[str, ...], rtpmaps: tuple[str, ...], fmtps: tuple[str, ...]
 ) -> tuple[Codec, ...]:
@@ -295,6 +304,9 @@ def _codecs(
             known = STATIC[number]
             codecs.append(msgspec.structs.replace(known, fmtp=params.get(text, "")))
     return tuple(codecs)
+
+
+_codecs_cached = lru_cache(maxsize=512)(_codecs)
 
 
 def parse(data: bytes) -> SessionDescription:
@@ -435,7 +447,6 @@ def choose(
     return None
 
 
-@lru_cache(maxsize=512)
 def _common(
     theirs: tuple[Codec, ...], codecs: tuple[Codec, ...], prefer_ours: bool
 ) -> tuple[tuple[Codec, ...], tuple[Codec, ...]]:
@@ -447,6 +458,9 @@ def _common(
     return tuple(common), tuple(
         c for c in common if c.name.lower() not in ("telephone-event", "cn")
     )
+
+
+_common_cached = lru_cache(maxsize=512)(_common)
 
 
 def _agree(
@@ -463,7 +477,9 @@ def _agree(
         return None
     words, around = tuple(media.attributes), tuple(peer.attributes)
     # Telephones of one make say the same in each of their calls; keys, though, are of one call.
-    plain = len(words) + len(around) <= 32 and not any(name == "crypto" for name, _ in words)
+    plain = not any(name == "crypto" for name, _ in words) and _is_short(
+        media.formats, *((name, value or "") for name, value in (*words, *around))
+    )
     terms = (_terms_cached if plain else _terms)(
         tuple(media.formats), words, around, address == "0.0.0.0", tuple(codecs), wanted,
         prefer_ours,
@@ -496,7 +512,9 @@ def _terms(
     ``around`` are the attributes of the session, ``silent``: its address is 0.0.0.0.
     """
     media = MediaDescription("audio", 0, "", list(formats), None, list(attributes))
-    common, speech = _common(tuple(media.codecs()), codecs, prefer_ours)
+    theirs = tuple(media.codecs())
+    kept = _is_short(*((codec.name, codec.fmtp) for codec in theirs))
+    common, speech = (_common_cached if kept else _common)(theirs, codecs, prefer_ours)
     if not speech:
         return None
     events = [c for c in common if c.name.lower() == "telephone-event"]

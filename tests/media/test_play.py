@@ -3,12 +3,14 @@
 # ruff: noqa: ASYNC221 (the foreign program is the oracle; nothing else waits for the loop)
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import wave
 from itertools import pairwise
 from pathlib import Path
@@ -319,10 +321,44 @@ def test_a_killed_process_leaves_a_readable_recording(tmp_path):
     assert usual_level_at(np.frombuffer(raw, np.int16)[-6000:], 350) == pytest.approx(-13, abs=0.5)
 
 
+async def until(condition) -> None:
+    deadline = time.monotonic() + 10.0
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
 async def test_a_recording_that_cannot_be_made(engine):
-    stream = engine.open(NullSpec())
-    with pytest.raises(DeviceError, match="no/such"):
-        stream.record("/no/such/folder/r.wav")
+    events = []
+    stream = engine.open(NullSpec(), on_event=events.append)
+    stream.record("/no/such/folder/r.wav")
+    await until(lambda: events)
+    assert events[0].path == "/no/such/folder/r.wav"
+    assert "No such file" in events[0].error
+    assert events[0].duration_s == 0.0
+
+
+async def test_a_disk_that_hangs_holds_up_nobody(engine, tmp_path):
+    events = []
+    stream = engine.open(NullSpec(), on_event=events.append)
+    # Whoever opens it for writing waits until somebody reads.
+    hung = tmp_path / "hung.wav"
+    os.mkfifo(hung)
+    whole = tmp_path / "whole.wav"
+    other = engine.open(NullSpec(), on_event=events.append)
+    stream.record(str(hung))
+    other.record(str(whole))
+    await pace(0.5)
+    assert not events
+    reader = os.open(hung, os.O_RDONLY | os.O_NONBLOCK)
+    await until(lambda: events)
+    os.close(reader)
+    assert "seek" in events[0].error
+    other.stop_record()
+    await until(lambda: len(events) == 2)
+    # What was said meanwhile has waited.
+    assert (events[1].path, events[1].error, events[1].dropped_s) == (str(whole), "", 0.0)
+    assert events[1].duration_s >= 0.4
 
 
 def test_tone_plans_are_plain_data():

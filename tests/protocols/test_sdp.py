@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -315,3 +317,28 @@ def test_linear_audio_is_agreed_on_at_its_own_clock() -> None:
     narrow = sdp.choose(sdp.make_offer([sdp.L16_8], "192.0.2.1", 4000), ours)
     assert narrow is not None
     assert narrow.codec == sdp.L16_8
+
+
+def test_what_is_kept_of_descriptions_is_small() -> None:
+    head = (
+        b"v=0\r\no=- 1 1 IN IP4 10.0.0.1\r\ns=-\r\nc=IN IP4 10.0.0.1\r\nt=0 0\r\n"
+        b"m=audio 9000 RTP/AVP 0 8\r\na=ptime:20\r\na=fmtp:0 "
+    )
+    descriptions = [
+        head + b"0-15," * ((MAX_OCTETS - 300) // 5) + b"%d\r\n" % n for n in range(40)
+    ]  # fmt: skip
+
+    def agreed(data: bytes) -> object:
+        return choose(parse(data), [PCMU, PCMA])
+
+    assert agreed(descriptions[0]) is not None
+    tracemalloc.start()
+    try:
+        for data in descriptions:
+            assert agreed(data) is not None
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    whole = sum(map(len, descriptions))
+    assert kept < whole / 20, f"{kept} octets of {whole} are kept"

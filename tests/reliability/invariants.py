@@ -26,8 +26,8 @@ from tests.reliability.sound import Sound
 
 CONSERVED_S = 40.0
 FORGOTTEN_S = 75.0
-"""What belongs to no call any more: an answer that nobody acknowledged ends its call after 32 s, and
-what its last messages carry is known for as long again."""
+"""What belongs to no call any more: an answer that nobody acknowledged ends its call after 32 s,
+and what its last messages carry is known for as long again."""
 OPTIONS_P99_S = 0.05
 FRESH_CALL_S = 5.0
 RSS_KB = 20 * 1024

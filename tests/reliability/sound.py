@@ -159,6 +159,16 @@ class Sound:
         payload = b"".join(data for at, data in list(self.heard) if at >= since)[-8000:]
         return levels(payload, tones) if len(payload) == 8000 else {}
 
+    def quiet(self, below_dbm0: float, since: float = 0.0) -> tuple[int, int]:
+        """How many of the packets that were heard hold less power than this, and of how many."""
+        loud = 32124 * 10 ** ((below_dbm0 - 3.17) / 20) / np.sqrt(2)
+        payloads = [data for at, data in list(self.heard) if at >= since]
+        found = sum(
+            float(np.sqrt(np.mean(_LINEAR[np.frombuffer(data, np.uint8)] ** 2))) < loud
+            for data in payloads
+        )
+        return found, len(payloads)
+
     def own_levels(self, tones: list[int]) -> dict[int, float]:
         """The same of what it sends: the quantizer's distortion of a tone whose period is few
         samples is a handful of tones itself, 45 dB below."""
@@ -216,5 +226,5 @@ class Mixer:
                 if wait < -1.0:
                     # Suspended: do not send all of it at once.
                     due = time.monotonic()
-            if wait > 0:
-                time.sleep(wait)
+            # Also when it is late: who waits for the lock would never get it.
+            time.sleep(max(wait, 0.001))

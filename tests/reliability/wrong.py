@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SOURCE = Path(__file__).parent / "faults" / "faults.c"
-_STATE = struct.Struct("=qqqQQ")
+_STATE = struct.Struct("=qqqQQQQ")
 _DEVICE = struct.calcsize("=qqq")
+_REFUSES = _DEVICE + 8
 
 
 class Faults:
@@ -43,19 +44,24 @@ class Faults:
     @contextlib.contextmanager
     def hung(self, path: Path) -> Iterator[None]:
         """Whoever writes to this volume, or syncs, waits until the end of the block."""
-        self._device(os.stat(path).st_dev)
+        self._put(_DEVICE, os.stat(path).st_dev)
         try:
             yield
         finally:
-            self._device(0)
+            self._put(_DEVICE, 0)
 
-    def _device(self, number: int) -> None:
-        self._state[_DEVICE : _DEVICE + 8] = struct.pack("=Q", number)
+    def refuse(self, path: Path | None) -> None:
+        """This volume is read-only from now on, as after an error of the disk; None: no more."""
+        self._put(_REFUSES, 0 if path is None else os.stat(path).st_dev)
+
+    def _put(self, at: int, number: int) -> None:
+        self._state[at : at + 8] = struct.pack("=Q", number)
 
     @property
-    def n_waited(self) -> int:
-        """Writes and syncs that have had to wait."""
-        return int(_STATE.unpack(self._state[:])[4])
+    def waited(self) -> tuple[int, int]:
+        """Writes and syncs that hung, and how many of them were the event loop's."""
+        values = _STATE.unpack(self._state[:])
+        return int(values[5]), int(values[6])
 
 
 class Volume:
@@ -86,8 +92,3 @@ class Volume:
 
     def free(self) -> None:
         self._ballast.unlink(missing_ok=True)
-
-    def writable(self, yes: bool) -> None:
-        """Remount it for reading only, and back."""
-        option = "remount,rw" if yes else "remount,ro"
-        subprocess.run(["mount", "-o", option, str(self.path)], check=True, timeout=20)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -65,6 +67,9 @@ class Phones:
         """When which contact is probed next, soonest first."""
         self._by_token: dict[int, tuple[str, str]] = {}
         self._unsaved = False
+        self._saving: asyncio.Task[None] | None = None
+        self._disk = threading.Lock()
+        self._n_saves = self._n_written = 0
         self._announce_at = 0.0
 
     def endpoint(self, user: str, now: float | None = None) -> Endpoint:
@@ -170,8 +175,10 @@ class Phones:
         if now >= self._announce_at:
             self._announce_at = now + _ANNOUNCE_S
             self.announce_all(now)
-        if self._unsaved:
-            self.save(now)
+        if self._unsaved and (self._saving is None or self._saving.done()):
+            # Beside the loop: a disk that hangs must not hold up calls.
+            work = asyncio.to_thread(self._write, *self._document(now))
+            self._saving = self._host.create_task(work, name="bindings")
 
     def took(self, event: ResponseReceived, now: float) -> bool:
         """News about a probe; False when it is none of ours."""
@@ -206,19 +213,31 @@ class Phones:
 
     def save(self, now: float) -> None:
         """Write the bindings to disk."""
+        self._write(*self._document(now))
+
+    def _document(self, now: float) -> tuple[int, bytes]:
+        """What is to be on disk, and the how manieth of them it is."""
         self._unsaved = False
         shift = time.time() - now
         dump = {
             aor: [msgspec.structs.replace(b, expires_at=b.expires_at + shift) for b in bindings]
             for aor, bindings in self._registrar.dump().items()
         }
-        document = {"users": {u: sorted(a) for u, a in self._aors.items()}, "bindings": dump}
+        self._n_saves += 1
+        users = {u: sorted(a) for u, a in self._aors.items()}
+        return self._n_saves, msgspec.json.encode({"users": users, "bindings": dump})
+
+    def _write(self, number: int, document: bytes) -> None:
         fresh = self._file.with_suffix(".new")
-        try:
-            fresh.write_bytes(msgspec.json.encode(document))
-            fresh.replace(self._file)
-        except OSError as error:
-            self._host.log.warning("bindings were not saved", error=str(error))
+        with self._disk:
+            if number < self._n_written:
+                return
+            self._n_written = number
+            try:
+                fresh.write_bytes(document)
+                fresh.replace(self._file)
+            except OSError as error:
+                self._host.log.warning("bindings were not saved", error=str(error))
 
     def load(self, now: float) -> None:
         """Read the bindings of an earlier run; a damaged file is not trusted: phones register

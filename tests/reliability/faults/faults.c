@@ -21,7 +21,9 @@ struct state {
     int64_t slew_ns;    /* more of it for each true second since `since_ns` */
     int64_t since_ns;   /* CLOCK_MONOTONIC */
     uint64_t device;    /* st_dev of the volume that hangs; 0: none */
-    uint64_t syncs;     /* fsyncs and writes that have had to wait */
+    uint64_t refuses;   /* st_dev of the volume that takes nothing any more (EROFS); 0: none */
+    uint64_t waited;    /* writes and syncs that hung */
+    uint64_t loop;      /* those of the first thread, the event loop's */
 };
 
 static struct state none, *state = &none;
@@ -83,16 +85,27 @@ time_t time(time_t *at)
 
 /* -- the disk -- */
 
-static void stall(int fd)
+static int on(const uint64_t *device, int fd)
 {
     struct stat of;
+    uint64_t which = __atomic_load_n(device, __ATOMIC_ACQUIRE);
+    return which && fstat(fd, &of) == 0 && S_ISREG(of.st_mode) && of.st_dev == which;
+}
+
+/* Whether the disk takes it; first waits for a disk that hangs. */
+static int taken(int fd)
+{
     int before = errno;
-    if (state->device && fstat(fd, &of) == 0 && of.st_dev == state->device) {
-        __atomic_fetch_add(&state->syncs, 1, __ATOMIC_RELAXED);
-        while (__atomic_load_n(&state->device, __ATOMIC_ACQUIRE) == of.st_dev)
+    if (on(&state->device, fd)) {
+        __atomic_fetch_add(&state->waited, 1, __ATOMIC_RELAXED);
+        if (gettid() == getpid())
+            __atomic_fetch_add(&state->loop, 1, __ATOMIC_RELAXED);
+        while (on(&state->device, fd))
             usleep(10000);
     }
-    errno = before;
+    int refused = on(&state->refuses, fd);
+    errno = refused ? EROFS : before;
+    return !refused;
 }
 
 #define REAL(name) \
@@ -103,29 +116,23 @@ static void stall(int fd)
 int fsync(int fd)
 {
     REAL(fsync);
-    stall(fd);
-    return real(fd);
+    return taken(fd) ? real(fd) : -1;
 }
 
 int fdatasync(int fd)
 {
     REAL(fdatasync);
-    stall(fd);
-    return real(fd);
+    return taken(fd) ? real(fd) : -1;
 }
 
 ssize_t write(int fd, const void *p, size_t n)
 {
     REAL(write);
-    if (state->device)
-        stall(fd);
-    return real(fd, p, n);
+    return taken(fd) ? real(fd, p, n) : -1;
 }
 
 ssize_t pwrite64(int fd, const void *p, size_t n, off64_t at)
 {
     REAL(pwrite64);
-    if (state->device)
-        stall(fd);
-    return real(fd, p, n, at);
+    return taken(fd) ? real(fd, p, n, at) : -1;
 }
