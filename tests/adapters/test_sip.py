@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -406,6 +408,12 @@ async def up(host: TestHost) -> None:
             await asyncio.sleep(0.005)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10.0):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 @contextlib.asynccontextmanager
 async def trunk(**fields: Any) -> AsyncIterator[tuple[Sip, TestHost, Peer]]:
     """The adapter with a trunk to a `Peer`."""
@@ -545,6 +553,25 @@ async def test_damaged_bindings_do_not_matter() -> None:
     (host.data_dir / "bindings.json").write_text('{"users": 1')
     async with host.running():
         assert host.endpoints["sip/a"].condition is Condition.DOWN
+
+
+async def test_a_disk_that_hangs_holds_up_no_registrar() -> None:
+    host = TestHost("sip")
+    adapter = host.make(Sip, {"listen": ["udp:127.0.0.1:0"], "phones": {"a": {"password": "x"}}})
+    # Whoever opens it for writing waits until somebody reads.
+    hung = host.data_dir / "bindings.new"
+    os.mkfifo(hung)
+    async with host.running():
+        phones = adapter._phones
+        phones._unsaved = True
+        await until(lambda: phones._saving is not None)
+        phones._unsaved = True
+        await asyncio.sleep(0.1)
+        assert not phones._saving.done()
+        reader = os.open(hung, os.O_RDONLY | os.O_NONBLOCK)
+        await until(lambda: not phones._unsaved)
+        os.close(reader)
+    assert json.loads((host.data_dir / "bindings.json").read_text())["bindings"] == {}
 
 
 async def test_a_silent_connection_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,9 @@ class Outgoing(Session):
         for dialog in self._forks.values():
             self.core.dialogs.pop(dialog.key, None)
 
+    def release(self) -> None:
+        self.invite.on_response = _done
+
     def _rung_out(self, now: float) -> None:
         self.hangup(now, 408, [])
 

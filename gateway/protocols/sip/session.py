@@ -160,8 +160,12 @@ class Session:
         self.extra = self.core.kept[self.call_id] = headers
 
     def _let_go(self, now: float) -> None:
+        self.release()
         if self.core.kept.get(self.call_id) is self.extra:
             del self.core.kept[self.call_id]
+
+    def release(self) -> None:
+        """Half a minute after the end: nothing comes any more that would have to be told."""
 
     def drop_dialogs(self) -> None:
         if self.dialog is not None:

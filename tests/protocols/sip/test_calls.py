@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from gateway.errors import UsageError
 from gateway.protocols.sip.agent import SipAgent, SipConfig
 from gateway.protocols.sip.auth import Authenticated, Credentials, DigestServer, ha1
+from gateway.protocols.sip.core import ClientRequest
 from gateway.protocols.sip.events import (
     Acked,
     Answered,
@@ -21,10 +24,13 @@ from gateway.protocols.sip.events import (
 )
 from gateway.protocols.sip.gate import Admit, Refuse, Verdict, admit_all
 from gateway.protocols.sip.message import Request, Response, parse_datagram
-from gateway.protocols.sip.transaction import Flow
+from gateway.protocols.sip.session import Session
+from gateway.protocols.sip.transaction import Flow, Transaction
 
 from .calling import OTHER, call, clean, count, one, pair, picks_up, rings, sent
 from .network import SDP, Network, Phone
+
+_OF_A_CALL = (Session, ClientRequest, Transaction)
 
 
 def test_a_call_from_start_to_end() -> None:
@@ -187,6 +193,28 @@ def test_2xx_never_acknowledged() -> None:
     assert one(b, Ended).how is How.NO_ACK
     assert one(a, Ended).how is How.BYE
     clean(a, b)
+
+
+@pytest.mark.parametrize("acknowledged", [True, False])
+def test_what_is_over_does_not_wait_for_the_collector(acknowledged: bool) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        a, b, network = pair()
+        if not acknowledged:
+            network.lose = lambda data: data.startswith(b"ACK")
+        session = call(a, network, seconds=20)
+        # As the gateway does: Session-ID.
+        a.agent.keep_headers(session, [("Session-ID", "0" * 32)])
+        network.run(80)
+        if acknowledged:
+            a.agent.hangup(session, network.now)
+        network.run(100)
+        clean(a, b)
+        left = [type(each).__name__ for each in gc.get_objects() if isinstance(each, _OF_A_CALL)]
+    finally:
+        gc.enable()
+    assert not left
 
 
 def test_hangup_before_the_ack_waits_for_it() -> None:
