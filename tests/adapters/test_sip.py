@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -406,12 +406,6 @@ async def up(host: TestHost) -> None:
     async with asyncio.timeout(20.0):
         while host.endpoints["sip/far"].condition is not Condition.UP:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10.0):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager

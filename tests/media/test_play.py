@@ -3,14 +3,12 @@
 # ruff: noqa: ASYNC221 (the foreign program is the oracle; nothing else waits for the loop)
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 import wave
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +27,7 @@ from gateway.media.streams import (
     ToneDetected,
 )
 from gateway.media.tones import TONES
+from gateway.testing.clock import until
 
 sox = pytest.mark.skipif(not shutil.which("sox"), reason="sox is missing")
 
@@ -319,13 +318,6 @@ def test_a_killed_process_leaves_a_readable_recording(tmp_path):
         ["sox", path, "-t", "raw", "-", "remix", "2"], capture_output=True, check=True
     ).stdout
     assert usual_level_at(np.frombuffer(raw, np.int16)[-6000:], 350) == pytest.approx(-13, abs=0.5)
-
-
-async def until(condition) -> None:
-    deadline = time.monotonic() + 10.0
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 async def test_a_recording_that_cannot_be_made(engine):
