@@ -9,7 +9,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from peers import level_at, listen, pace, sine, talk, usual_level_at
+from peers import listen, pace, sine, talk, usual_level_at
 
 pytestmark = [
     pytest.mark.interop,
@@ -53,10 +53,14 @@ async def test_ffmpeg_sends_and_we_hear(engine, peer, leg, pt):
         f"rtp://127.0.0.1:{sa.local[1]}?localrtpport={source.port}"
         f"&pkt_size={652 if pt == 96 else 332 if pt == 97 else 172}",
     )
-    await pace(3.0, listen(ear))
-    await process.wait()
-    heard = ear.pcm()[12000:20000]
-    assert level_at(heard, 1009) > -17
+    async with asyncio.timeout(60.0):
+        # How long it takes to begin depends on what else the machine does.
+        while process.returncode is None:
+            await pace(0.5, listen(ear))
+    await pace(0.3, listen(ear))
+    heard = ear.pcm()
+    heard = heard[np.flatnonzero(np.abs(heard) > 200)[0] :]
+    assert usual_level_at(heard[:16000], 1009) > -17
     assert sa.stats().packets_lost == 0
 
 
@@ -88,7 +92,10 @@ async def test_we_send_and_ffmpeg_hears(engine, peer, leg, tmp_path, pt):
         "-y",
         str(out),
     )
-    await pace(5.0, talk(mouth, sa.local, sine(1009, 1.0)))
+    for _ in range(8):
+        await pace(2.5, talk(mouth, sa.local, sine(1009, 1.0)))
+        if process.returncode is not None:
+            break
     if process.returncode is None:
         sa.close()
         process.terminate()
