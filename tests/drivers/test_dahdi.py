@@ -270,9 +270,9 @@ async def test_on_hook_telephone_hears_only_a_transfer(card: LineCard) -> None:
         await asyncio.sleep(0.1)
         assert not any(await phone.recorded())
         await phone.record()
-        port.on_hook_transfer(500)
+        port.on_hook_transfer(5000)
         port.write(b"\x00" * 160)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(1.0)
         assert any(await phone.recorded())
 
 
