@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,10 +23,43 @@ from typing import Any
 from tests.bench.relay import ROOT, Bench, machine
 from tests.media.kernel_net import namespace
 
-SYSTEMS = ("user space", "kernel", "rtpengine")
+SYSTEMS = ("user space", "kernel", "bare", "rtpengine")
+"""bare: `floor.c`, which does nothing but receive and send."""
+_BASE, _OWN = 17000, 10000
 
 
-class Together(Bench):
+class Alone(Bench):
+    """The system's own CPU time."""
+
+    def bare(self, case: str, calls: int) -> dict[str, Any] | None:
+        """One run of the program that does nothing."""
+        program, map_file = self.tmp / "floor", self.tmp / "bare.map"
+        subprocess.run(
+            ["gcc", "-O2", "-o", program, Path(__file__).with_name("floor.c")], check=True
+        )
+        lines = [
+            f"{there} 127.0.0.1 {here} {there + 2} 127.0.0.1 {here + 2}"
+            for there, here in zip(
+                range(_BASE, _BASE + 4 * calls, 4), range(_OWN, _OWN + 4 * calls, 4), strict=True
+            )
+        ]
+        map_file.write_text("\n".join(lines) + "\n")
+        command = [program, str(calls), str(_BASE), str(_OWN)]
+        served = subprocess.Popen(
+            [*self.ahead, "taskset", "-c", "0", *command], stdout=subprocess.PIPE
+        )
+        try:
+            assert served.stdout is not None
+            if served.stdout.readline().strip() != b"ready":
+                return None
+            good = self.loaded(self.load("relay", served.pid, map_file))
+        finally:
+            served.kill()
+            served.wait()
+        return self.figures() if good else None
+
+
+class Together(Alone):
     """The generator's own CPU time counts too."""
 
     def watching(self, command: list[Any]) -> list[Any]:
@@ -37,9 +71,9 @@ def measure(system: str, case: str, calls: int, args: argparse.Namespace, tmp: P
     """Medians over the windows of a run with each way of counting."""
     args.kernel = system == "kernel"
     found: dict[str, Any] = {"system": system}
-    for name, kind in (("gateway_us", Bench), ("together_us", Together)):
+    for name, kind in (("gateway_us", Alone), ("together_us", Together)):
         bench = kind(args.tools, tmp, args)
-        run = bench.rtpengine if system == "rtpengine" else bench.ours
+        run = {"rtpengine": bench.rtpengine, "bare": bench.bare}.get(system, bench.ours)
         for _ in range(3):
             if (one := run(case, calls)) is not None:
                 break
