@@ -117,7 +117,7 @@ class Call:
         """Numbers that did not come, but for those the engine says it gave up."""
         packets = self.heard(i)
         span = ((packets[-1].seq - packets[0].seq) & 0xFFFF) + 1
-        return span - len(packets) - self.legs[1 - i].stats().packets_late
+        return max(0, span - len(packets) - self.legs[1 - i].stats().packets_late)
 
     def close(self) -> None:
         """The peers' sockets."""
