@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.core.actions import Action, CloseAlarm, Command, OpenBridge, SendDigits
+from gateway.core.actions import Action, CloseAlarm, Command, OpenAlarm, OpenBridge, SendDigits
 from gateway.core.endpoints import Endpoint
 from gateway.core.envelope import Envelope
 from gateway.core.events import (
@@ -31,7 +31,7 @@ _AFTER_S: Final = 5.0
 _CSEQ: Final = re.compile(r"(?im)^cseq\s*:\s*\d+\s+(\S+)")
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _UNSAID: Final = ("trace", "call", "demanded_at", "raised_at", "leg", "endpoint", "type")
-_PLACES: Final = (EndpointChanged, AlarmCleared, AlarmAcknowledged, PanelChanged)
+_PLACES: Final = (EndpointChanged, PanelChanged)
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True, tag_field="line", tag="item"):
@@ -76,6 +76,8 @@ class Picker:
         self._going: set[str] = set()
         """Legs and alarms that are not over."""
         self._over: set[str] = set()
+        self._alarms: set[str] = set()
+        """Alarms of the trace: a panel has others beside it."""
         self._until = 0.0
 
     def restart(self) -> None:
@@ -91,6 +93,9 @@ class Picker:
         """The items that an envelope adds: mostly none or one."""
         body = envelope.body
         if not self._ours(envelope, body):
+            if isinstance(body, AlarmRaised):
+                # The same alarm once more: what becomes of it is of another trace now.
+                self._alarms.discard(f"{body.endpoint} {body.alarm}")
             if isinstance(body, OpenBridge):
                 # Whose bridge it is, the first that joins will tell.
                 self._opened = envelope
@@ -116,6 +121,8 @@ class Picker:
             return True
         if getattr(body, "leg", "") in self._live or getattr(body, "bridge", "") in self._bridges:
             return True
+        if isinstance(body, AlarmCleared | AlarmAcknowledged):
+            return f"{body.endpoint} {body.alarm}" in self._alarms
         if isinstance(body, _PLACES):
             if not self._going and envelope.at > self._until:
                 return False
@@ -146,6 +153,8 @@ class Picker:
         if place:
             self.places.setdefault(place)
             self.needles.add(place.encode())
+        if isinstance(body, AlarmRaised | OpenAlarm):
+            self._alarms.add(f"{body.endpoint} {body.alarm}")
         if isinstance(body, AlarmRaised):
             self._going.add(f"{body.endpoint} {body.alarm}")
         elif isinstance(body, AlarmCleared | CloseAlarm):
