@@ -37,8 +37,9 @@ DRIFT_PPM: Final = 250.0
 """Sound cards are within 100 ppm; from here a frame is lost or doubled every 80 s or sooner."""
 ECHO_JUDGED_S: Final = 4.0
 """So long a talker may hear himself: a canceller has to learn a line, and what changes there."""
-ECHO_SHARE: Final = 0.5
-"""Of the time in which there was an echo."""
+ECHO_SHARE: Final = 0.8
+"""Of the time in which there was an echo: whatever moves it is heard for a second or two, which is
+no fault of the line."""
 DIGITS: Final = 2
 """Speech is hardly ever taken for so many digits."""
 _FORBIDDEN: Final = os.strerror(errno.EPERM)

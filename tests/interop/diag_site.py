@@ -38,6 +38,7 @@ from gateway.runtime import Gateway
 from gateway.testing.audio import tone
 from tests.adapters.mqtt_broker import Broker
 from tests.interop.matrix_parties import TransceiverUser
+from tests.interop.matrix_site import first_served
 from tests.interop.peers import (
     HERE,
     Box,
@@ -221,6 +222,7 @@ async def site(home: Path) -> AsyncIterator[Site]:
     """A gateway, and everything that its calls need."""
     sounds = await asyncio.to_thread(octets, home / "sounds")
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(first_served())
         enter = stack.enter_async_context
         sender = await enter(
             Program([sys.executable, str(HERE / "rtp_sender.py")], home / "sender")

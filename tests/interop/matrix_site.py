@@ -246,7 +246,7 @@ async def site(home: Path) -> AsyncIterator[Site]:
     write_wav(sounds / "alarm.wav", tone(ALARM_HZ, 1.5))
     async with contextlib.AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        stack.enter_context(_first_served())
+        stack.enter_context(first_served())
         reached = (*NUMBERS.values(), PAGE_NUMBER)
         card = await enter(LineCard.start(fxs=2, fxo=1 + len(reached)))
         bus = await enter(CallPointBus(a := CallPoint(1, True), b := CallPoint(2, True)))
@@ -313,7 +313,7 @@ async def site(home: Path) -> AsyncIterator[Site]:
 
 
 @contextlib.contextmanager
-def _first_served() -> Iterator[None]:
+def first_served() -> Iterator[None]:
     """The gateway has its machine for itself, or before the others that share it with a test."""
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     with contextlib.suppress(PermissionError):

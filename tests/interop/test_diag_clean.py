@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from gateway.diagnosis.faults import Code
 from gateway.lab.softphone import Softphone
 from tests.interop import diag_site
 from tests.interop.diag_site import CARRIER, verdict
+from tests.interop.matrix_site import first_served
 from tests.interop.peers import HERE, Box, Program, box, need, phone, sipp, until
 
 pytestmark = pytest.mark.interop
@@ -55,6 +56,12 @@ name = "t"
 called = "900"
 targets = ["loopback/t"]
 """
+
+
+@pytest.fixture(autouse=True)
+def _before_others() -> Iterator[None]:
+    with first_served():
+        yield
 
 
 @asynccontextmanager
