@@ -21,7 +21,8 @@ the INVITE (timer L: RFC 6026).
 Other server requests.  ``trying`` swallows copies; ``proceeding`` and ``completed`` answer them
 with the last response (timer J).
 
-On reliable transports nothing is repeated and timers D, I, J and K are zero.
+On reliable transports nothing is repeated and timers D, I, J and K are zero, so that what starts
+them ends the transaction: the user is told before.
 """
 
 from __future__ import annotations
@@ -79,11 +80,11 @@ INVITE_CLIENT: Table = {
     ("calling", "B"): ("terminated", ("give_up",)),
     ("calling", "1xx"): ("proceeding", ("stop_all", "pass_up")),
     ("calling", "2xx"): ("accepted", ("stop_all", "start_m", "pass_up")),
-    ("calling", "error"): ("completed", ("stop_all", "ack", "start_d", "pass_up")),
+    ("calling", "error"): ("completed", ("stop_all", "ack", "pass_up", "start_d")),
     ("calling", "broken"): ("terminated", ("break_up",)),
     ("proceeding", "1xx"): ("proceeding", ("pass_up",)),
     ("proceeding", "2xx"): ("accepted", ("stop_all", "start_m", "pass_up")),
-    ("proceeding", "error"): ("completed", ("stop_all", "ack", "start_d", "pass_up")),
+    ("proceeding", "error"): ("completed", ("stop_all", "ack", "pass_up", "start_d")),
     ("proceeding", "B"): ("terminated", ("give_up",)),
     ("proceeding", "broken"): ("terminated", ("break_up",)),
     ("completed", "error"): ("completed", ("ack",)),
@@ -96,14 +97,14 @@ CLIENT: Table = {
     ("trying", "E"): ("trying", ("send", "again_e")),
     ("trying", "F"): ("terminated", ("give_up",)),
     ("trying", "1xx"): ("proceeding", ("pass_up",)),
-    ("trying", "2xx"): ("completed", ("stop_all", "start_k", "pass_up")),
-    ("trying", "error"): ("completed", ("stop_all", "start_k", "pass_up")),
+    ("trying", "2xx"): ("completed", ("stop_all", "pass_up", "start_k")),
+    ("trying", "error"): ("completed", ("stop_all", "pass_up", "start_k")),
     ("trying", "broken"): ("terminated", ("break_up",)),
     ("proceeding", "E"): ("proceeding", ("send", "again_t2")),
     ("proceeding", "F"): ("terminated", ("give_up",)),
     ("proceeding", "1xx"): ("proceeding", ("pass_up",)),
-    ("proceeding", "2xx"): ("completed", ("stop_all", "start_k", "pass_up")),
-    ("proceeding", "error"): ("completed", ("stop_all", "start_k", "pass_up")),
+    ("proceeding", "2xx"): ("completed", ("stop_all", "pass_up", "start_k")),
+    ("proceeding", "error"): ("completed", ("stop_all", "pass_up", "start_k")),
     ("proceeding", "broken"): ("terminated", ("break_up",)),
     ("completed", "end"): ("terminated", ()),
 }

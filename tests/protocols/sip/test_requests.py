@@ -7,8 +7,10 @@ from typing import TypeVar
 import pytest
 
 from gateway.errors import UsageError
+from gateway.protocols.sip.agent import SipAgent, SipConfig
 from gateway.protocols.sip.auth import Authenticated, Credentials, DigestServer, ha1
 from gateway.protocols.sip.events import (
+    Ended,
     Event,
     Notified,
     Registered,
@@ -19,8 +21,14 @@ from gateway.protocols.sip.events import (
     SubscriptionEnded,
     Unregistered,
 )
-from gateway.protocols.sip.gate import Admit, Drop, Refuse, Verdict
-from gateway.protocols.sip.message import Request, parse_datagram
+from gateway.protocols.sip.gate import Admit, Drop, Refuse, Verdict, admit_all
+from gateway.protocols.sip.message import (
+    Request,
+    encode,
+    parse_datagram,
+    response_headers,
+    status_line,
+)
 from gateway.protocols.sip.registrar import Registrar, one_flow_each
 from gateway.protocols.sip.transaction import Flow
 
@@ -297,3 +305,25 @@ def test_405_names_what_is_served() -> None:
     response = parse_datagram(phone.sent[0])
     assert phone.sent[0].startswith(b"SIP/2.0 405")
     assert response.tokens("allow") == ["INVITE", "ACK", "CANCEL", "BYE"]
+
+
+@pytest.mark.parametrize("status", [200, 486])
+def test_responses_over_a_stream_are_told(status: int) -> None:
+    agent = SipAgent(SipConfig(host="192.0.2.1"), admit_all)
+    agent.connection_made(7, ("192.0.2.9", 5060), ("192.0.2.1", 40000), "tcp", 0.0)
+    flow = Flow("tcp", "192.0.2.9", 5060, 7, ("192.0.2.1", 40000))
+    token = agent.options("sip:192.0.2.9", 0.0, flow=flow)
+    session = agent.invite("sip:bob@192.0.2.9", b"", 0.0, flow=flow)
+    while send := agent.next_send():
+        if send.data.startswith(b"ACK"):
+            continue
+        request = parse_datagram(send.data)
+        lines = response_headers(request, "t")
+        kind = status if request.cseq.method == "OPTIONS" else 486
+        agent.receive_stream(7, encode(status_line(kind), lines), 0.1)
+    told, ended = agent.next_event(), agent.next_event()
+    assert isinstance(told, ResponseReceived)
+    assert (told.token, told.response.status) == (token, status)
+    assert isinstance(ended, Ended)
+    assert (ended.session, ended.status) == (session, 486)
+    assert not agent.core.clients
