@@ -316,9 +316,11 @@ def parse(data: bytes) -> SessionDescription:
     text = data.decode("utf-8", "surrogateescape").replace("\r\n", "\n").rstrip("\n\0 ")
     if "\r" in text or "\0" in text:
         raise SdpError("stray CR or NUL")
+    n_lines = text.count("\n") + 1
+    if n_lines > MAX_LINES:
+        raise SdpError(f"{n_lines} lines are over {MAX_LINES}")
+    text, last = _part(text)
     lines = text.split("\n")
-    if len(lines) > MAX_LINES:
-        raise SdpError(f"{len(lines)} lines are over {MAX_LINES}")
     if lines[0].strip() != "v=0":
         raise SdpError("does not begin with v=0")
     session = SessionDescription("0", 0, "0.0.0.0", times=[])
@@ -330,9 +332,8 @@ def parse(data: bytes) -> SessionDescription:
         if equals != "=" or not kind.isascii() or not kind.isalpha():
             raise SdpError(f"malformed line {line[:40]!r}")
         if kind == "a":
-            name, colon, rest = value.partition(":")
             where = session.attributes if current is None else current.attributes
-            where.append((name, rest.strip() if colon else None))
+            where.append(_attribute(value))
         elif kind == "m":
             if len(session.media) >= MAX_MEDIA:
                 raise SdpError(f"more than {MAX_MEDIA} media lines")
@@ -360,8 +361,34 @@ def parse(data: bytes) -> SessionDescription:
             session.times.append(value)
         elif kind in "iuepbzk":
             session.others.append(f"{kind}={value}")
+    if current is not None and last:
+        current.attributes += _attributes(last)
     session.times = session.times or ["0 0"]
     return session
+
+
+def _part(text: str) -> tuple[str, str]:
+    """A description without the attributes at its end, and these, if they may be kept.
+
+    Telephones of one make end with the same ones in each of their calls; keys are of one call.
+    """
+    line = text.rfind("\nm=")
+    end = text.find("\n", line + 1)
+    if line < 0 or end < 0 or len(text) - end > 512 or "crypto" in text:
+        return text, ""
+    if text.count("\n", end) != text.count("\na=", end):
+        return text, ""
+    return text[:end], text[end:]
+
+
+def _attribute(value: str) -> Attribute:
+    name, colon, rest = value.partition(":")
+    return (name, rest.strip() if colon else None)
+
+
+@lru_cache(maxsize=256)
+def _attributes(text: str) -> tuple[Attribute, ...]:
+    return tuple(_attribute(line[2:].rstrip(" \t")) for line in text.split("\n")[1:])
 
 
 def _media(value: str) -> MediaDescription:
@@ -557,6 +584,18 @@ def _audio(
     crypto: Sequence[str],
     rtcp_xr: str,
 ) -> MediaDescription:
+    attributes = list(_described(tuple(codecs), ptime_ms, rtcp_mux, rtcp_xr))
+    attributes += [("crypto", line) for line in crypto]
+    attributes.append((way.value, None))
+    formats = [str(codec.payload) for codec in codecs]
+    return MediaDescription("audio", port, protocol, formats, None, attributes)
+
+
+@lru_cache(maxsize=256)
+def _described(
+    codecs: tuple[Codec, ...], ptime_ms: int | None, rtcp_mux: bool, rtcp_xr: str
+) -> tuple[Attribute, ...]:
+    """What is the same in all descriptions of the same codecs."""
     attributes: list[Attribute] = []
     for codec in codecs:
         channels = f"/{codec.channels}" if codec.channels > 1 else ""
@@ -569,10 +608,7 @@ def _audio(
         attributes.append(("rtcp-mux", None))
     if rtcp_xr:
         attributes.append(("rtcp-xr", rtcp_xr))
-    attributes += [("crypto", line) for line in crypto]
-    attributes.append((way.value, None))
-    formats = [str(codec.payload) for codec in codecs]
-    return MediaDescription("audio", port, protocol, formats, None, attributes)
+    return tuple(attributes)
 
 
 def make_offer(

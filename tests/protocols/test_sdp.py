@@ -342,3 +342,25 @@ def test_what_is_kept_of_descriptions_is_small() -> None:
         tracemalloc.stop()
     whole = sum(map(len, descriptions))
     assert kept < whole / 20, f"{kept} octets of {whole} are kept"
+
+
+@given(
+    lines=st.lists(
+        st.sampled_from(["a=ptime:20", "a=sendonly", "a= x : y ", "a=", "b=AS:64", "", "i=x"])
+    ),
+    end=st.sampled_from(["\r\n", "\n", ""]),
+)
+def test_attributes_of_the_last_line_are_read_wherever_they_stand(
+    lines: list[str], end: str
+) -> None:
+    head = ["v=0", "o=- 1 1 IN IP4 192.0.2.1", "s=-", "t=0 0", "a=tool:x", "m=audio 4000 RTP/AVP 0"]
+    wanted = [line[2:].rstrip(" \t").partition(":") for line in lines if line.startswith("a=")]
+    for _ in range(2):
+        description = sdp.parse(("\r\n".join([*head, *lines]) + end).encode())
+        [media] = description.media
+        assert description.attributes == [("tool", "x")]
+        assert media.attributes == [
+            (name, rest.strip() if colon else None) for name, colon, rest in wanted
+        ]
+        # Whoever changes its copy changes nobody else's.
+        media.attributes.append(("inactive", None))

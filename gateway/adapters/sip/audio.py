@@ -231,7 +231,9 @@ class Audio:
             )
         )
         # Digits come in the audio only where no telephone-event was negotiated: never twice.
-        stream.configure(msgspec.structs.replace(self._options, detect_dtmf=event is None))
+        if self._options.detect_dtmf != (event is None):
+            self._options = msgspec.structs.replace(self._options, detect_dtmf=event is None)
+        stream.configure(self._options)
 
     def _is_behind_nat(self, address: str) -> bool:
         return self.behind_nat or self._hides(self._peer, address)

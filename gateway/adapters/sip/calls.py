@@ -102,6 +102,7 @@ class Calls:
         self._busy: Counter[str] = Counter()
         """How many legs each phone or trunk has."""
         self._by_session: dict[int, Leg] = {}
+        self._options: dict[int, StreamOptions] = {}
         self.referrals = Referrals(config, host, self.of_session)
         self.referrals.may_call = self._may_call
         self._by_trace: dict[str, Leg] = {}
@@ -148,12 +149,21 @@ class Calls:
                 suites=self._config.srtp_suites,
             ),
             media_timeout_s=self._config.media_timeout_s,
-            options=StreamOptions(country=self._config.country, **who.shaping),
+            options=self._shaping(who),
             follow=self._config.follow_media,
             events=who.dtmf is not DtmfMode.INBAND,
             reports=self._config.rtcp_xr,
             noise=self._config.comfort_noise,
         )
+
+    def _shaping(self, who: Phone | Trunk) -> StreamOptions:
+        """What a phone or trunk wants of its streams: the same in all its calls."""
+        known = self._options.get(id(who))
+        if known is None:
+            known = StreamOptions(country=self._config.country, **who.shaping)
+            # The configuration keeps `who` as long as this is kept.
+            self._options[id(who)] = known
+        return known
 
     def invited(self, event: sip.Invited) -> None:
         """Somebody calls."""
