@@ -290,6 +290,10 @@ class Receiver:
 
     def _trying(self, request: Request, transaction: ServerTransaction, now: float) -> None:
         """Say 100 unless something else is said in time (RFC 3261 section 17.2.1)."""
+        if transaction.flow.reliable:
+            # What follows on the stream may end it.
+            self._say_trying(request, transaction, now)
+            return
         say = partial(self._say_trying, request, transaction)
         self.core.timers.start(now + TRYING_AFTER, say)
 
