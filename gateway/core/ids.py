@@ -42,7 +42,7 @@ class Ids:
         self._random_bits = random_bits or SystemRandom().getrandbits
         self._last = 0
         self._ms = -1
-        self._head = ""
+        self._head = self._tail = ""
 
     def uuid7(self, wall: float) -> str:
         """A new id; `wall` is seconds since 1970 (UTC)."""
@@ -52,11 +52,9 @@ class Ids:
         self._last = stamp = stamp if stamp > self._last else self._last + 1
         ms = stamp >> _COUNTER_BITS
         if ms != self._ms:
+            # One event and all that it causes mostly fall into one millisecond: the counter alone
+            # tells their ids apart, the random bits tell this box from all others.
+            tail = self._random_bits(62)
             self._ms, self._head = ms, f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-7"
-        tail = self._random_bits(62)
-        return "%s%03x-%04x-%012x" % (  # noqa: UP031 (quicker than an f-string)
-            self._head,
-            stamp & 0xFFF,
-            0x8000 | tail >> 48,
-            tail & 0xFFFFFFFFFFFF,
-        )
+            self._tail = f"-{0x8000 | tail >> 48:04x}-{tail & 0xFFFFFFFFFFFF:012x}"
+        return "%s%03x%s" % (self._head, stamp & 0xFFF, self._tail)  # noqa: UP031 (quicker)

@@ -41,3 +41,11 @@ def test_the_example_of_the_rfc() -> None:
     ids = Ids(lambda bits: rand_b)
     ids._last = (0x017F22E279B0 << 12) | 0xCC2
     assert ids.uuid7(1645557742.0).upper() == "017F22E2-79B0-7CC3-98C4-DC0C0C07398F"
+
+
+def test_random_bits_are_drawn_anew_for_each_millisecond() -> None:
+    ids = Ids(random.Random(1).getrandbits)
+    first, second, later = (ids.uuid7(wall) for wall in (1e9, 1e9, 1e9 + 0.001))
+    assert first[-18:] == second[-18:], "the counter tells these two apart"
+    assert later[-18:] != first[-18:]
+    assert Ids(random.Random(2).getrandbits).uuid7(1e9) != first, "another box"
