@@ -40,6 +40,9 @@ CODECS = {Codec.PCMU: 0, Codec.PCMA: 1, Codec.G722: 2, Codec.L16: 3}
 PLAIN = StreamOptions()
 _PTIMES = (10, 20, 30, 40, 50, 60)
 _FSK = {None: 0, "bell202": 1, "v23": 2}
+_FOLLOW = {follow: number for number, follow in enumerate(Follow)}
+_SENDS = frozenset((Direction.SENDRECV, Direction.SENDONLY))
+_RECEIVES = frozenset((Direction.SENDRECV, Direction.RECVONLY))
 _DIGITS = "0123456789*#ABCD"
 _ECHO_BLOCK_S = 0.01
 _ECHO_BLOCKS = 10
@@ -105,11 +108,11 @@ def rtp_config(spec: RtpSpec) -> dict[str, Any]:
         "pt": spec.payload_type,
         "te_pt": spec.telephone_event,
         "ptime_ms": spec.ptime_ms,
-        "tx": spec.direction in (Direction.SENDRECV, Direction.SENDONLY),
-        "rx": spec.direction in (Direction.SENDRECV, Direction.RECVONLY),
+        "tx": spec.direction in _SENDS,
+        "rx": spec.direction in _RECEIVES,
         "symmetric": spec.symmetric,
         "anywhere": spec.latch_anywhere,
-        "follow": list(Follow).index(spec.follow),
+        "follow": _FOLLOW[spec.follow],
         "latch_ms": spec.latch_ms,
         "timeout_ms": round(spec.media_timeout_s * 1000),
         "jitter_min_ms": spec.jitter_min_ms,
@@ -149,6 +152,7 @@ class OpenStream:
         self._bridge: str | None = None
         self._watch = 0
         self._levels = (0.0, 0, 0.0, 0)
+        self._shown = f"{local[0]}:{local[1]}" if local[1] else ""
         self._last: StreamStats | None = None
 
     def __repr__(self) -> str:
@@ -419,10 +423,11 @@ class OpenStream:
         here, there = self._handle.metrics()
         before, now = self._levels, (c["sum_in"], c["n_in"], c["sum_out"], c["n_out"])
         self._levels = now
-        spec = self._spec
+        spec, options = self._spec, self._options
+        rtp = spec if isinstance(spec, RtpSpec) else None
         found = self._last = StreamStats(
             codec="" if isinstance(spec, NullSpec) else spec.codec.value,
-            local=f"{self._local[0]}:{self._local[1]}" if self._local[1] else "",
+            local=self._shown,
             remote=c["remote"],
             packets_received=c["rx_packets"],
             packets_sent=c["tx_packets"],
@@ -432,7 +437,7 @@ class OpenStream:
             packets_refused=c["refused"],
             packets_in_kernel=c["kernel_packets"],
             moves=c["moved"],
-            srtp_suite=spec.srtp.suite.value if isinstance(spec, RtpSpec) and spec.srtp else "",
+            srtp_suite=rtp.srtp.suite.value if rtp and rtp.srtp else "",
             srtp_failed=c["srtp_failed"],
             srtp_replayed=c["srtp_replayed"],
             frames_concealed=c["concealed"],
@@ -445,13 +450,13 @@ class OpenStream:
             round_trip_ms=c["round_trip_ms"],
             extensions_received=c["ext_received"],
             extensions_refused=c["ext_refused"],
-            quality=metrics(here),
-            remote_quality=metrics(there),
+            quality=metrics(here) if here else None,
+            remote_quality=metrics(there) if there else None,
             silent_s=c["silent_s"],
-            signalled=_signalled(spec),
-            direction=spec.direction.value if isinstance(spec, RtpSpec) else "",
-            payload_type=spec.payload_type if isinstance(spec, RtpSpec) else None,
-            telephone_event=isinstance(spec, RtpSpec) and spec.telephone_event is not None,
+            signalled=_signalled(rtp) if rtp else "",
+            direction=rtp.direction.value if rtp else "",
+            payload_type=rtp.payload_type if rtp else None,
+            telephone_event=rtp is not None and rtp.telephone_event is not None,
             packets_elsewhere=c["elsewhere"],
             elsewhere=c["from"],
             packets_wrong_type=c["wrong_type"],
@@ -468,13 +473,13 @@ class OpenStream:
             inband_digits=c["inband_digits"],
             slips=c["slips"],
             drift_ppm=drift(c["transits"]),
-            echo_tail_ms=self._options.echo.tail_ms if self._options.echo else 0,
+            echo_tail_ms=options.echo.tail_ms if options.echo else 0,
             echo_delay_ms=c["echo_delay_ms"] if c["echo_found"] else None,
             erl_db=_loss(c["echo_sent"], c["echo_received"], c["echo_blocks"]),
             erle_db=_loss(c["echo_received"], c["echo_clean"], c["echo_blocks"]),
             echo_s=c["echo_blocks"] * _ECHO_BLOCK_S,
             echo_heard_s=c["echo_audible"] * _ECHO_BLOCK_S,
-            agc_db=20 * math.log10(c["agc"]) if self._options.agc and c["agc"] > 0 else None,
+            agc_db=20 * math.log10(c["agc"]) if options.agc and c["agc"] > 0 else None,
         )
         return found
 
@@ -483,8 +488,8 @@ class OpenStream:
         self._engine._close(self)
 
 
-def _signalled(spec: StreamSpec) -> str:
-    if not isinstance(spec, RtpSpec) or spec.remote_ip is None:
+def _signalled(spec: RtpSpec) -> str:
+    if spec.remote_ip is None:
         return ""
     host = f"[{spec.remote_ip}]" if ":" in spec.remote_ip else spec.remote_ip
     return f"{host}:{spec.remote_port}"
