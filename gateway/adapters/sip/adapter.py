@@ -222,12 +222,15 @@ class Sip(Adapter):
                 self.host.count(name, n)
             agent.counters.clear()
         due = agent.next_timeout()
+        if due is None:
+            return
+        # Several transactions end, and are repeated, in one tick; none of their times is finer.
+        due = math.ceil(due / _TICK_S) * _TICK_S
         # A timer that fires early costs less than setting it anew for each message.
-        if due is not None and (self._timer is None or due < self._due):
+        if self._timer is None or due < self._due:
             if self._timer:
                 self._timer.cancel()
-            # Several transactions end, and are repeated, in one tick; none of their times is finer.
-            self._due = math.ceil(due / _TICK_S) * _TICK_S
+            self._due = due
             wait = max(0.0, self._due - self.host.now())
             self._timer = asyncio.get_running_loop().call_later(wait, self._tick)
 
