@@ -122,9 +122,7 @@ async def test_readers_have_nothing_to_say(tmp_path: Path) -> None:
         return {row[name].partition(";")[0] for row in rows if row[name]}
 
     assert told("sip.Method") >= {"INVITE", "ACK", "BYE", "CANCEL", "PRACK", "NOTIFY", "MESSAGE"}
-    assert told("sip.Status-Code") >= {
-        "100", "180", "183", "200", "202", "401", "486", "487",
-    }  # fmt: skip
+    assert told("sip.Status-Code") >= {"180", "183", "200", "202", "401", "486", "487"}
     assert told("sip.Content-Type") >= {
         "application/sdp", "application/dialog-info+xml", "application/pidf+xml",
         "application/reginfo+xml", "application/simple-message-summary", "text/plain",
