@@ -41,7 +41,7 @@ from = ["sip/pbx"]
 called = "2XX"
 targets = ["directory:{called}"]
 """
-TALK_S = 1.6
+TALK_S = 4.0
 
 
 @contextlib.asynccontextmanager
