@@ -584,14 +584,17 @@ def _audio(
     crypto: Sequence[str],
     rtcp_xr: str,
 ) -> MediaDescription:
-    attributes = list(_described(tuple(codecs), ptime_ms, rtcp_mux, rtcp_xr))
+    said = tuple(codecs)
+    short = _is_short([text for codec in said for text in (codec.name, codec.fmtp)])
+    attributes = list(
+        (_described_cached if short else _described)(said, ptime_ms, rtcp_mux, rtcp_xr)
+    )
     attributes += [("crypto", line) for line in crypto]
     attributes.append((way.value, None))
     formats = [str(codec.payload) for codec in codecs]
     return MediaDescription("audio", port, protocol, formats, None, attributes)
 
 
-@lru_cache(maxsize=256)
 def _described(
     codecs: tuple[Codec, ...], ptime_ms: int | None, rtcp_mux: bool, rtcp_xr: str
 ) -> tuple[Attribute, ...]:
@@ -609,6 +612,9 @@ def _described(
     if rtcp_xr:
         attributes.append(("rtcp-xr", rtcp_xr))
     return tuple(attributes)
+
+
+_described_cached = lru_cache(maxsize=256)(_described)
 
 
 def make_offer(
