@@ -33,6 +33,8 @@ from gateway.core.events import (
     LegOffered,
 )
 from gateway.diagnosis import Diagnosis, diagnose, gather
+from gateway.diagnosis.faults import RANK, Code
+from gateway.diagnosis.verdict import CLEAN
 from gateway.lab.linecard import BUSY_TONE, Exchange, LineCard
 from gateway.runtime import Gateway
 from gateway.testing.audio import tone
@@ -128,6 +130,14 @@ async def verdict(gateway: Gateway, which: str) -> Diagnosis:
     return await Desk(gateway).diagnosis(DiagnosisQuery(id=which))
 
 
+def said(found: Diagnosis) -> str:
+    """The verdict besides what a machine that stands still does to audio, and is rightly said."""
+    stalls = (Code.LOSS, Code.STARVED, Code.CLOCK_DRIFT)
+    faults = [fault.code for leg in found.legs for fault in leg.faults]
+    rest = sorted((code for code in faults if code not in stalls), key=lambda code: RANK[code])
+    return rest[0] if rest else CLEAN if found.code in stalls else found.code
+
+
 @dataclass
 class Verdicts:
     """Of one call."""
@@ -149,6 +159,7 @@ class Site:
     card: LineCard
     broker: Broker
     radios: dict[str, TransceiverUser]
+    expected: Callable[[str, Diagnosis], bool] = lambda _name, _found: True
     found: dict[str, Verdicts] = field(default_factory=dict)
 
     def send(self, **wish: Any) -> None:
@@ -166,8 +177,12 @@ class Site:
     async def judge(self, name: str, leg: str) -> None:
         """Note the verdict on a call that is up."""
         self.found[name] = known = self.found.get(name) or Verdicts()
-        known.up = await verdict(self.box.gateway, leg)
-        known.trace = known.up.trace
+        for _ in range(8):  # what has just happened is on its way to the journal
+            known.up = await verdict(self.box.gateway, leg)
+            known.trace = known.up.trace
+            if not known.up.live or self.expected(name, known.up):
+                break
+            await asyncio.sleep(0.2)
 
     async def ended(self, name: str, offered: LegOffered) -> None:
         """Note a call, and wait for its end."""
@@ -648,6 +663,7 @@ async def run(home: Path, expected: Callable[[str, Diagnosis], bool]) -> dict[st
     beside it."""
     _forbid(CARRIER, 20000 + 2 * FORBIDDEN)
     async with site(home) as found:
+        found.expected = expected
         calls = (sip_calls(found), softphone_calls(found), other_calls(found))
         await _few_at_a_time(3, calls)
         for at_once in (4, 2):
