@@ -158,7 +158,9 @@ async def test_a_relay_goes_through_the_kernel_unchanged_but_for_its_header(call
         assert len({(p.ssrc, p.pt) for p in packets}) == 1
         assert packets[0].ssrc != call.peers[1 - i].ssrc
         assert np.median(np.diff([p.ts for p in packets]) % (1 << 32)) == 160
-        pcm = g711_decode(b"".join(p.payload for p in packets[-40:]), leg.spec.payload_type)
+        # Silence is our own, where the test's sender stood still.
+        spoken = [p.payload for p in packets if len(set(p.payload)) > 4]
+        pcm = g711_decode(b"".join(spoken[-60:]), leg.spec.payload_type)
         assert usual_level_at(pcm, hz) == pytest.approx(-13, abs=1)
         stats = leg.stats()
         assert stats.packets_in_kernel > 40
