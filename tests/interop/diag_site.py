@@ -62,6 +62,7 @@ SUITE = "AES_CM_128_HMAC_SHA1_80"
 # Nobody's, public, and out of reach from a network of its own.
 NOWHERE = "192.88.98.7"
 PRIVATE = "10.99.99.99"
+STALLS = (Code.LOSS, Code.STARVED, Code.CLOCK_DRIFT)
 N_PORTS = 48
 FORBIDDEN = 42
 """Port whose caller this machine's packet filter lets nothing be sent to."""
@@ -132,10 +133,9 @@ async def verdict(gateway: Gateway, which: str) -> Diagnosis:
 
 def said(found: Diagnosis) -> str:
     """The verdict besides what a machine that stands still does to audio, and is rightly said."""
-    stalls = (Code.LOSS, Code.STARVED, Code.CLOCK_DRIFT)
     faults = [fault.code for leg in found.legs for fault in leg.faults]
-    rest = sorted((code for code in faults if code not in stalls), key=lambda code: RANK[code])
-    return rest[0] if rest else CLEAN if found.code in stalls else found.code
+    rest = sorted((code for code in faults if code not in STALLS), key=lambda code: RANK[code])
+    return rest[0] if rest else CLEAN if found.code in STALLS else found.code
 
 
 @dataclass

@@ -296,7 +296,8 @@ async def site(home: Path) -> AsyncIterator[Site]:
             for at, number in enumerate(reached)
         }
         # A device is up when it has said something.
-        await broker.publish("plant/start/fire", '{"state": "NORMAL"}')
+        # Kept by the broker: the gateway may not have subscribed yet.
+        await broker.publish("plant/start/fire", '{"state": "NORMAL"}', "-r")
         await found.up(
             "sip/carl", "page/hall", "page/yard", "page/staff", "intercom/everywhere",
             "mqtt/plant", "modbus/contacts", "modbus/levels",

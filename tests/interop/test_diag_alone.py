@@ -111,14 +111,14 @@ async def test_an_echo_that_never_stands_still() -> None:
         moves = asyncio.create_task(_move(card))
         try:
             up = await until_said(gateway, leg, Code.ECHO)
+            await anna.hang_up()
+            await gateway.wait(LegEnded, lambda e: e.leg == leg)
         finally:
             moves.cancel()
         (fault,) = [each for each in up.legs[1].faults if each.code is Code.ECHO]
         assert (fault.layer, fault.leg) == (Layer.LINE, leg)
         assert "ERLE" in fault.what
         assert "fxotune" in fault.remedy
-        await anna.hang_up()
-        await gateway.wait(LegEnded, lambda e: e.leg == leg)
         over = await verdict(gateway.gateway, leg)
         assert (said(over), over.live) == (Code.ECHO, False)
         assert hears_itself_db(anna) < 20
