@@ -576,16 +576,17 @@ async def test_rtu_does_not_take_a_late_answer_for_the_next(tmp_path: Path) -> N
     async with cable(tmp_path) as line, device("rtu", line.ends[1], "7") as peer:
         # Apart, so that each has a request of its own, of the same shape.
         registers = {"a": {"address": 1}, "b": {"address": 50}}
-        config = serial_plant(line, registers=registers, missed=100, timeout_s=0.1)
+        config = serial_plant(line, registers=registers, missed=100, timeout_s=0.4)
         peer.tell("hr 1 11")
         peer.tell("hr 50 77")
         async with gateway(config) as host:
             await host.wait_for(InputChanged, input="a")
             await host.wait_for(InputChanged, input="b")
-            peer.tell("delay 150")
-            await until(lambda: host.counters["modbus.timeouts"] > 6, "answers come late")
+            # Late, but within the time that the line is left alone after a request without answer.
+            peer.tell("delay 600")
+            await until(lambda: host.counters["modbus.timeouts"] > 3, "answers come late")
             peer.tell("delay 0")
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1.0)
             assert {(e.input, e.value) for e in host.of(InputChanged)} == {("a", 11.0), ("b", 77.0)}
 
 
