@@ -135,7 +135,9 @@ async def test_silence_and_clipping_of_telephones_and_nothing_of_a_normal_call(
         assert clipped.impairment is Impairment.CLIPPING
         assert clipped.percent is not None
         assert clipped.percent > 50
-        impaired = {leg.id: leg.impaired for call in calls(gateway.gateway) for leg in call.legs}
+        impaired = {
+            leg.id: leg.impaired for call in await calls(gateway.gateway) for leg in call.legs
+        }
         assert impaired[legs["quiet"]] == ["silence"]
         assert impaired[legs["loud"]] == ["clipping"]
         figures = exposition(gateway.gateway, "0").decode()
@@ -160,7 +162,8 @@ async def test_a_caller_who_sends_nothing_is_one_way_audio_and_an_alarm(tmp_path
     async with site(tmp_path) as (gateway, _):
         caller = sipp(
             tmp_path / "sipp", "diag.xml", f"127.0.0.1:{gateway.port}", port=5060,
-            arguments=("-s", "904", "-key", "caddr", "127.0.2.30", "-key", "mport", "20000",
+            arguments=("-s", "904", "-key", "family", "IP4", "-key", "caddr", "127.0.2.30",
+                       "-key", "mport", "20000",
                        "-key", "way", "sendrecv", "-key", "profile", "AVP", "-key", "more", "x",
                        "-d", "8000"),
         )  # fmt: skip
