@@ -192,7 +192,7 @@ class DigitPressed(_Event, frozen=True, kw_only=True):
     digit: str
     duration_ms: int = 0
     via: str = ""
-    """``rfc4733``, ``inband``, ``info``, ``pulse``, ``keypad``."""
+    """``rfc4733``, ``inband`` (the others in the call hear it), ``info``, ``pulse``, ``keypad``."""
 
 
 class FloorRequested(_Event, frozen=True, kw_only=True):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from gateway.core.actions import Command
+from gateway.core.actions import BridgeKind, Command, SendDigits
 from gateway.core.calls import Leg
+from gateway.core.events import DigitPressed
 from gateway.core.routes import CompiledRoute, Match, Trigger
 from gateway.core.service import person
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 _IDLE_S: Final = 4.0
 """Digits that are further apart than this do not belong together."""
 _KEPT: Final = 64
+_BESIDE: Final = frozenset(("info", "pulse", "keypad"))
+"""Ways of a digit in which nobody hears it in the audio; the engine passes on the others."""
+_DTMF: Final = frozenset("0123456789*#ABCD")
 
 
 class Features:
@@ -23,13 +27,23 @@ class Features:
     def __init__(self, board: Switchboard) -> None:
         self.board = board
         self._kept: dict[str, tuple[str, float]] = {}
+        self._heard: set[str] = set()
+        """Legs whose digits are in their audio."""
 
     def forget(self, leg: Leg) -> None:
         """The leg is over."""
         self._kept.pop(leg.id, None)
+        self._heard.discard(leg.id)
 
-    def digit(self, leg_id: str, digit: str) -> None:
-        """A digit; a hook flash is ``!``. Its plan sees it first, then talk keys, then routes."""
+    def digit(self, event: DigitPressed) -> None:
+        """A digit."""
+        if event.via not in _BESIDE and event.leg in self.board.legs:
+            self._heard.add(event.leg)
+        self.pressed(event.leg, event.digit)
+
+    def pressed(self, leg_id: str, digit: str) -> None:
+        """A digit; a hook flash is ``!``. Its plan sees it first, then talk keys, then the other
+        side, then routes."""
         leg = self.board.legs.get(leg_id)
         if leg is None or not leg.connected:
             return
@@ -37,6 +51,7 @@ class Features:
             return
         if self._talk_key(leg, digit):
             return
+        self._pass_on(leg, digit)
         kept = (self._recent(leg) + digit)[-_KEPT:]
         self._kept[leg.id] = kept, self.board.now
         for compiled in self._routes(leg):
@@ -53,6 +68,24 @@ class Features:
                 fields = {str(index): text for index, text in enumerate(captures, 1)}
                 self._feature(leg, Match(compiled, fields | {"source": leg.endpoint}))
                 return
+
+    def _pass_on(self, leg: Leg, digit: str) -> None:
+        """Let the other side of a call have a digit that was told beside the audio.
+
+        Of a device that tells its digits twice they are heard already; PINs are for us alone.
+        """
+        bridge = self.board.bridges.get(leg.bridge)
+        if (
+            bridge is None
+            or bridge.kind is not BridgeKind.PAIR
+            or leg.id in self._heard
+            or digit not in _DTMF
+            or self.secret(leg)
+        ):
+            return
+        for other in bridge.members:
+            if other != leg.id:
+                self.board.act(SendDigits(leg=other, digits=digit))
 
     def secret(self, leg: Leg) -> bool:
         """Whether the next digit may be one of a PIN: such a one must not be written down."""

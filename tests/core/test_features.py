@@ -15,6 +15,7 @@ from gateway.core.actions import (
     Hangup,
     Note,
     OpenAlarm,
+    SendDigits,
     SetOutput,
 )
 from gateway.core.alarms import ALARMS_KEPT, ALERTS
@@ -81,11 +82,11 @@ class Box:
         self(LegAnswered(leg=leg))
         return leg
 
-    def press(self, leg: str, digits: str) -> str:
+    def press(self, leg: str, digits: str, via: str = "") -> str:
         """The digits as they were shown."""
         before = len(self.shown)
         for digit in digits:
-            self(DigitPressed(leg=leg, digit=digit))
+            self(DigitPressed(leg=leg, digit=digit, via=via))
         return "".join(e.digit for e in self.shown[before:] if isinstance(e, DigitPressed))
 
     def of(self, kind: type[Action]) -> list[Action]:
@@ -107,6 +108,33 @@ def test_a_pin_in_a_call_is_not_shown() -> None:
     assert box.press(leg, "12*54711") == "12*5????"
     assert [action.by for action in box.of(Command)] == ["Anna"]  # type: ignore[union-attr]
     assert "4711" not in box.everything()
+
+
+@pytest.mark.parametrize("via", ["info", "pulse", "keypad"])
+def test_digits_beside_the_audio_reach_the_other_side(via: str) -> None:
+    pins = Route(
+        name="arm", on=Trigger.DIGITS, digits="*5(XXXX)", pins={"Anna": "4711"}, command=ARM
+    )
+    box = Box(TALK, pins)
+    leg = box.call("2")
+    (dial,) = box.of(Dial)
+    box.press(leg, "1#", via)
+    assert box.of(SendDigits) == [
+        SendDigits(leg=dial.leg, digits=digit)  # type: ignore[union-attr]
+        for digit in "1#"
+    ]
+    box.press(leg, "!", via)
+    assert len(box.of(SendDigits)) == 2, "a hook flash is for us"
+    box.press(leg, "*54711", via)
+    assert [a.digits for a in box.of(SendDigits)][2:] == ["*", "5"]  # type: ignore[union-attr]
+
+
+def test_digits_that_the_other_side_hears_are_not_sent_again() -> None:
+    box = Box(TALK)
+    leg = box.call("2")
+    box.press(leg, "1", "rfc4733")
+    box.press(leg, "1", "info")
+    assert not box.of(SendDigits)
 
 
 def test_wrong_pins_close_the_door_also_to_the_next_call() -> None:

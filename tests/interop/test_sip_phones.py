@@ -35,6 +35,7 @@ from tests.interop.peers import (
     raw_to_wav,
     until,
 )
+from tests.interop.sipp_flow import Flow, finished
 
 pytestmark = pytest.mark.interop
 
@@ -196,6 +197,26 @@ async def test_digits_go_both_ways_once_each(tmp_path: Path) -> None:
         ]  # fmt: skip
         await anna.hang_up()
         await gateway.legs(2)
+
+
+async def test_digits_in_info_are_heard_by_the_other_phone(tmp_path: Path) -> None:
+    async with (
+        box(PHONES.format(more="")) as gateway,
+        phone(tmp_path, "bert", "b1", gateway, hz=440, answer="auto") as bert,
+    ):
+        await gateway.up("sip/bert")
+        anna = Flow("anna", gateway, password="a1").call("202").talks()
+        for digit in "5#":
+            body = f"Signal={digit}\nDuration=100\n"
+            anna.pause(0.5).inside("INFO", body=body, kind="application/dtmf-relay").gets(200)
+        anna.pause(1.5).hangs_up()
+        async with anna.program(tmp_path) as program:
+            await finished(program)
+        await gateway.legs(2)
+    pressed = [e.event for e in gateway.seen if isinstance(e.event, DigitPressed)]
+    assert [(e.leg, e.via) for e in pressed] == [("sip/anna#1", "info")] * 2
+    heard = [e["param"] for e in bert.events if e["type"] == "CALL_DTMF_START"]
+    assert heard == ["5", "#"]
 
 
 async def test_digits_to_a_phone_that_wants_info(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ class PyVoip(Adapter):
             case say.Connected():
                 self._connected(leg, state, message.events)
             case say.Digit():
-                self.host.emit(DigitPressed(leg=leg, digit=message.digit, via="rfc4733"))
+                self.host.emit(DigitPressed(leg=leg, digit=message.digit, via="keypad"))
             case say.Over():
                 if message.status < 300:
                     cause = Cause.NORMAL
