@@ -335,6 +335,26 @@ def test_phones_prove_who_they_are_and_are_nobody_else() -> None:
     assert host.counters["identity_mismatch"] == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "address", "wanted"),
+    [
+        ("INVITE", "anonymous@anonymous.invalid", Admit("anna")),
+        ("INVITE", "Anonymous@ANONYMOUS.invalid", Admit("anna")),
+        ("INVITE", "+49110@anonymous.invalid", Refuse(403)),
+        ("INVITE", "anonymous@box", Refuse(403)),
+        ("MESSAGE", "anonymous@anonymous.invalid", Refuse(403)),
+    ],
+)
+def test_nobody_is_somebody_else_at_the_anonymous_host(
+    method: str, address: str, wanted: Admit | Refuse
+) -> None:
+    gate, host = door()
+    asked = request(method)
+    asked.headers["from"] = [f'"Boss" <sip:{address}>;tag=1']
+    assert proven(gate, asked, "anna", "secret", "192.0.2.9") == wanted
+    assert host.counters["identity_mismatch"] == isinstance(wanted, Refuse)
+
+
 def test_unknown_users_look_like_wrong_passwords() -> None:
     gate, _ = door()
     wrong = proven(gate, request(), "anna", "guess", "192.0.2.9")

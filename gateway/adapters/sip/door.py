@@ -170,7 +170,8 @@ class Door:
     def _is_own(self, request: Request, username: str) -> bool:
         """A phone registers and calls only as itself."""
         claimed = request.to if request.method == REGISTER else request.from_
-        if request.method == "INVITE" and claimed.uri.host.lower() == "anonymous.invalid":
+        who = f"{claimed.uri.user}@{claimed.uri.host}".lower()
+        if request.method == "INVITE" and who == "anonymous@anonymous.invalid":
             # RFC 3323 section 4.1.1.3: we know who it is, the others need not.
             return True
         phone = self._config.phones[username]
