@@ -86,7 +86,7 @@ class Paging(Silent):
         announce = self.route.announce
         if announce:
             repeat = 1 if self.route.live else None
-            text = self.match.expand(announce.text)
+            text = self.match.told(hidden=self.caller.hidden).expand(announce.text)
             self.board.bridging.announce(leg, announce, text, repeat=repeat)
 
     # The caller

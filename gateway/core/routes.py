@@ -187,6 +187,10 @@ class Match(msgspec.Struct, frozen=True):
             return text
         return _FIELD.sub(lambda found: self.fields.get(found[1], found[0]), text)
 
+    def told(self, *, hidden: bool) -> Match:
+        """For what others see and hear: of a caller who is hidden without his number."""
+        return Match(self.route, self.fields | {"calling": ""}) if hidden else self
+
 
 _TRIGGERS: Final = {
     LegOffered: Trigger.CALL,

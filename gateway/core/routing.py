@@ -69,6 +69,9 @@ class Routing:
     def _hunt(self, leg: Leg, match: Match) -> None:
         route = match.route.route
         targets = self.expand(match, route.targets)
+        told = match.told(hidden=leg.hidden)
+        # Nothing that is made of a hidden number is another number in its place.
+        veiled = leg.hidden and "{calling}" in route.calling_as
         groups = [targets] if route.strategy is Strategy.ALL else [[t] for t in targets]
         Hunt(
             self.board,
@@ -76,9 +79,9 @@ class Routing:
             leg,
             groups * route.rounds,
             ring_s=route.ring_s,
-            calling=match.expand(route.calling_as),
+            calling="" if veiled else match.expand(route.calling_as),
             auto_answer=route.auto_answer or leg.asks_answer,
-            screened=match if route.acknowledge else None,
+            screened=told if route.acknowledge else None,
         ).begin()
 
     def expand(self, match: Match, texts: Iterable[str]) -> list[Target]:
