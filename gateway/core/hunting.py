@@ -224,6 +224,9 @@ class Hunt(Silent):
         if caller is not self.caller:
             return False
         self.board.move(other, self.call)
+        if self._calling == caller.calling:
+            # Whom the next ones are called for now; the former one may be hidden.
+            self._calling = other.calling
         self.caller, other.plan = other, self
         if any(leg.state is LegState.ALERTING for leg in self._attempts):
             self.ringing(next(iter(self._attempts)))

@@ -7,8 +7,16 @@ from itertools import count
 import pytest
 
 from gateway.core.actions import Action, Dial, Play
+from gateway.core.causes import Cause
 from gateway.core.endpoints import Condition, Endpoint
-from gateway.core.events import EndpointChanged, Event, LegAnswered, LegOffered
+from gateway.core.events import (
+    EndpointChanged,
+    Event,
+    LegAnswered,
+    LegEnded,
+    LegOffered,
+    TransferRequested,
+)
 from gateway.core.routes import Announcement, Route, RouteTable
 from gateway.core.switchboard import Switchboard
 
@@ -85,3 +93,21 @@ def test_a_hidden_number_is_not_spoken(hidden: bool, wanted: str) -> None:
         box(LegAnswered(leg=leg))
         assert box.said() == {wanted}
         box.done.clear()
+
+
+def test_who_takes_over_a_hunt_is_shown_in_place_of_who_is_hidden() -> None:
+    box = Box(
+        Route(name="anna", called="1", targets=("sip/anna",)),
+        Route(name="both", called="2", targets=("sip/x", "sip/y")),
+    )
+    bert = box.call("1", "202", leg="sip/bert#9", hidden=False)
+    (dial,) = box.dials()
+    box(LegAnswered(leg=dial.leg))
+    box(LegAnswered(leg=bert))
+    asks = box.call("2")
+    first = box.dials()[-1]
+    assert (first.endpoint, first.calling, first.hidden) == ("sip/x", "", True)
+    box(TransferRequested(leg=dial.leg, target="", replaces=asks))
+    box(LegEnded(leg=first.leg, cause=Cause.BUSY))
+    second = box.dials()[-1]
+    assert (second.endpoint, second.calling, second.hidden) == ("sip/y", "202", False)
