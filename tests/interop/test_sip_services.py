@@ -129,6 +129,19 @@ async def test_a_transfer_to_a_phone_names_who_asked(tmp_path: Path) -> None:
         await perform(tmp_path, anna, bert, carl.pause(0.5).hangs_up())
 
 
+async def test_a_transfer_does_not_name_who_is_not_shown(tmp_path: Path) -> None:
+    """RFC 3323: nor in what is said of the transfer."""
+    async with box(HOUSE, ELSEWHERE) as gateway:
+        anna = phone(gateway, "anna").call("202", "Privacy: id").talks().pause(0.2)
+        anna.inside("REFER", "Refer-To: <sip:203@[remote_ip]>").gets(202)
+        anna.takes("NOTIFY").reply(200).takes("NOTIFY", "SIP/2.0 180").reply(200)
+        anna.takes("NOTIFY", "SIP/2.0 200").reply(200).is_hung_up()
+        bert = phone(gateway, "bert").answers().is_hung_up()
+        carl = phone(gateway, "carl").takes("INVITE", absent=["Referred-By", "sip:201", "anna"])
+        carl.reply(180).pause(0.2).reply(200, body=sdp(), again=True).takes("ACK")
+        await perform(tmp_path, anna, bert, carl.pause(0.5).hangs_up())
+
+
 def tags(gateway: Box, leg: str) -> tuple[str, str, str]:
     """Call-ID, our tag and theirs of a leg's dialog."""
     agent = gateway.sip._calls.agent

@@ -195,12 +195,14 @@ class Calls:
         # A call that somebody traces already goes on under that id.
         known = trace_of(remote)
         trace, leg_id = known or self._host.new_trace(), self._host.new_leg(endpoint)
+        caller = caller_of(request, trusted=trunk is not None)
         leg = Leg(
             id=leg_id,
             endpoint=endpoint,
             audio=self._audio(leg_id, who, event.flow.host, private=event.flow.transport == "tls"),
             inbound=True,
             trace=trace,
+            hidden=phone is not None and (private(request) or not caller.number),
             half=self.agent.core.half(request) if known else half_of(trace),
             hops=event.max_forwards,
             sessions=[event.session],
@@ -211,7 +213,6 @@ class Calls:
         self._legs[leg_id] = self._by_trace[trace] = leg
         self._busy[leg.endpoint] += 1
         self._by_session[event.session] = leg
-        caller = caller_of(request, trusted=trunk is not None)
         number = e164(caller.number, trunk.numbers) if trunk else caller.number
         if phone is not None:
             self._watchman.began(name, leg.called, now)
@@ -222,7 +223,7 @@ class Calls:
                 called=leg.called,
                 calling=(phone.number if phone else "") or number or (name if phone else ""),
                 display=caller.display,
-                hidden=phone is not None and (private(request) or not caller.number),
+                hidden=leg.hidden,
                 trace=trace,
                 demanded_at=now,
                 # A caller from outside may not open microphones.

@@ -35,6 +35,8 @@ class Leg:
     audio: Audio
     inbound: bool
     trace: str = ""
+    hidden: bool = False
+    """Its far end does not want to be shown to others."""
     half: str = ""
     """Our half of its Session-ID (RFC 7989)."""
     peer_half: str = ""

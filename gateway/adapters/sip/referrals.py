@@ -102,9 +102,9 @@ class Referrals:
 
     def referred_by(self, trace: str, host: str) -> list[Header]:
         """Who has the call transferred to where we call now (RFC 3892): by the number that we know
-        him by, not by what he says of himself."""
+        him by, not by what he says of himself; nothing of one who does not want to be shown."""
         leg = self._referrers.get(trace)
-        if leg is None:
+        if leg is None or leg.hidden:
             return []
         phone = self._config.phones.get(leg.user)
         number = (phone.number if phone else "") or leg.user
