@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from gateway.core.actions import ReportTransfer
@@ -73,8 +74,13 @@ class Transfers:
 
     def _room(self, leg: Leg, text: str) -> str:
         """The conference that a number leads to; empty: none."""
+        with contextlib.suppress(UsageError):
+            Target.parse(text)
+            return ""
         match = self._match(leg, text)
-        return match.route.route.conference if match else ""
+        if match is None or match.route.route.refuse or match.route.route.command:
+            return ""
+        return match.route.route.conference
 
     def _to_room(self, leg: Leg, partner: Leg, room: str) -> None:
         """A conference answers at once: the partner is in it, the one who transfers leaves."""
