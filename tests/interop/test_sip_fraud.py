@@ -117,6 +117,19 @@ async def test_costly_numbers_by_forwarding(tmp_path: Path) -> None:
         assert "0088212345" in (await alarm(gateway)).text
 
 
+async def test_a_call_is_forwarded_once_whatever_number_of_contacts_say_so(tmp_path: Path) -> None:
+    async with box(watched('prefixes = ["00"]\ncostly = 1\nblock_s = 60.0'), ROUTES) as gateway:
+        contacts = []
+        for _ in range(2):
+            anna = phone(gateway, "anna").takes("INVITE").reply(302, again=True).takes("ACK")
+            away = "sip:0088212345@x.y"
+            anna.steps[-2] = anna.steps[-2].replace("sip:anna@[local_ip]:[local_port]", away)
+            contacts.append(anna)
+        bert = phone(gateway, "bert").call("201").gets(486, maybe=(100, 180)).ack_refusal()
+        await perform(tmp_path, bert, *contacts)
+        assert not [e for e in gateway.seen if isinstance(e.event, AlarmRaised)]
+
+
 async def test_nobody_goes_round_the_routes(tmp_path: Path) -> None:
     """An endpoint named in place of a number: by REFER, by 302, and by calling it."""
     hidden = "loopback%2Fdoor%3A0088212345"

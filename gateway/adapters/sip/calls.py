@@ -670,8 +670,8 @@ class Calls:
         leg.note_end(event)
         phone, trunk = self._config.phones.get(leg.user), self._config.trunks.get(leg.user)
         where, reason_why = sent_on(event, phone, trunk)
-        # What one contact says is not lost in the silence of others.
-        if where and self._may_call(leg.user, where):
+        # What one contact says is not lost in the silence of others; the call goes on to one place.
+        if where and not leg.redirect and self._may_call(leg.user, where):
             leg.redirect, leg.redirect_reason = where, reason_why
         if leg.flow is not None and not leg.connected and _is_away(event):
             # RFC 3263 section 4.3: the next server may be there.
