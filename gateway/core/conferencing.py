@@ -34,7 +34,7 @@ class Rooms:
         if leg.call.record:
             self.board.bridging.record(leg.call, leg)
 
-    def invite(self, room: str, target: Target, by: Call, *, calling: str, ring_s: float) -> None:
+    def invite(self, room: str, target: Target, caller: Leg, *, ring_s: float) -> None:
         """Call somebody into the room, unless he is in it or on the way."""
         bridge = self._bridges.get(room)
         inside = [self.board.legs[name].endpoint for name in bridge.members] if bridge else []
@@ -42,13 +42,13 @@ class Rooms:
         if target.endpoint in (*inside, *(each.target.endpoint for each in invited)):
             self._tidy(room)
             return
-        invitation = Invitation(self.board, room, target, by, calling=calling, ring_s=ring_s)
+        invitation = Invitation(self.board, room, target, caller.call, caller=caller, ring_s=ring_s)
         invited.append(invitation)
         invitation.begin()
 
     def adopt(self, room: str, target: Target, leg: Leg, ring_s: float) -> None:
         """Let somebody whom another plan has dialled come in when he answers."""
-        invitation = Invitation(self.board, room, target, leg.call, calling="", ring_s=ring_s)
+        invitation = Invitation(self.board, room, target, leg.call, ring_s=ring_s)
         self._invited.setdefault(room, []).append(invitation)
         invitation.watch(leg)
 
@@ -101,11 +101,11 @@ class Invitation(Silent):
         target: Target,
         by: Call,
         *,
-        calling: str,
         ring_s: float,
+        caller: Leg | None = None,
     ) -> None:
         self.board, self.room, self.target, self.by = board, room, target, by
-        self._calling, self._ring_s = calling, ring_s
+        self._caller, self._ring_s = caller, ring_s
         self._waiter: Waiter | None = None
         self._leg: Leg | None = None
         self._deadline: Timer | None = None
@@ -138,7 +138,9 @@ class Invitation(Silent):
         )
         call.route, call.why = self.by.route, f"invited to conference {self.room}"
         call.talk = self.by.talk
-        self.watch(self.board.dial(call, self.target, self, calling=self._calling))
+        caller = self._caller
+        calling = caller.calling if caller else ""
+        self.watch(self.board.dial(call, self.target, self, calling=calling, caller=caller))
         self.board.note(call.why, call=call, route=call.route)
 
     def watch(self, leg: Leg) -> None:

@@ -52,13 +52,7 @@ class Routing:
             self.board.answer(leg)
             self.board.rooms.enter(route.conference, leg)
             for target in self.expand(match, route.targets):
-                self.board.rooms.invite(
-                    route.conference,
-                    target,
-                    call,
-                    ring_s=route.ring_s,
-                    calling="" if leg.hidden else leg.calling,
-                )
+                self.board.rooms.invite(route.conference, target, leg, ring_s=route.ring_s)
         elif route.page:
             Paging(self.board, leg, match).begin()
         elif route.announce and not route.targets:

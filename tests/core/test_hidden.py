@@ -111,3 +111,13 @@ def test_who_takes_over_a_hunt_is_shown_in_place_of_who_is_hidden() -> None:
     box(LegEnded(leg=first.leg, cause=Cause.BUSY))
     second = box.dials()[-1]
     assert (second.endpoint, second.calling, second.hidden) == ("sip/y", "202", False)
+
+
+@pytest.mark.parametrize(("hidden", "wanted"), [(True, ("", True)), (False, ("201", False))])
+def test_who_is_called_into_a_conference_sees_no_hidden_number(
+    hidden: bool, wanted: tuple[str, bool]
+) -> None:
+    box = Box(Route(name="room", called="7", conference="ops", targets=("sip/x",)))
+    box.call("7", hidden=hidden)
+    (dial,) = box.dials()
+    assert (dial.calling, dial.display, dial.hidden) == (wanted[0], "", wanted[1])
