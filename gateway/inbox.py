@@ -284,11 +284,8 @@ class Inbox:
         for key, alarm in carried.items():
             told(alarm)
             event, adapter = after.get(key, (None, ""))
-            held = self._alarm(alarm)
-            if held is not None:
-                self._hold(held, adapter)
-            else:
-                self._enqueue(alarm, adapter)
+            # Also what no route takes any more: it is over when that is written down.
+            self._hold(self._alarm(alarm) or alarm, adapter)
             if event is not None:
                 behind = self._held.get(alarm.endpoint)
                 if behind is not None:

@@ -21,6 +21,7 @@ from gateway import listening, logs
 from gateway.adapters.base import Log
 from gateway.config import Configuration
 from gateway.core.actions import Action, CloseAlarm, Command, Hangup
+from gateway.core.alarms import OWN
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Condition, Duplex, Endpoint
 from gateway.core.envelope import Envelope
@@ -463,6 +464,7 @@ class Gateway(Exchange):
             self.store.open(self.box, self.journal.earlier)
             for name in _OWN:
                 self.accept(EndpointChanged(endpoint=_own(name)), None)
+            carried = self._of_others(carried)
             self.tester.use(self.configuration.tests, self.configuration.gateway.zone)
             await self.tester.open()
             for host in self.hosts.values():
@@ -472,7 +474,6 @@ class Gateway(Exchange):
                 self.supervision.run(host)
             tasks.append(self._watched(loop.create_task(self._beat(), name="beat")))
             tasks.append(self._watched(loop.create_task(self.tester.run(), name="tests")))
-            carried = self._without_audio(carried)
             if carried:
                 self.inbox.carry(carried)
                 tasks.append(loop.create_task(self._carry_on(), name="carry on alarms"))
@@ -572,11 +573,14 @@ class Gateway(Exchange):
             notify("WATCHDOG=1")
             await asyncio.sleep(period)
 
-    def _without_audio(self, carried: Iterable[Begins]) -> list[Begins]:
-        """Alarms of the last run but for those of legs, which all ended with it."""
+    def _of_others(self, carried: Iterable[Begins]) -> list[Begins]:
+        """Alarms of the last run but for our own: what is still so is said again.
+
+        To be asked before anybody can have said so.
+        """
         kept = []
         for alarm in carried:
-            if alarm.endpoint == listening.PLACE:
+            if alarm.endpoint.startswith(OWN):
                 self.accept(AlarmCleared(endpoint=alarm.endpoint, alarm=alarm.alarm), None)
             else:
                 kept.append(alarm)

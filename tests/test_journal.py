@@ -47,6 +47,7 @@ from gateway.journal import (
     read_open_alarms,
     segments,
 )
+from gateway.journal.alarms import OpenAlarms
 from tests.small_disk import SmallDisk
 
 AT = 1_700_000_000.0
@@ -298,6 +299,22 @@ def test_what_an_earlier_run_did_not_act_on_is_carried_on_and_can_end(tmp_path: 
     assert read_open_alarms(tmp_path).raised(now=1000.0, at=AT) == []
 
 
+def test_a_plan_of_an_earlier_run_keeps_no_alarm_open(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    raise_(journal, alarm("fire"))
+    journal.append(wear(OpenAlarm(endpoint="mqtt/panel", alarm="fire", route="r", trace="t-fire")))
+    journal.close()
+    clear = wear(AlarmCleared(endpoint="mqtt/panel", alarm="fire"))
+    again = Journal(tmp_path)
+    assert len(again.open(now=1000.0, at=AT)) == 1
+    again.append_durable(clear).result(5)
+    assert len(read_open_alarms(tmp_path).raised(now=1000.0, at=AT)) == 1, "nobody was told yet"
+    raise_(again, alarm("fire"))  # and no route takes it now
+    again.append_durable(clear).result(5)
+    again.close()
+    assert read_open_alarms(tmp_path).raised(now=1000.0, at=AT) == []
+
+
 def test_follow_sees_what_is_written_later_once(tmp_path: Path) -> None:
     journal = opened(tmp_path, segment_bytes=300)
     sent = [wear(LegAnswered(leg=f"s/1#{n}"), n) for n in range(6)]
@@ -469,7 +486,6 @@ def test_lines_are_envelopes_for_everybody(tmp_path: Path) -> None:
 
 def test_an_alarm_that_got_worse_is_carried_on_at_its_worst(tmp_path: Path) -> None:
     from gateway.core.events import Severity
-    from gateway.journal.alarms import OpenAlarms
 
     open_alarms = OpenAlarms()
     for second, severity in enumerate((Severity.MINOR, Severity.CRITICAL, Severity.MAJOR)):

@@ -209,6 +209,15 @@ async def test_an_alarm_of_an_input_whose_route_is_gone_is_over(tmp_path: Path) 
     async with second.running():
         closed = await second.see(CloseAlarm, alarm="level")
         assert closed.outcome == "unrouted"
+        await second.until(lambda: any(type(e.body) is CloseAlarm for e in written(tmp_path)))
+    # Also when the route is back one day.
+    third = Rig(tmp_path, PUMP)
+    async with third.running():
+        await third.until(lambda: not third.gateway.inbox._carried)
+        await asyncio.sleep(0.05)
+        assert third.bodies(Dial) == []
+    outcomes = [Player(run).play() for run in Tape(tmp_path / "journal").runs()]
+    assert [outcome.difference for outcome in outcomes] == [None, None, None, None]
 
 
 async def test_an_alarm_that_no_route_took_is_given_to_new_routes(tmp_path: Path) -> None:

@@ -31,15 +31,25 @@ class OpenAlarms:
         self._planned: dict[tuple[str, str], Envelope] = {}
         self._ahead: dict[str, Envelope] = {}
         """Of those raised, by the envelope's id: what nobody has acted on yet."""
+        self._behind: dict[tuple[str, str], dict[str, Envelope]] = {}
+        """The same, by alarm."""
+        self._stale: set[tuple[str, str]] = set()
+        """Plans of an earlier run: whether this one has any is seen when it acts on the alarm."""
 
     def see(self, envelope: Envelope) -> None:
         """Follow one envelope."""
         body = envelope.body
         if isinstance(body, AlarmRaised | InputChanged):
             if isinstance(body, AlarmRaised) or body.raised_at is not None:
+                key = body.endpoint, body.alarm
                 self._ahead[envelope.id] = envelope
+                self._behind.setdefault(key, {})[envelope.id] = envelope
+                if key in self._stale:
+                    self._stale.discard(key)
+                    self._planned.pop(key, None)
                 self._keep(envelope)
         elif isinstance(body, OpenAlarm):
+            self._stale.discard((body.endpoint, body.alarm))
             self._planned[body.endpoint, body.alarm] = envelope
         elif isinstance(body, CloseAlarm):
             self._planned.pop((body.endpoint, body.alarm), None)
@@ -53,17 +63,23 @@ class OpenAlarms:
 
     def settle(self, envelope: str) -> None:
         """The alarm of the envelope of this id was acted on, or nobody will."""
-        self._ahead.pop(envelope, None)
+        settled = self._ahead.pop(envelope, None)
+        if settled is not None:
+            behind = self._behind[_key(settled)]
+            del behind[envelope]
+            if not behind:
+                del self._behind[_key(settled)]
 
     def begin_run(self) -> None:
         """Another run carries on what is open; it writes it down again."""
         self._ahead.clear()
+        self._behind.clear()
+        self._stale = set(self._planned)
 
     def _end(self, key: tuple[str, str]) -> None:
         self._raised.pop(key, None)
-        for envelope in self._ahead.values():
-            if _key(envelope) == key:
-                self._keep(envelope)
+        for envelope in self._behind.get(key, {}).values():
+            self._keep(envelope)
 
     def _keep(self, envelope: Envelope) -> None:
         """The same alarm again is the old one, at its worst."""
@@ -83,8 +99,10 @@ class OpenAlarms:
 
     def envelopes(self) -> list[Envelope]:
         """What has to be known again to be in the same state."""
-        kept = {each.id: each for each in (*self._raised.values(), *self._planned.values())}
-        return [*kept.values(), *(each for each in self._ahead.values() if each.id not in kept)]
+        # What was raised may have become worse than its envelope said.
+        found = {**self._ahead, **{each.id: each for each in self._raised.values()}}
+        found |= {each.id: each for each in self._planned.values()}
+        return [found[name] for name in sorted(found)]
 
     @property
     def ahead(self) -> list[str]:
