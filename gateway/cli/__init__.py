@@ -146,6 +146,8 @@ def _briefly(words: Sequence[str]) -> bool:
         declared.run(settings, found)
     except Exception as error:
         click = sys.modules.get("click")
+        if click is not None and isinstance(error, click.exceptions.Abort):
+            raise Done(130) from None
         if click is None or not isinstance(error, click.UsageError):
             raise
         # It has not begun, and click says best how the command is used.

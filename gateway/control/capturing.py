@@ -104,7 +104,7 @@ async def octets(
             picker.take(early)
         watch()
         yield fresh()
-        ended = 0.0
+        ended, looked = 0.0, gateway.now()
         while query.follow:
             beat = await anext(beats, None)
             if beat is None and feed.closed:
@@ -113,7 +113,10 @@ async def octets(
                 picker.take(beat)
                 if not isinstance(beat.event, LegEnded):
                     watch()
-                continue
+                # Not after each event of other calls: on a busy box there is no pause in them.
+                if gateway.now() < looked + _BEAT_S:
+                    continue
+            looked = gateway.now()
             yield fresh()
             if any(leg in gateway.legs for leg in picker.legs):
                 ended = 0.0

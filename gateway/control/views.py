@@ -177,25 +177,27 @@ async def calls(
     Of hundreds it takes a while: everybody else gets his turn in between. audio: with the counters
     of each leg's stream, which take most of the time.
     """
-    now, board = gateway.now(), gateway.switchboard
+    board = gateway.switchboard
     fitting = (
         call
         for call in list(board.calls.values())
-        if not pattern
-        or any(
-            fnmatch.fnmatchcase(leg.endpoint, pattern)
-            for leg in call.legs
-            if leg.state is not LegState.NULL
-        )
+        # One that has ended meanwhile is not up.
+        if call.id in board.calls and (not pattern or _fits(call, pattern))
     )
     found: list[CallView] = []
     for call in islice(fitting, limit):
-        # One that has ended meanwhile is not up.
-        if call.id in board.calls:
-            found.append(_call(gateway, call, now, audio=audio))
-            if len(found) % _AT_ONCE == 0:
-                await asyncio.sleep(0)
+        found.append(_call(gateway, call, gateway.now(), audio=audio))
+        if len(found) % _AT_ONCE == 0:
+            await asyncio.sleep(0)
     return found
+
+
+def _fits(call: Call, pattern: str) -> bool:
+    return any(
+        fnmatch.fnmatchcase(leg.endpoint, pattern)
+        for leg in call.legs
+        if leg.state is not LegState.NULL
+    )
 
 
 def _call(gateway: Gateway, call: Call, now: float, *, audio: bool = True) -> CallView:

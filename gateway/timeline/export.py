@@ -14,12 +14,10 @@ from typing import Final
 
 from gateway.protocols import hep
 from gateway.timeline.redact import Redactor
-from gateway.timeline.wire import Assembler, WireEntry
+from gateway.timeline.wire import STREAMS, Assembler, WireEntry
 
 _SEND_S: Final = 0.1
 _WAITING: Final = 10_000
-_STREAMS: Final = 1000
-"""Connections whose unfinished message is remembered."""
 
 
 class HepExport:
@@ -63,7 +61,7 @@ class HepExport:
         while self._waiting:
             for entry in self._assembler.take(self._waiting.popleft()):
                 self._send(entry)
-        if len(self._assembler.begun) > _STREAMS:
+        if len(self._assembler.begun) > STREAMS:
             self._assembler.begun.clear()
 
     def _send(self, entry: WireEntry) -> None:

@@ -113,6 +113,8 @@ class Taps:
         self._drained = 0.0
         """When the last round was."""
         self._wait_s = DRAIN_S
+        self._unknown = False
+        """A tap is there that no whole round has looked at."""
 
     def opened(self, leg: str, stream: Any) -> None:
         """A leg has a new stream."""
@@ -173,7 +175,7 @@ class Taps:
             return
         self._tapped[stream.id] = _Tapped(leg, stream, tap, leg in self._clear)
         # Nobody knows yet how much it brings.
-        self._wait_s = DRAIN_S
+        self._wait_s, self._unknown = DRAIN_S, True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -190,6 +192,8 @@ class Taps:
         now = asyncio.get_running_loop().time()
         rate = most / max(now - self._drained, DRAIN_S)
         self._wait_s = min(SELDOM_S, max(DRAIN_S, RING / 4 / rate)) if rate else SELDOM_S
+        if self._unknown:
+            self._wait_s, self._unknown = DRAIN_S, False
         self._drained = now
         self._arm()
 

@@ -16,6 +16,8 @@ import msgspec
 
 MAXIMUM: Final = 64 << 10
 """Octets or characters kept of one entry; a SIP message fits, a firmware image does not."""
+STREAMS: Final = 1000
+"""Connections whose unfinished message is remembered while something follows them."""
 _OVERHEAD: Final = 300
 """Octets that an entry costs besides what it holds, roughly."""
 _TIES: Final = 20_000
@@ -286,7 +288,10 @@ class Reader:
 
     def _whole(self, entries: Iterable[WireEntry]) -> list[WireEntry]:
         self._count = self._ring.count
-        return [each for entry in entries for each in self._assembler.take(entry)]
+        found = [each for entry in entries for each in self._assembler.take(entry)]
+        if len(self._assembler.begun) > STREAMS:
+            self._assembler.begun.clear()
+        return found
 
     def _learn(self, entries: list[WireEntry], legs: Collection[str]) -> bool:
         """Whether there is a dialogue that was not known."""

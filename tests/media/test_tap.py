@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from peers import listen, pace, sine, talk
 
 from gateway.media import _engine
-from gateway.timeline.taps import Chunk, Taps, packets
+from gateway.timeline.taps import DRAIN_S, Chunk, Taps, packets
 
 
 def taken(tap, stream):
@@ -44,6 +45,7 @@ async def test_a_full_tap_drops_and_counts_and_the_call_goes_on(engine, peer, le
     found = taken(tap, stream)
     assert 15 <= len(found) <= 20
     assert tap.dropped >= a.sent - len(found)
+    await pace(0.1)
     assert stream.stats().packets_received == a.sent
     assert stream.stats().frames_concealed <= 3
 
@@ -68,12 +70,26 @@ async def test_recent_seconds_are_kept_of_all_and_bounded(engine, peer, leg):
     assert {chunk.leg for chunk in chunks} == {"sip/a#1"}
     assert taps.n_bytes == sum(len(chunk.data) for chunk in chunks) <= 20_000
     assert taps.forgotten > 0
-    assert taps.since(taps.number, ["sip/a#1"]) == []
     stream.close()
     await pace(0.1)
     taps.drain()
+    assert taps.since(taps.number, ["sip/a#1"]) == []
     taps.drain()
     assert not taps._tapped
+    taps.close()
+
+
+async def test_a_new_tap_is_looked_at_soon_again(engine, peer, leg):
+    """Its ring may hold less than the round of all others lasts."""
+    taps = Taps(keep_s=60.0)
+    stream = leg(peer(0))
+    # Nothing was looked at lately, so the first round is at once.
+    taps.opened("sip/a#1", stream)
+    await pace(0.1)
+    assert taps._drained
+    assert taps._timer is not None
+    assert taps._timer.when() - taps._drained == pytest.approx(DRAIN_S)
+    stream.close()
     taps.close()
 
 
