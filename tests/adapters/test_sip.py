@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -581,11 +582,43 @@ async def test_a_disk_that_hangs_holds_up_no_registrar() -> None:
         await until(lambda: phones._saving is not None)
         phones._unsaved = True
         await asyncio.sleep(0.1)
-        assert not phones._saving.done()
+        assert phones._saving.is_alive()
         reader = os.open(hung, os.O_RDONLY | os.O_NONBLOCK)
         await until(lambda: not phones._unsaved)
         os.close(reader)
     assert json.loads((host.data_dir / "bindings.json").read_text())["bindings"] == {}
+
+
+async def test_a_disk_that_hangs_holds_up_no_stop_and_loses_nothing_newer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.adapters.sip.adapter._SAVING_S", 0.1)
+    config = {"listen": ["udp:127.0.0.1:0"], "phones": {"a": {"password": "x"}}}
+    host = TestHost("sip")
+    old = host.make(Sip, config)._phones
+    hung, file = host.data_dir / "bindings.new", host.data_dir / "bindings.json"
+    readers: list[int] = []
+
+    def let_go() -> None:
+        readers.append(os.open(hung, os.O_RDONLY | os.O_NONBLOCK))
+
+    # A stop that waits for the disk would end by this alone.
+    rescue = threading.Timer(20.0, let_go)
+    async with host.running():
+        os.mkfifo(hung)
+        rescue.start()
+    rescue.cancel()
+    assert not readers
+    late = old._document(0.0)
+    new = TestHost("sip", data_dir=host.data_dir).make(Sip, config)._phones
+    new._aors["a"] = {"sip:a@box"}
+    await new.save(host.now(), 0.05)
+    assert not file.exists()
+    let_go()
+    await until(file.is_file, "the newer one is written")
+    old._write(*late)
+    assert json.loads(file.read_bytes())["users"] == {"a": ["sip:a@box"]}
+    os.close(readers[0])
 
 
 async def test_a_silent_connection_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:

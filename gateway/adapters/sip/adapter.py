@@ -56,6 +56,8 @@ from gateway.protocols.sip.transaction import Flow
 
 _GOODBYE_S: Final = 1.0
 """How long far ends get to confirm BYE and the end of registrations when we stop."""
+_SAVING_S: Final = 2.0
+"""How long a stop waits for the disk."""
 _BEAT_S: Final = 1.0
 _TICK_S: Final = 0.02
 _MOST_TEXTS: Final = 1000
@@ -173,7 +175,7 @@ class Sip(Adapter):
                 self._trunks.stop(agent, self.host.now())
                 self._pump()
                 await self._farewell(agent)
-                self._phones.save(self.host.now())
+                await self._phones.save(self.host.now(), _SAVING_S)
         finally:
             if self._timer:
                 self._timer.cancel()

@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -48,6 +49,18 @@ class Probe:
             self.rtt_ms = max(0.1, round(took, 1))
 
 
+class _Disk:
+    """The turns at one file, which an adapter and its successor share: what hung is older than
+    what came after it, whoever wrote it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.n_saves = self.n_written = 0
+
+
+_DISKS: Final[WeakValueDictionary[Path, _Disk]] = WeakValueDictionary()
+
+
 class Phones:
     """The registrar and the endpoints of the phones."""
 
@@ -67,9 +80,8 @@ class Phones:
         """When which contact is probed next, soonest first."""
         self._by_token: dict[int, tuple[str, str]] = {}
         self._unsaved = False
-        self._saving: asyncio.Task[None] | None = None
-        self._disk = threading.Lock()
-        self._n_saves = self._n_written = 0
+        self._saving: threading.Thread | None = None
+        self._disk = _DISKS.setdefault(self._file, _Disk())
         self._announce_at = 0.0
 
     def endpoint(self, user: str, now: float | None = None) -> Endpoint:
@@ -175,10 +187,8 @@ class Phones:
         if now >= self._announce_at:
             self._announce_at = now + _ANNOUNCE_S
             self.announce_all(now)
-        if self._unsaved and (self._saving is None or self._saving.done()):
-            # Beside the loop: a disk that hangs must not hold up calls.
-            work = asyncio.to_thread(self._write, *self._document(now))
-            self._saving = self._host.create_task(work, name="bindings")
+        if self._unsaved and not (self._saving and self._saving.is_alive()):
+            self._saving = self._save(now)
 
     def took(self, event: ResponseReceived, now: float) -> bool:
         """News about a probe; False when it is none of ours."""
@@ -211,9 +221,21 @@ class Phones:
     def _file(self) -> Path:
         return self._host.data_dir / "bindings.json"
 
-    def save(self, now: float) -> None:
-        """Write the bindings to disk."""
-        self._write(*self._document(now))
+    async def save(self, now: float, within_s: float) -> None:
+        """Write the bindings to disk, and wait no longer for it than this."""
+        writer, deadline = self._save(now), now + within_s
+        while self._host.now() < deadline:
+            if not writer.is_alive():
+                return
+            await asyncio.sleep(0.01)
+
+    def _save(self, now: float) -> threading.Thread:
+        # Beside the loop: a disk that hangs must hold up neither calls nor the end of the process.
+        writer = threading.Thread(
+            target=self._write, args=self._document(now), name="bindings", daemon=True
+        )
+        writer.start()
+        return writer
 
     def _document(self, now: float) -> tuple[int, bytes]:
         """What is to be on disk, and the how manieth of them it is."""
@@ -223,16 +245,16 @@ class Phones:
             aor: [msgspec.structs.replace(b, expires_at=b.expires_at + shift) for b in bindings]
             for aor, bindings in self._registrar.dump().items()
         }
-        self._n_saves += 1
+        self._disk.n_saves += 1
         users = {u: sorted(a) for u, a in self._aors.items()}
-        return self._n_saves, msgspec.json.encode({"users": users, "bindings": dump})
+        return self._disk.n_saves, msgspec.json.encode({"users": users, "bindings": dump})
 
     def _write(self, number: int, document: bytes) -> None:
         fresh = self._file.with_suffix(".new")
-        with self._disk:
-            if number < self._n_written:
+        with self._disk.lock:
+            if number < self._disk.n_written:
                 return
-            self._n_written = number
+            self._disk.n_written = number
             try:
                 fresh.write_bytes(document)
                 fresh.replace(self._file)
