@@ -124,7 +124,7 @@ class MediaSection(_Section, frozen=True, kw_only=True):
     """Move packets in batches where the kernel permits it."""
     kernel: bool = False
     """Let the kernel carry calls that are only relayed (BPF at tc ingress); their packets pass the
-    firewall unseen. Needs Linux 6.6, CAP_BPF and CAP_NET_ADMIN."""
+    firewall unseen. Needs Linux 6.6, CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON."""
 
     def __post_init__(self) -> None:
         try:

@@ -92,7 +92,8 @@ class Engine:
     stream that joins it moves there.
 
     With `kernel`, what is only relayed is handed to a program at its tc ingress (Linux 6.6,
-    CAP_BPF and CAP_NET_ADMIN). It is taken back as soon as anybody here needs the packets.
+    CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON). It is taken back as soon as anybody here needs the
+    packets.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ def _refusal(error: OSError) -> str:
     remedy = "it takes Linux 6.6 or later"
     if error.errno in {errno.EPERM, errno.EACCES}:
         remedy = (
-            "give the service CAP_BPF and CAP_NET_ADMIN (AmbientCapabilities=), or remove "
-            "media.kernel"
+            "give the service CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (AmbientCapabilities=), or "
+            "remove media.kernel"
         )
     return f"{error.filename or 'the kernel'}: {error.strerror}; {remedy}"
