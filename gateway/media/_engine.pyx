@@ -3,6 +3,7 @@
 Every function is called from one thread (the event loop's) and returns at once.
 """
 
+cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.errno cimport errno
 from libc.stdint cimport int16_t, int32_t, uint8_t, uint32_t
@@ -232,6 +233,7 @@ cdef class Kernel:
             raise OSError(r, strerror(r), "bpf(BPF_LINK_CREATE)")
 
 
+@cython.no_gc_clear  # the worker uses the kernel's memory until it has been joined
 cdef class Core:
     """The worker thread. `push` methods return False when the command ring is full."""
     cdef ce_engine *e

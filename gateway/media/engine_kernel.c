@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <linux/bpf.h>
 #include <linux/rtnetlink.h>
-#include <net/if.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -47,7 +46,8 @@ typedef struct {
 
 struct ce_kernel_share { /* one engine's part of it */
     ce_kernel *kernel;
-    uint32_t n, head, tail;
+    uint32_t n;
+    uint64_t head, tail; /* they never wrap: n is no power of two */
     int route;
     uint64_t wake;
     int handed;
@@ -59,22 +59,41 @@ static int bpf(int command, union bpf_attr *a)
     return (int)syscall(SYS_bpf, command, a, sizeof *a);
 }
 
+/* The kernel refuses what is not zero behind the last field it looks at; an initializer need not
+ * clear more than the member it names. */
+static void clear(union bpf_attr *a)
+{
+    memset(a, 0, sizeof *a);
+}
+
 static int map_new(int type, uint32_t key, uint32_t value, uint32_t n, uint32_t flags)
 {
-    union bpf_attr a = {.map_type = (uint32_t)type, .key_size = key, .value_size = value,
-                        .max_entries = n, .map_flags = flags};
+    union bpf_attr a;
+    clear(&a);
+    a.map_type = (uint32_t)type;
+    a.key_size = key;
+    a.value_size = value;
+    a.max_entries = n;
+    a.map_flags = flags;
     return bpf(BPF_MAP_CREATE, &a);
 }
 
 static int map_set(int fd, const void *key, const void *value)
 {
-    union bpf_attr a = {.map_fd = (uint32_t)fd, .key = (uintptr_t)key, .value = (uintptr_t)value};
+    union bpf_attr a;
+    clear(&a);
+    a.map_fd = (uint32_t)fd;
+    a.key = (uintptr_t)key;
+    a.value = (uintptr_t)value;
     return bpf(BPF_MAP_UPDATE_ELEM, &a);
 }
 
 static void map_forget(int fd, const void *key)
 {
-    union bpf_attr a = {.map_fd = (uint32_t)fd, .key = (uintptr_t)key};
+    union bpf_attr a;
+    clear(&a);
+    a.map_fd = (uint32_t)fd;
+    a.key = (uintptr_t)key;
     bpf(BPF_MAP_DELETE_ELEM, &a); /* it is there, or it is gone */
 }
 
@@ -95,8 +114,12 @@ static int program_new(const ce_kernel *k)
         }
         i++; /* its second half */
     }
-    union bpf_attr a = {.prog_type = BPF_PROG_TYPE_SCHED_CLS, .insn_cnt = N_PROGRAM,
-                        .insns = (uintptr_t)code, .license = (uintptr_t) "Apache-2.0"};
+    union bpf_attr a;
+    clear(&a);
+    a.prog_type = BPF_PROG_TYPE_SCHED_CLS;
+    a.insn_cnt = N_PROGRAM;
+    a.insns = (uintptr_t)code;
+    a.license = (uintptr_t) "Apache-2.0";
     strcpy(a.prog_name, "rtp_relay");
     return bpf(BPF_PROG_LOAD, &a);
 }
@@ -153,9 +176,10 @@ refused:;
 
 int ce_kernel_attach(ce_kernel *k, int interface)
 {
-    union bpf_attr a = {0};
+    union bpf_attr a;
     if (k->n_links == LINKS)
         return ENOSPC;
+    clear(&a);
     a.link_create.prog_fd = (uint32_t)k->program;
     a.link_create.target_fd = (uint32_t)interface;
     a.link_create.attach_type = TCX_INGRESS;
