@@ -285,7 +285,7 @@ typedef struct {
 
 typedef struct { /* the packets received are relayed in the kernel; see engine_kernel.c */
     uint8_t on;
-    uint32_t at, interface, place[3];
+    uint32_t at, place[3];
     uint64_t state, packets, octets; /* as they were read last */
     uint64_t after;                  /* tick of the next attempt */
 } ce_kernel_side;

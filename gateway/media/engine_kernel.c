@@ -341,7 +341,8 @@ static int hand_over(ce_stream *s, ce_stream *to)
         .from_port = out.sin_port, .to_port = to->remote.in4.sin_port,
         .ssrc_in = htonl(s->source.ssrc), .ssrc_out = htonl(to->ssrc_out),
         .ts_add = s->relay_ts_off, .seq_add = s->relay_seq_off, .pt_in = s->pt, .pt_out = to->pt,
-        .tos = (uint8_t)tos, .interface = on.interface, .state = s->source.max_seq,
+        .tos = (uint8_t)tos, .interface = on.interface, .came_by = back.interface,
+        .state = s->source.max_seq,
         .law = s->codec == to->codec ? RK_SAME_LAW
                : s->codec == CE_PCMU ? RK_ULAW_TO_ALAW : RK_ALAW_TO_ULAW,
     };
@@ -352,7 +353,6 @@ static int hand_over(ce_stream *s, ce_stream *to)
     if (map_set(h->kernel->places, s->kernel.place, &f->at))
         return -1;
     s->kernel.at = f->at;
-    s->kernel.interface = on.interface;
     s->kernel.state = k->state;
     s->kernel.packets = s->kernel.octets = 0;
     s->kernel.on = 1;
@@ -465,11 +465,15 @@ void ce_kernel_passed_by(ce_stream *s)
         ce_kernel_take_back(s);
 }
 
-/* Routes change. */
+/* Routes and our own addresses change. */
 void ce_kernel_look_again(ce_stream *s)
 {
-    struct sockaddr_in own;
-    way on;
-    if (s->kernel.on && (find_leg(other(s), &own, &on) || on.interface != s->kernel.interface))
+    struct sockaddr_in in, out;
+    way back, on;
+    if (!s->kernel.on)
+        return;
+    const struct rk_session *k = session(s);
+    if (find_leg(s, &in, &back) || find_leg(other(s), &out, &on) || back.interface != k->came_by ||
+        on.interface != k->interface || out.sin_addr.s_addr != k->from_ip)
         ce_kernel_take_back(s);
 }

@@ -1,6 +1,7 @@
 /* A relay of RTP in the kernel, at tc ingress: packets that the engine would pass on untouched but
- * for their header do not come up to it. Whatever is not exactly the next packet of a known
- * session goes on to its socket as if this program were not there.
+ * for their header do not come up to it. Whatever is not plainly one of the next packets (at most
+ * RK_WINDOW - 1 ahead of the newest) of a known session, come in by the interface that leads to its
+ * sender, goes on to its socket as if this program were not there.
  *
  * `make bpf` compiles it into relay_bpf.inc; the engine loads that and needs no compiler. */
 #include <linux/bpf.h>
@@ -37,7 +38,7 @@ static long (*const leave_by)(__u32 interface, void *neighbour, int n,
                               __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
 static __u64 (*const now_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
 
-/* Map numbers need all 64 bits of an instruction's constant, or the loader cannot put in another. */
+/* Map numbers need all 64 bits of an instruction's constant: the loader puts in another. */
 static __attribute__((always_inline)) inline const void *map(__u32 number)
 {
     const void *m;
@@ -59,8 +60,8 @@ static __attribute__((always_inline)) inline __u32 folded(__u64 sum)
 }
 
 /* From one law of G.711 to the other; 0: too long. */
-static __attribute__((always_inline)) inline int change_law(struct __sk_buff *skb, __u32 n, __u32 law,
-                                                   __u64 *sum)
+static __attribute__((always_inline)) inline int change_law(struct __sk_buff *skb, __u32 n,
+                                                            __u32 law, __u64 *sum)
 {
     __u32 key = law - 1;
     const __u8 *table = find(map(RK_MAP_LAWS), &key);
@@ -112,6 +113,7 @@ __attribute__((section("tc"), used)) int relay(struct __sk_buff *skb)
         return UP;
     struct rk_session *s = find(map(RK_MAP_SESSIONS), number);
     if (!s || rtp->ssrc != s->ssrc_in || (rtp->type & 0x7f) != s->pt_in ||
+        skb->ifindex != s->came_by ||
         (s->interface == RK_LOOPBACK && skb->ifindex != RK_LOOPBACK))
         return UP;
     __u32 n = __builtin_bswap16(udp->len) - sizeof *udp - sizeof *rtp;

@@ -20,7 +20,8 @@ struct rk_place {
 };
 
 /* One direction of a relay. Addresses, ports and SSRCs are in network order. The first half is
- * written before the session can be found, the second one by the program alone. */
+ * written before the session can be found; so is the second one, and from then on the program alone
+ * writes it. */
 struct rk_session {
     __u32 from_ip, to_ip; /* of what leaves */
     __u16 from_port, to_port;
@@ -29,7 +30,8 @@ struct rk_session {
     __u8 pt_in, pt_out, tos, law;
     __u16 reserved;
     __u32 interface; /* that it leaves by */
-    __u32 spare[3];
+    __u32 came_by;   /* the interface that leads to its sender: of others it may be forged */
+    __u32 spare[2];
     /* */
     __u64 state;           /* the newest number, above it a bit per packet that was passed on */
     __u64 packets, octets; /* passed on; octets of payload */

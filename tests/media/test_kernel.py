@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import re
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kernel_net import Far, namespace, programs
+from kernel_net import Far, ip, namespace, programs
 from peers import Packet, Peer, g711_decode, pace, sine, talk, usual_level_at
 
 from gateway.media.engine import Engine
@@ -193,6 +194,31 @@ async def test_strangers_and_other_types_change_nothing_but_counters(call):
     assert 25 - late <= stats.packets_elsewhere <= 25
     assert 25 - late <= stats.packets_wrong_type <= 25
     assert 75 - late <= stats.packets_refused <= 75
+    assert call.missing(1) == 0
+
+
+async def test_a_forged_packet_of_another_interface_meets_the_filter(call, hosts):
+    filtering = Path("/proc/sys/net/ipv4/conf/gw2/rp_filter")
+    try:
+        filtering.write_text("1")
+    except OSError as error:
+        pytest.skip(f"rp_filter: {error}")
+    await call.hand_over()
+    a, leg = call.peers[0], call.legs[0]
+    with hosts[1].there():
+        ip("addr", "add", f"{hosts[0].ip}/32", "dev", "lo")
+        forger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        forger.bind((hosts[0].ip, a.port))
+
+    def forge(_: int) -> None:
+        next_one = (a.seq + 3) & 0xFFFF, (a.ts + 480) & 0xFFFFFFFF
+        forger.sendto(struct.pack("!BBHII", 0x80, 0, *next_one, a.ssrc) + bytes(160), leg.local)
+
+    await call.talk(0.4, forge)
+    await call.drain()
+    forger.close()
+    assert bytes(160) not in {p.payload for p in call.peers[1].packets}
+    assert leg.stats().packets_duplicate == 0
     assert call.missing(1) == 0
 
 
