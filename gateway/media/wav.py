@@ -138,7 +138,7 @@ class Writer:
     """The thread that empties recording rings into files, ten times a second.
 
     The header is brought up to date at every write, so a file is readable whenever the process
-    dies. A failing disk ends its recording only, and says so. Files are made here as well: a disk
+    dies. What fails ends its recording only, and says so. Files are made here as well: a disk
     that hangs must not hold up whoever wants one.
     """
 
@@ -184,21 +184,23 @@ class Writer:
                 return
 
     def _step(self, job: _Job, leaving: bool) -> None:
-        over = job.source.is_done() or leaving
-        error = ""
-        data = job.source.read()
+        over, error = leaving, ""
         try:
+            over = job.source.is_done() or leaving
+            data = job.source.read()
             file = job.file or job.open()
-            if data:
+            if job.n_bytes + len(data) > self._MOST_FILE_BYTES:
+                error = "the WAV format's size limit"
+            elif data:
                 file.write(data)
                 job.n_bytes += len(data)
                 job.write_header(file)
-            if job.n_bytes > self._MOST_FILE_BYTES:
-                error = "the WAV format's size limit"
             if over or error:
                 file.close()
-        except OSError as failure:
-            error = failure.strerror or str(failure)
+        except Exception as failure:
+            # Whatever it is, the others' recordings are not to end with this one.
+            known = failure.strerror if isinstance(failure, OSError) else None
+            error = known or repr(failure)
             if job.file is not None:
                 with contextlib.suppress(OSError):
                     job.file.close()

@@ -1,0 +1,97 @@
+"""The thread that writes recordings: limits, faults, names, a disk that hangs. SoX reads them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.media import wav
+
+sox = pytest.mark.skipif(not shutil.which("sox"), reason="sox is missing")
+WITHIN_S = 30.0
+SECOND = bytes(16000)
+
+
+class Sound:
+    """What a stream would have left in its ring, piece by piece."""
+
+    channels, rate, dropped = 1, 8000, 0
+
+    def __init__(self, *pieces: bytes | Exception) -> None:
+        self._pieces = list(pieces)
+
+    def read(self) -> bytes:
+        piece = self._pieces.pop(0) if self._pieces else b""
+        if isinstance(piece, Exception):
+            raise piece
+        return piece
+
+    def is_done(self) -> bool:
+        return len(self._pieces) <= 1
+
+
+class Ended:
+    """What was told of the ends of recordings, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, float, float, str]] = []
+        self._more = threading.Condition()
+
+    def __call__(self, path: str, seconds: float, lost: float, error: str) -> None:
+        with self._more:
+            self.told.append((path, seconds, lost, error))
+            self._more.notify_all()
+
+    def wait(self, n: int) -> list[tuple[str, float, float, str]]:
+        with self._more:
+            assert self._more.wait_for(lambda: len(self.told) >= n, WITHIN_S), self.told
+        return self.told
+
+
+@pytest.fixture
+def writer() -> Iterator[wav.Writer]:
+    it = wav.Writer()
+    yield it
+    it.stop()
+
+
+def lasts(path: Path) -> float:
+    done = subprocess.run(["soxi", "-D", str(path)], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+@sox
+def test_a_recording_ends_before_the_format_does(
+    writer: wav.Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wav.Writer, "_MOST_FILE_BYTES", 40000)
+    ended = Ended()
+    long, short = tmp_path / "long.wav", tmp_path / "short.wav"
+    # The third is as large as a ring that a slow disk let fill.
+    writer.add(str(long), Sound(SECOND, SECOND, 8 * SECOND, SECOND), ended)
+    assert ended.wait(1) == [(str(long), 2.0, 0.0, "the WAV format's size limit")]
+    assert lasts(long) == 2.0
+    writer.add(str(short), Sound(SECOND), ended)
+    assert ended.wait(2)[1] == (str(short), 1.0, 0.0, "")
+    assert lasts(short) == 1.0
+
+
+@sox
+def test_what_nobody_thought_of_ends_one_recording_alone(
+    writer: wav.Writer, tmp_path: Path
+) -> None:
+    ended = Ended()
+    paths = [tmp_path / f"{n}.wav" for n in range(2)]
+    writer.add(str(paths[0]), Sound(SECOND, ValueError("odd"), SECOND, SECOND), ended)
+    ended.wait(1)
+    writer.add(str(paths[1]), Sound(SECOND, SECOND), ended)
+    assert ended.wait(2) == [
+        (str(paths[0]), 1.0, 0.0, "ValueError('odd')"),
+        (str(paths[1]), 2.0, 0.0, ""),
+    ]
+    assert [lasts(path) for path in paths] == [1.0, 2.0]
