@@ -140,7 +140,8 @@ class Engine:
         """The same."""
         self._cancellers: list[_engine.Echo] = []
         """The same."""
-        self._writer = wav.Writer()
+        # While the disk hangs, as many more may wait as can be recorded at once.
+        self._writer = wav.Writer(2 * max_streams)
         self._files: dict[tuple[str, int, int, int], bytes] = {}
         self._last_id = 0
         self._cursor = 0
@@ -175,7 +176,10 @@ class Engine:
             self._loop.add_reader(core.event_fd, self._on_readable, core)
 
     async def stop(self) -> None:
-        """Close every stream and bridge, finish recordings, end the threads."""
+        """Close every stream and bridge, finish recordings, end the threads.
+
+        A disk that hangs holds it up for `wav.STOP_S`; what waits for it is cut off.
+        """
         loop = self._loop
         if not self._cores or loop is None:
             return
@@ -527,9 +531,12 @@ class Engine:
             del self._files[next(iter(self._files))]
         return samples
 
-    def _record(self, path: str, recording: _engine.Recording, stream_id: int) -> None:
+    def _record(self, path: str, recording: _engine.Recording, stream: OpenStream) -> None:
         loop = self._loop
         assert loop is not None
+        stream_id = stream.id
+        self._writer.check_room()
+        self._do(stream._core().record, stream._handle, recording)
 
         def ended(path: str, seconds: float, lost: float, error: str) -> None:
             event = RecordEnded(path=path, duration_s=seconds, dropped_s=lost, error=error)
@@ -543,10 +550,11 @@ class Engine:
         self._writer.add(path, recording, ended)
 
     def _recorded(self, recording: _engine.Recording, stream_id: int, event: RecordEnded) -> None:
-        if recording in self._recordings:
-            self._recordings.remove(recording)
-            if event.error and not recording.is_done():
-                self._cut.append(recording)
+        if recording not in self._recordings:
+            return  # told at the stop, when the disk hung
+        self._recordings.remove(recording)
+        if event.error and not recording.is_done():
+            self._cut.append(recording)
         self._tell(stream_id, event)
 
     def _tell(self, stream_id: int, event: MediaEvent) -> None:

@@ -361,12 +361,12 @@ class OpenStream:
     def record(self, path: str, *, both: bool = True) -> None:
         """Record to a WAV file: received left, sent right (`both`), or received only.
 
-        `RecordEnded` follows when it is complete, ends early or cannot be made.
+        `RecordEnded` follows when it is complete, ends early or cannot be made. Raises
+        `DeviceError` when too many wait for a disk that hangs.
         """
-        core = self._core()
+        self._core()
         recording = _engine.Recording(2 if both else 1, self._rate, _RECORD_RING_S)
-        self._engine._record(path, recording, self.id)
-        self._engine._do(core.record, self._handle, recording)
+        self._engine._record(path, recording, self)
 
     def stop_record(self) -> None:
         """Finish the file; harmless when nothing is recorded."""

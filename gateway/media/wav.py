@@ -8,7 +8,7 @@ import struct
 import threading
 from array import array
 from collections.abc import Callable
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from gateway.errors import DeviceError
 from gateway.media import _engine
@@ -16,6 +16,8 @@ from gateway.media import _engine
 _PCM, _ALAW, _ULAW, _EXTENSIBLE = 1, 6, 7, 0xFFFE
 _MOST_BYTES = 256 << 20
 _RATES = (8000, 16000, 48000)
+STOP_S: Final = 10.0
+"""A service manager kills who stops for much longer."""
 
 
 def load(path: str, rate: int) -> bytes:
@@ -133,6 +135,10 @@ class _Job:
         file.seek(0, os.SEEK_END)
         file.flush()
 
+    def end(self, error: str) -> None:
+        per_s = self.source.rate * self.source.channels * 2
+        self.ended(self.path, self.n_bytes / per_s, self.source.dropped / self.source.rate, error)
+
 
 class Writer:
     """The thread that empties recording rings into files, ten times a second.
@@ -145,45 +151,62 @@ class Writer:
     _PERIOD_S = 0.1
     _MOST_FILE_BYTES = 0xFFFFFFFF - 4096
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = 64) -> None:
+        """most: recordings at a time. While a disk hangs those of calls that ended wait too."""
+        self._most = most
         self._jobs: list[_Job] = []
         self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._quit = False
+        self._quit = threading.Event()
         self._thread: threading.Thread | None = None
+
+    def check_room(self) -> None:
+        """Raises `DeviceError` when as many recordings as may wait for the disk do."""
+        if len(self._jobs) >= self._most:
+            raise DeviceError(f"the disk hangs: {self._most} recordings wait for it")
 
     def add(
         self, path: str, source: _Source, ended: Callable[[str, float, float, str], None]
     ) -> None:
         """Start writing; `ended(path, seconds, lost_seconds, error)` is called on the thread, also
-        when the file cannot be made."""
+        when the file cannot be made. Raises `DeviceError` like `check_room`."""
         with self._lock:
+            self.check_room()
             self._jobs.append(_Job(path, source, ended))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._jobs, self._quit), name="recorder", daemon=True
+                )
                 self._thread.start()
 
-    def stop(self) -> None:
-        """Write what there is, close every file, end the thread."""
-        self._quit = True
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        self._quit = False
+    def stop(self, within_s: float = STOP_S) -> None:
+        """Write what there is, close every file, end the thread.
 
-    def _run(self) -> None:
+        A disk that still hangs after `within_s` keeps the thread; what waits for it has `ended`.
+        """
+        self._quit.set()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(within_s)
+        with self._lock:
+            # The thread that is left keeps its own.
+            left, self._jobs, self._quit = self._jobs, [], threading.Event()
+            cut = list(left)
+        for job in cut:
+            job.end("the disk hangs: left at the stop")
+
+    def _run(self, jobs: list[_Job], quit_: threading.Event) -> None:
         while True:
-            self._wake.wait(self._PERIOD_S)
-            leaving = self._quit
+            leaving = quit_.wait(self._PERIOD_S)
             with self._lock:
-                jobs = list(self._jobs)
-            for job in jobs:
-                self._step(job, leaving)
+                present = list(jobs)
+            for job in present:
+                if self._step(job, leaving):
+                    with self._lock:
+                        jobs.remove(job)
             if leaving:
                 return
 
-    def _step(self, job: _Job, leaving: bool) -> None:
+    def _step(self, job: _Job, leaving: bool) -> bool:
         over, error = leaving, ""
         try:
             over = job.source.is_done() or leaving
@@ -205,7 +228,5 @@ class Writer:
                 with contextlib.suppress(OSError):
                     job.file.close()
         if over or error:
-            with self._lock:
-                self._jobs.remove(job)
-            per_s = job.source.rate * job.source.channels * 2
-            job.ended(job.path, job.n_bytes / per_s, job.source.dropped / job.source.rate, error)
+            job.end(error)
+        return bool(over or error)

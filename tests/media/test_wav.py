@@ -7,9 +7,11 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gateway.errors import DeviceError
 from gateway.media import wav
 
 sox = pytest.mark.skipif(not shutil.which("sox"), reason="sox is missing")
@@ -95,3 +97,59 @@ def test_what_nobody_thought_of_ends_one_recording_alone(
         (str(paths[1]), 2.0, 0.0, ""),
     ]
     assert [lasts(path) for path in paths] == [1.0, 2.0]
+
+
+class Frozen:
+    """A volume where every attempt to make a file waits until `thaw`."""
+
+    def __init__(self, volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._thawed = threading.Event()
+        self.waits = threading.Event()
+
+        def opened(path: str, *how: Any) -> Any:
+            if Path(path).is_relative_to(volume):
+                self.waits.set()
+                self._thawed.wait(WITHIN_S)
+            return open(path, *how)
+
+        monkeypatch.setattr(wav, "open", opened, raising=False)
+
+    def thaw(self) -> None:
+        self._thawed.set()
+
+
+def test_as_many_recordings_as_may_wait_for_a_disk_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen, ended, writer = Frozen(tmp_path, monkeypatch), Ended(), wav.Writer(3)
+    paths = [tmp_path / f"{n}.wav" for n in range(4)]
+    for path in paths[:3]:
+        writer.add(str(path), Sound(SECOND), ended)
+    with pytest.raises(DeviceError, match="the disk hangs: 3 recordings"):
+        writer.add(str(paths[3]), Sound(SECOND), ended)
+    assert not ended.told
+    frozen.thaw()
+    ended.wait(3)
+    # Their places are free.
+    writer.stop()
+    writer.add(str(paths[3]), Sound(SECOND), ended)
+    assert ended.wait(4) == [(str(path), 1.0, 0.0, "") for path in paths]
+    writer.stop()
+
+
+def test_a_stop_waits_for_a_disk_that_hangs_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen, ended, writer = Frozen(tmp_path / "frozen", monkeypatch), Ended(), wav.Writer()
+    (tmp_path / "frozen").mkdir()
+    hung, later = tmp_path / "frozen" / "a.wav", tmp_path / "b.wav"
+    writer.add(str(hung), Sound(SECOND), ended)
+    assert frozen.waits.wait(WITHIN_S)
+    writer.stop(within_s=0.05)
+    assert ended.told == [(str(hung), 0.0, 0.0, "the disk hangs: left at the stop")]
+    # It can be started again, while the old thread still waits.
+    writer.add(str(later), Sound(SECOND), ended)
+    assert ended.wait(2)[1] == (str(later), 1.0, 0.0, "")
+    frozen.thaw()
+    assert ended.wait(3)[2] == (str(hung), 1.0, 0.0, "")
+    writer.stop()
