@@ -361,8 +361,9 @@ class OpenStream:
     def record(self, path: str, *, both: bool = True) -> None:
         """Record to a WAV file: received left, sent right (`both`), or received only.
 
-        `RecordEnded` follows when it is complete, ends early or cannot be made. Raises
-        `DeviceError` when too many wait for a disk that hangs.
+        A file that is there already is left alone: it is `path` with -2, -3... then. `RecordEnded`
+        follows when it is complete, ends early or cannot be made. Raises `DeviceError` when too
+        many wait for a disk that hangs.
         """
         self._core()
         recording = _engine.Recording(2 if both else 1, self._rate, _RECORD_RING_S)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -53,7 +52,6 @@ from gateway.media.streams import (
     ToneDetected,
 )
 
-_BEGUN: Final = 256
 FALLBACK_TONE: Final = "special_information"
 """Heard in place of an announcement that cannot be played: somebody must notice."""
 
@@ -134,8 +132,6 @@ class Patchbay:
         self._on_opened = on_opened
         self._on_closed = on_closed
         self._on_recorded = on_recorded
-        self._begun: deque[Path] = deque(maxlen=_BEGUN)
-        """Recordings of the last time."""
         self._legs: dict[str, _Audio] = {}
         self._floors: dict[str, str | None] = {}
         """Who has the floor in each half-duplex bridge."""
@@ -389,28 +385,16 @@ class Patchbay:
             self._start_record(audio, action)
 
     def _start_record(self, audio: _Audio, action: Record) -> None:
+        if audio.stream is None:
+            return
         try:
-            self._try_record(audio, action)
+            audio.stream.record(str(below(self._recordings_dir, action.file)))
         except DeviceError as error:
+            # A call outlives its recording, also where it only gets another stream.
+            self._log.warning("cannot record", leg=action.leg, error=str(error))
             if self._on_recorded is not None:
-                self._on_recorded(RecordEnded(path=action.file, duration_s=0.0, error=str(error)))
-            raise
-
-    def _try_record(self, audio: _Audio, action: Record) -> None:
-        path = resolve(self._recordings_dir, action.file)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DeviceError(f"cannot record to {path}: {error.strerror}") from error
-        # A stream replaced in mid-call continues beside the first part, never over it.
-        part = 2
-        while path.exists() or path in self._begun:
-            path = path.with_name(f"{Path(action.file).stem}-{part}{path.suffix}")
-            part += 1
-        if audio.stream is not None:
-            # A disk that hangs makes the file later.
-            self._begun.append(path)
-            audio.stream.record(str(path))
+                path = os.path.abspath(self._recordings_dir / action.file)
+                self._on_recorded(RecordEnded(path=path, duration_s=0.0, error=str(error)))
 
     def _stop_record(self, action: StopRecord) -> None:
         audio = self._legs.get(action.leg)
@@ -471,6 +455,17 @@ class Patchbay:
                 emit(MediaLost(leg=leg))
             case _:
                 pass
+
+
+def below(directory: Path, name: str) -> Path:
+    """The file `name` below `directory` by its name alone: no disk is asked, as it may hang.
+
+    Raises `DeviceError` when the name leads out of it, or is none.
+    """
+    base, path = (os.path.abspath(each) for each in (directory, directory / name))
+    if "\0" in name or os.path.commonpath((base, path)) != base or path == base:
+        raise DeviceError(f"{name!r} leads out of {directory}")
+    return Path(path)
 
 
 def resolve(directory: Path, name: str) -> Path:

@@ -375,6 +375,7 @@ class RecordEnded(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False)
     """A recording's file is complete and closed."""
 
     path: str
+    """As written."""
     duration_s: float
     dropped_s: float = 0.0
     """Audio that the file lacks because the disk was too slow."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import struct
 import threading
@@ -108,7 +109,15 @@ class _Job:
         self.file: BinaryIO | None = None
 
     def open(self) -> BinaryIO:
-        file = open(self.path, "wb")  # noqa: SIM115 (closed by `Writer`)
+        # A stream replaced in mid-call continues beside the first part, never over it.
+        os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
+        stem, suffix = os.path.splitext(self.path)
+        for part in itertools.count(2):
+            try:
+                file = open(self.path, "xb")  # noqa: SIM115 (closed by `Writer`)
+                break
+            except FileExistsError:
+                self.path = f"{stem}-{part}{suffix}"
         try:
             self.write_header(file)
         except OSError:
@@ -167,8 +176,10 @@ class Writer:
     def add(
         self, path: str, source: _Source, ended: Callable[[str, float, float, str], None]
     ) -> None:
-        """Start writing; `ended(path, seconds, lost_seconds, error)` is called on the thread, also
-        when the file cannot be made. Raises `DeviceError` like `check_room`."""
+        """Start writing a file that is not there yet (else `path` with -2, -3...), in a folder made
+        when needed. `ended(path, seconds, lost_seconds, error)` is called on the thread with the
+        path as written, also when the file cannot be made. Raises `DeviceError` like `check_room`.
+        """
         with self._lock:
             self.check_room()
             self._jobs.append(_Job(path, source, ended))

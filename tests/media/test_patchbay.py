@@ -48,6 +48,7 @@ from gateway.media.streams import (
     MediaTimeout,
     NullSpec,
     PlayEnded,
+    RecordEnded,
     RtpSpec,
     SpeechChanged,
     StreamOptions,
@@ -115,14 +116,14 @@ def test_a_new_stream_takes_the_seat_play_and_recording_of_the_old(tmp_path: Pat
     first = bay.open("a")
     bay.do(OPEN, Join(bridge="x", leg="a"))
     bay.do(Play(leg="a", play="p", tone="dial", repeat=0), Record(leg="a", file="a.wav"))
-    (tmp_path / "recordings" / "a.wav").write_bytes(b"first part")
     second = bay.open("a")
     assert first.closed
     assert closed == [("a", first.counters, first.id)]
     assert second in bay.engine.bridges["x"]
     assert second.asked == [
         ("play_tone", ("dial", "p", True)),
-        ("record", (str(tmp_path / "recordings" / "a-2.wav"), True)),
+        # Whoever writes it sees that the first part is there.
+        ("record", (str(tmp_path / "recordings" / "a.wav"), True)),
     ]
 
 
@@ -215,15 +216,40 @@ def test_what_cannot_be_played_is_a_tone_that_ends_like_it(play: Play) -> None:
     assert bay.events == [AnnouncementEnded(leg="a", play="p")]
 
 
-def test_recordings_stay_in_their_directory(tmp_path: Path) -> None:
-    bay = Bay(tmp_path)
+@pytest.mark.parametrize("name", ["../out.wav", "/etc/out.wav", "", ".", "a/..", "a\0.wav"])
+def test_recordings_stay_in_their_directory(tmp_path: Path, name: str) -> None:
+    told: list[RecordEnded] = []
+    bay = Bay(tmp_path, on_recorded=told.append)
     stream = bay.open("a")
-    bay.do(Record(leg="a", file="../out.wav"))
+    bay.do(Record(leg="a", file=name))
     assert stream.asked == []
     assert "leads out of" in bay.log.lines[0]
+    assert [each.path.startswith("/") for each in told] == [True]
     bay.do(Record(leg="a", file="sub/in.wav"), StopRecord(leg="a"), StopRecord(leg="a"))
-    assert [what for what, _ in stream.asked] == ["record", "stop_record"]
-    assert (tmp_path / "recordings" / "sub").is_dir()
+    path = str(tmp_path / "recordings" / "sub" / "in.wav")
+    assert stream.asked == [("record", (path, True)), ("stop_record", ())]
+    # The event loop asks no disk for anything.
+    assert not (tmp_path / "recordings").exists()
+
+
+async def test_a_call_outlives_its_recording(tmp_path: Path) -> None:
+    told: list[RecordEnded] = []
+    engine = Engine(max_streams=2)
+    await engine.start()
+    patchbay = Patchbay(
+        engine,
+        log=_Log(),
+        sounds_dir=tmp_path,
+        recordings_dir=tmp_path / "recordings",
+        on_recorded=told.append,
+    )
+    try:
+        patchbay.execute(Record(leg="a", file="../out.wav"))
+        spec, none = RtpSpec(local_ip="127.0.0.1"), StreamOptions()
+        assert patchbay.open_stream("a", spec, none, None, lambda event: None)
+        assert [each.path for each in told] == [str(tmp_path / "out.wav")]
+    finally:
+        await engine.stop()
 
 
 def test_a_symbolic_link_does_not_lead_out(tmp_path: Path) -> None:

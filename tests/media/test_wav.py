@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import threading
@@ -100,19 +101,20 @@ def test_what_nobody_thought_of_ends_one_recording_alone(
 
 
 class Frozen:
-    """A volume where every attempt to make a file waits until `thaw`."""
+    """A volume where every attempt to make a folder (which comes first) waits until `thaw`."""
 
     def __init__(self, volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._thawed = threading.Event()
         self.waits = threading.Event()
 
-        def opened(path: str, *how: Any) -> Any:
+        def makedirs(path: str, **how: Any) -> None:
             if Path(path).is_relative_to(volume):
                 self.waits.set()
                 self._thawed.wait(WITHIN_S)
-            return open(path, *how)
+            made(path, **how)
 
-        monkeypatch.setattr(wav, "open", opened, raising=False)
+        made = os.makedirs
+        monkeypatch.setattr(os, "makedirs", makedirs)
 
     def thaw(self) -> None:
         self._thawed.set()
@@ -141,7 +143,6 @@ def test_a_stop_waits_for_a_disk_that_hangs_but_not_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frozen, ended, writer = Frozen(tmp_path / "frozen", monkeypatch), Ended(), wav.Writer()
-    (tmp_path / "frozen").mkdir()
     hung, later = tmp_path / "frozen" / "a.wav", tmp_path / "b.wav"
     writer.add(str(hung), Sound(SECOND), ended)
     assert frozen.waits.wait(WITHIN_S)
@@ -153,3 +154,21 @@ def test_a_stop_waits_for_a_disk_that_hangs_but_not_for_ever(
     frozen.thaw()
     assert ended.wait(3)[2] == (str(hung), 1.0, 0.0, "")
     writer.stop()
+
+
+def test_nothing_is_written_over(writer: wav.Writer, tmp_path: Path) -> None:
+    ended, path = Ended(), tmp_path / "sub" / "a.b.wav"
+    path.parent.mkdir()
+    path.write_bytes(b"another's")
+    for n in (1, 2):
+        writer.add(str(path), Sound(SECOND), ended)
+        ended.wait(n)
+    assert [Path(told[0]).name for told in ended.told] == ["a.b-2.wav", "a.b-3.wav"]
+    assert path.read_bytes() == b"another's"
+
+
+def test_folders_are_made(writer: wav.Writer, tmp_path: Path) -> None:
+    ended, path = Ended(), tmp_path / "a" / "b" / "c.wav"
+    writer.add(str(path), Sound(SECOND), ended)
+    assert ended.wait(1) == [(str(path), 1.0, 0.0, "")]
+    assert path.stat().st_size == 44 + len(SECOND)
