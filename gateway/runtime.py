@@ -109,6 +109,7 @@ class Gateway(Exchange):
         )
         """Copies of RTP."""
         self._recording_fails = False
+        self._closing = False
         self.tester = Tester(
             self,
             data_dir=configuration.data_dir,
@@ -626,13 +627,14 @@ class Gateway(Exchange):
 
     def _recorded(self, event: RecordEnded) -> None:
         self.tester.recorded(event)
-        reason = event.error
-        if reason or event.dropped_s:
+        reason = event.error or ("the disk is too slow" if event.dropped_s else "")
+        if reason:
             self.log.error(
                 "recording is incomplete", file=event.path, seconds=round(event.duration_s, 1),
-                dropped_s=round(event.dropped_s, 1), reason=reason or "the disk is too slow",
+                dropped_s=round(event.dropped_s, 1), reason=reason,
             )  # fmt: skip
-        if bool(reason) is not self._recording_fails:
+        # Nobody is there any more to act on an alarm.
+        if bool(reason) is not self._recording_fails and not self._closing:
             self._recording_fails = bool(reason)
             state = StorageState(name="recordings", degraded=bool(reason), reason=reason)
             self._storage(state)
@@ -645,6 +647,7 @@ class Gateway(Exchange):
             self.log.error("media.kernel is refused: relays stay in user space", reason=refused)
 
     async def _close(self) -> None:
+        self._closing = True
         if self._timer is not None:
             self._timer.cancel()
         await self._synthesiser.close()

@@ -34,6 +34,7 @@ from gateway.core.events import (
 )
 from gateway.core.routes import Announcement, Route, Trigger
 from gateway.hosting import AdapterHost
+from gateway.media.patchbay import MediaEngine
 from gateway.runtime import Gateway
 from gateway.testing import PaperEngine
 
@@ -153,13 +154,15 @@ class Quiet:
 class Rig:
     """A gateway with one obedient adapter, and what passed on its bus."""
 
-    def __init__(self, directory: Path, *routes: Route, **sections: Any) -> None:
+    def __init__(
+        self, directory: Path, *routes: Route, engine: MediaEngine | None = None, **sections: Any
+    ) -> None:
         sections.setdefault(
             "gateway", GatewaySection(name="box", data_dir=str(directory), drain_s=1)
         )
         sections.setdefault("adapters", {"far": section("far", Obedient)})
         self.log = Quiet()
-        self.engine = PaperEngine()
+        self.engine: Any = engine or PaperEngine()
         self.gateway = Gateway(
             Configuration(file=directory / "c.toml", routes=routes, **sections),
             engine=self.engine,

@@ -10,25 +10,31 @@ import msgspec
 import pytest
 
 from gateway import inbox, listening, runtime
-from gateway.config import JournalSection
+from gateway.config import GatewaySection, JournalSection
 from gateway.core.actions import (
     CloseAlarm,
     Dial,
     OpenAlarm,
+    Record,
 )
+from gateway.core.causes import Cause
 from gateway.core.events import (
     AcknowledgeRequested,
     AlarmCleared,
     AlarmRaised,
     InputChanged,
+    LegAnswered,
+    LegEnded,
     Severity,
 )
 from gateway.core.routes import Route, Trigger
-from gateway.media.streams import RecordEnded
+from gateway.media.engine import Engine
+from gateway.media.streams import NullSpec, RecordEnded
 from gateway.reload import Reloader
 from gateway.replay.player import Player
 from gateway.replay.tape import Tape
-from tests.runtime_rig import FIRE, Rig, raise_fire, written
+from tests.runtime_rig import FIRE, TO_B, Rig, raise_fire, written
+from tests.small_disk import SmallDisk
 
 
 async def test_an_alarm_is_on_disk_before_anybody_is_called(tmp_path: Path) -> None:
@@ -57,16 +63,66 @@ async def test_a_dead_disk_does_not_silence_an_alarm(tmp_path: Path) -> None:
         await rig.see(Dial, endpoint="far/a")
 
 
-async def test_recordings_that_end_early_are_an_alarm_until_one_is_whole(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, FIRE)
+def _incomplete(rig: Rig) -> list[str]:
+    return [line for line in rig.log.of("error") if line.startswith("recording is incomplete")]
+
+
+async def _call(rig: Rig) -> str:
+    """Begin a call that is recorded; the leg that is."""
+    n = len(rig.far.all(Dial))
+    leg = rig.far.offer()
+    await rig.until(lambda: len(rig.far.all(Dial)) > n)
+    other = rig.far.all(Dial)[-1].leg
+    for each in (leg, other):
+        rig.host.open_stream(each, NullSpec())
+    rig.host.emit(LegAnswered(leg=other))
+    await rig.until(lambda: len(rig.bodies(Record)) > n)
+    return leg
+
+
+async def test_recordings_of_a_full_disk_are_an_alarm_until_one_is_whole(
+    tmp_path: Path, small_disk: SmallDisk
+) -> None:
+    folder = small_disk.path / "recordings"
+    box = GatewaySection(name="box", data_dir=str(tmp_path), drain_s=1, recordings_dir=str(folder))
+    route = msgspec.structs.replace(TO_B, record=True)
+    rig = Rig(tmp_path, route, engine=Engine(max_streams=8, realtime=False), gateway=box)
     async with rig.running():
-        for _ in range(2):
-            rig.gateway._recorded(
-                RecordEnded(path="a.wav", duration_s=3.0, error="No space left on device")
-            )
+        ballast = small_disk.fill()
+        for n in (1, 2):
+            leg = await _call(rig)
+            # Nothing but the hang-up ends the recording.
+            rig.host.emit(LegEnded(leg=leg, cause=Cause.NORMAL))
+            await rig.until(lambda n=n: len(_incomplete(rig)) == n)
         raised = await rig.see(AlarmRaised, endpoint="gateway/recordings")
         assert "No space left" in raised.text
-        rig.gateway._recorded(RecordEnded(path="b.wav", duration_s=9.0))
+        ballast.unlink()
+        leg = await _call(rig)
+        await rig.until(lambda: any(each.stat().st_size > 44 for each in folder.glob("*.wav")))
+        assert not rig.bodies(AlarmCleared)
+        rig.host.emit(LegEnded(leg=leg, cause=Cause.NORMAL))
+        await rig.see(AlarmCleared, endpoint="gateway/recordings")
+        assert len(rig.bodies(AlarmRaised, endpoint="gateway/recordings")) == 1
+        # Once is not for ever.
+        small_disk.fill()
+        leg = await _call(rig)
+        rig.host.emit(LegEnded(leg=leg, cause=Cause.NORMAL))
+        await rig.until(lambda: len(rig.bodies(AlarmRaised, endpoint="gateway/recordings")) == 2)
+
+
+def _told(rig: Rig, **fields: Any) -> None:
+    for told in rig.engine.on_recorded:
+        told(RecordEnded(path="/a.wav", duration_s=3.0, **fields))
+
+
+async def test_a_recording_with_holes_is_not_whole(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, FIRE)
+    async with rig.running():
+        _told(rig, dropped_s=0.5)
+        raised = await rig.see(AlarmRaised, endpoint="gateway/recordings")
+        assert "the disk is too slow" in raised.text
+        _told(rig, error="No space left on device")
+        _told(rig)
         await rig.see(AlarmCleared, endpoint="gateway/recordings")
         assert len(rig.bodies(AlarmRaised, endpoint="gateway/recordings")) == 1
 

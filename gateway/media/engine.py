@@ -140,6 +140,8 @@ class Engine:
         """The same."""
         self._cancellers: list[_engine.Echo] = []
         """The same."""
+        self.on_recorded: list[Callable[[RecordEnded], None]] = []
+        """Each is told, on the loop, of every recording's end: its stream mostly is closed then."""
         # While the disk hangs, as many more may wait as can be recorded at once.
         self._writer = wav.Writer(2 * max_streams)
         self._files: dict[tuple[str, int, int, int], bytes] = {}
@@ -555,6 +557,8 @@ class Engine:
         self._recordings.remove(recording)
         if event.error and not recording.is_done():
             self._cut.append(recording)
+        for told in self.on_recorded:
+            told(event)
         self._tell(stream_id, event)
 
     def _tell(self, stream_id: int, event: MediaEvent) -> None:

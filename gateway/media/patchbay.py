@@ -59,6 +59,8 @@ FALLBACK_TONE: Final = "special_information"
 class MediaEngine(Protocol):
     """The engine as the patchbay uses it; see `gateway.media.engine`."""
 
+    on_recorded: list[Callable[[RecordEnded], None]]
+
     def open(
         self,
         spec: StreamSpec,
@@ -122,8 +124,8 @@ class Patchbay:
         on_recorded: Callable[[RecordEnded], None] | None = None,
     ) -> None:
         """on_opened: told leg and stream of each new one. on_closed: told leg, last counters and
-        number of each before it is closed. on_recorded: told of each recording that is complete,
-        ends early or cannot begin while its stream is open."""
+        number of each before it is closed. on_recorded: told of each recording of the engine
+        that is complete, ends early or cannot begin, whether its leg is over or not."""
         self.engine = engine
         self._log = log
         self._sounds_dir = sounds_dir
@@ -132,6 +134,8 @@ class Patchbay:
         self._on_opened = on_opened
         self._on_closed = on_closed
         self._on_recorded = on_recorded
+        if on_recorded is not None:
+            engine.on_recorded.append(on_recorded)
         self._legs: dict[str, _Audio] = {}
         self._floors: dict[str, str | None] = {}
         """Who has the floor in each half-duplex bridge."""
@@ -414,8 +418,6 @@ class Patchbay:
         on_event: Callable[[MediaEvent], bool] | None,
         emit: Callable[[Event], None],
     ) -> None:
-        if isinstance(event, RecordEnded) and self._on_recorded is not None:
-            self._on_recorded(event)
         audio = self._legs.get(leg)
         if audio is None or audio.stream is not stream:
             return

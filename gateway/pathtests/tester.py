@@ -80,7 +80,8 @@ class Tester:
 
     def __init__(self, exchange: Exchange, *, data_dir: Path, recordings_dir: Path) -> None:
         self._exchange = exchange
-        self._recordings = recordings_dir
+        # As recordings' ends tell their paths.
+        self._recordings = recordings_dir.absolute()
         self.book = Book(data_dir / "tests.json")
         self.scheduled: tuple[ScheduledTest, ...] = ()
         self.put_off: dict[str, str] = {}
@@ -231,7 +232,7 @@ class Tester:
             return Verdict(ok=False, verdict=words[action.outcome], detail=action.detail)
         files = [self._recordings / name for name in (action.sent, action.heard) if name]
         try:
-            # A call that ended just now leaves its files complete, but nobody to say so.
+            # A disk that hangs leaves what there is to be judged.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FILES_S):
                     for file in files:

@@ -126,6 +126,7 @@ class PaperEngine:
         self.streams: list[PaperStream] = []
         self.bridges: dict[str, dict[Stream, tuple[bool, bool, float]]] = {}
         self.floors: dict[str, Stream | None] = {}
+        self.on_recorded: list[Callable[[RecordEnded], None]] = []
 
     def open(
         self,
