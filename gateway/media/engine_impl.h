@@ -611,6 +611,7 @@ void ce_kernel_sync(ce_stream *s);      /* its counters, time line and source ar
 void ce_kernel_consider(ce_stream *s);  /* hands it over if nobody here needs its packets */
 void ce_kernel_take_back(ce_stream *s); /* the next packet comes up */
 void ce_kernel_take_back_all(const ce_bridge *b);
+int ce_kernel_has_seen(const ce_stream *s, uint16_t seq); /* not of another line of numbers */
 void ce_kernel_passed_by(ce_stream *s);
 void ce_kernel_look_again(ce_stream *s);
 

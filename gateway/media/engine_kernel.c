@@ -25,6 +25,7 @@ enum {
     HANDED_A_WAKE = 16,   /* system calls keep the thread from its frames */
     REST_MS = 20,         /* before a place is used again: a packet may still be on its way */
     MOST_LAW = 480,
+    XR_STEP = 32,         /* numbers that XR leaves open */
 };
 
 static const uint64_t PROGRAM[] = {
@@ -361,6 +362,12 @@ static int hand_over(ce_stream *s, ce_stream *to)
     return 0;
 }
 
+/* `passed` as it was `later` packets ago; what was too long ago to tell counts as passed on. */
+static uint64_t passed_before(uint64_t passed, int later)
+{
+    return later >= 64 ? ~0ull : passed >> later | ~(~0ull >> later);
+}
+
 /* What the kernel has done since: as if we had done it. */
 void ce_kernel_sync(ce_stream *s)
 {
@@ -381,15 +388,18 @@ void ce_kernel_sync(ce_stream *s)
     int16_t ahead = (int16_t)(top - s->window_seq);
     if (ahead >= RK_WINDOW)
         passed |= ~0ull << RK_WINDOW; /* too long ago to tell */
-    if (ahead > 0) {
-        ce_xr_advance(s, ahead);
-        s->seq_window = ahead >= 64 ? 0 : s->seq_window << ahead;
-        s->window_seq = top;
-    }
-    if (ahead >= 0)
-        s->seq_window |= passed;
-    else if (ahead > -64)
+    if (ahead < 0 && ahead > -64)
         s->seq_window |= passed << -ahead;
+    else if (!ahead)
+        s->seq_window |= passed;
+    while (ahead > 0) { /* XR judges a number when it has been in the window, not before */
+        int step = ahead < XR_STEP ? ahead : XR_STEP;
+        ahead = (int16_t)(ahead - step);
+        ce_xr_advance(s, step);
+        s->seq_window = s->seq_window << step | passed_before(passed, ahead);
+    }
+    if ((int16_t)(top - s->window_seq) > 0)
+        s->window_seq = top;
 
     uint32_t now_us = (uint32_t)(e->now_ns / 1000), ts = (uint32_t)last;
     int64_t at_ns = e->now_ns + (int64_t)(int32_t)((uint32_t)(last >> 32) - now_us) * 1000;
@@ -408,6 +418,7 @@ void ce_kernel_sync(ce_stream *s)
     if (!n)
         return;
     s->cn.active = 0;
+    s->has_probation = 0;
     ce_stream *to = other(s);
     uint16_t out = (uint16_t)(top + s->relay_seq_off);
     if ((int16_t)(out - to->seq_out) >= 0)
@@ -454,6 +465,11 @@ void ce_kernel_consider(ce_stream *s)
         return;
     if (hand_over(s, other(s)))
         s->kernel.after = s->e->tick + RETRY_MS;
+}
+
+int ce_kernel_has_seen(const ce_stream *s, uint16_t seq)
+{
+    return (uint16_t)((uint16_t)s->kernel.state - seq) < RK_WINDOW;
 }
 
 /* A packet came up: numbers that the kernel will not come to are on another time line. */

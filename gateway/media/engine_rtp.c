@@ -369,9 +369,11 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
         s->c.refused++;
         return;
     }
-    if (s->kernel.on) { /* it has seen the packet too, when it came */
-        s->source.transit = transit;
-        s->source.jitter = jitter;
+    if (s->kernel.on) {
+        if (ce_kernel_has_seen(s, h.seq)) { /* when it came */
+            s->source.transit = transit;
+            s->source.jitter = jitter;
+        }
         ce_kernel_passed_by(s);
     }
     s->has_probation = 0;
