@@ -644,7 +644,10 @@ class Gateway(Exchange):
         if start is not None:
             await start()
         if refused := getattr(self.engine, "kernel_refused", ""):
-            self.log.error("media.kernel is refused: relays stay in user space", reason=refused)
+            self.log.error(
+                "media.kernel is refused, or a part of it: those relays stay in user space",
+                reason=refused,
+            )
 
     async def _close(self) -> None:
         self._closing = True

@@ -256,7 +256,7 @@ cdef class Core:
         from os import strerror
         cdef int r = ce_kernel_share_new(self.e, kernel.k, first, n_streams)
         if r:
-            raise OSError(r, strerror(r))
+            raise OSError(r, strerror(r), "socket(AF_NETLINK)")
         self.kernel = kernel
 
     def start(self):

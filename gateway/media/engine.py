@@ -117,7 +117,7 @@ class Engine:
         self._threads, self._io_uring = threads, io_uring
         self._kernel = kernel
         self.kernel_refused = ""
-        """Why nothing is handed to the kernel although it was asked for."""
+        """Why nothing, or not everything, is handed to the kernel although it was asked for."""
         self._low, self._pairs = low, (high + 1 - low) // 2
         self._cores: list[_engine.Core] = []
         self._load: dict[_engine.Core, int] = {}

@@ -197,6 +197,30 @@ async def test_strangers_and_other_types_change_nothing_but_counters(call):
     assert call.missing(1) == 0
 
 
+async def test_a_second_source_needs_two_packets_with_none_of_the_first_between(call):
+    await call.hand_over()
+    a, leg, ssrc = call.peers[0], call.legs[0], call.peers[0].ssrc
+    by_kernel = call.engine.stats().kernel_packets
+
+    async def until(done: Callable[[], bool]) -> None:
+        for _ in range(200):
+            if done():
+                return
+            await asyncio.sleep(0.01)
+        pytest.fail("a packet is lost")
+
+    for seq in range(5, 13):  # one in 16 of the first source's is seen even without the counts
+        refused, received = leg.stats().packets_refused, leg.stats().packets_received
+        other = struct.pack("!BBHII", 0x80, 0, seq, 0, ssrc ^ 1)
+        a.sock.sendto(other + bytes(160), leg.local)
+        await until(lambda n=refused: leg.stats().packets_refused > n)
+        a.send(b"\x55" * 160, leg.local)
+        await until(lambda n=received: leg.stats().packets_received > n)
+    assert call.engine.stats().kernel_packets > by_kernel
+    await call.drain()
+    assert bytes(160) not in {p.payload for p in call.peers[1].packets}
+
+
 async def test_a_forged_packet_of_another_interface_meets_the_filter(call, hosts):
     filtering = Path("/proc/sys/net/ipv4/conf/gw2/rp_filter")
     try:
@@ -292,9 +316,10 @@ async def test_another_source_begins_a_new_line_of_numbers(call):
     a = call.peers[0]
     a.ssrc, a.seq, a.ts = 77, 100, 5
     await call.hand_over()
-    a.seq += 3000  # the same source jumps
+    a.seq, a.ts = a.seq + 3000, a.ts + (1 << 30)  # the same source jumps
     await call.hand_over()
     await call.drain()
+    assert call.legs[0].stats().jitter_ms < 5000  # not the hours between the two lines of time
     assert len({p.ssrc for p in call.peers[1].packets}) == 1
     assert call.legs[0].stats().packets_refused == 2  # one each until the second in order has come
 
@@ -420,6 +445,26 @@ def test_it_takes_the_three_rights_that_are_documented_and_no_other(hosts):
     if "True" not in (most := _started()):
         pytest.skip(f"BPF, with all rights: {most}")
     assert _started(*before).split() == [f"{mask:016x}", "True"]
+
+
+async def test_interfaces_that_are_gone_or_too_many_are_left_out(hosts, monkeypatch):
+    if "True" not in (usual := _started()):
+        pytest.skip(f"BPF: {usual}")
+    engine = Engine(max_streams=4, kernel=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "if_nameindex", lambda: [(9999, "lo"), (1, "lo")])
+        await engine.start()
+    assert engine.kernel_refused == ""
+    assert programs("lo") == 1
+    await engine.stop()
+    for n in range(31):
+        ip("link", "add", f"left{n}", "type", "veth", "peer", "name", f"right{n}")
+    engine = Engine(max_streams=4, kernel=True)
+    await engine.start()
+    assert re.fullmatch(r"too many interfaces, not watched: \w+; .*", engine.kernel_refused)
+    assert engine.stats().kernel
+    assert programs("lo") == 1
+    await engine.stop()
 
 
 async def test_it_is_off_unless_it_is_asked_for():
