@@ -91,7 +91,7 @@ class Rig(Program):
     def keyed(self) -> bool | None:
         """What the rig says, asked by another client with the plain protocol."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as client:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=5.0) as client:
                 client.sendall(b"t\n")
                 return {b"1": True, b"0": False}.get(client.recv(100).strip())
         except OSError:
