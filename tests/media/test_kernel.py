@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import re
 import shutil
 import socket
@@ -355,6 +356,11 @@ async def test_losses_duplicates_and_late_packets_are_counted_as_they_are(call):
     assert call.missing(1) == lost
 
 
+def environment() -> dict[str, str]:
+    """Of a Python of ours, which needs the sanitizers where we run with them."""
+    return os.environ | {"LD_PRELOAD": os.environ.get("CROSSPOINT_PRELOAD", "")}
+
+
 @pytest.fixture
 def other_gateway(hosts: tuple[Far, Far]) -> Iterator[subprocess.Popen[str]]:
     """An engine in a process of its own, in the same namespace."""
@@ -368,7 +374,9 @@ def other_gateway(hosts: tuple[Far, Far]) -> Iterator[subprocess.Popen[str]]:
         "    await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment()
+    )
     yield process
     process.kill()
     process.wait()
@@ -407,7 +415,12 @@ def test_without_the_right_it_says_so_and_goes_on_in_user_space():
         "asyncio.run(main())\n"
     )
     said = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+        env=environment(),
     ).stdout
     assert re.fullmatch(
         r"bpf\(BPF_MAP_CREATE\): Operation not permitted; give the service CAP_.* True False\n",
@@ -430,6 +443,7 @@ def _started(*before: str) -> str:
     )
     return subprocess.run(
         [*before, sys.executable, "-c", code],
+        env=environment(),
         capture_output=True, text=True, check=True, timeout=30,
     ).stdout  # fmt: skip
 
