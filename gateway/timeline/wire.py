@@ -224,22 +224,6 @@ class Ring:
         newest = islice(reversed(self._ties), max(0, self.n_ties - after))
         return ((about, key) for _, about, key in newest)
 
-    def of(
-        self,
-        trace: str,
-        legs: Collection[str],
-        places: Collection[str] = (),
-        *,
-        since: float,
-        until: float,
-        rests: bool = True,
-    ) -> list[WireEntry]:
-        """Entries about a trace's legs or places, and those tied to them by their key, in order.
-
-        since, until: wall clock, seconds since 1970. rests: also what is not complete.
-        """
-        return Reader(self, trace).fresh(legs, places, since=since, until=until, rests=rests)
-
 
 class Reader:
     """Entries about one trace, each once: however full the ring is, a look at what came since the
@@ -264,8 +248,11 @@ class Reader:
         until: float = float("inf"),
         rests: bool = False,
     ) -> list[WireEntry]:
-        """What is new, as of `Ring.of`. legs, places: all of them, of which there are only ever
-        more."""
+        """What is new about the trace's legs or places, or tied to them by its key, in order.
+
+        legs, places: all of them, of which there are only ever more. since, until: wall clock,
+        seconds since 1970. rests: also what is not complete.
+        """
         ring, known = self._ring, (len(legs), len(places))
         tied = {key for about, key in ring.ties(self._n_ties) if about in legs} - self._keys
         self._n_ties = ring.n_ties

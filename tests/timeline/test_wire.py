@@ -20,7 +20,8 @@ def entry(mono: float, text: str = "x", about: str = "", key: str = "") -> WireE
 
 def texts(ring: Ring, trace: str = "t", legs: tuple[str, ...] = (), **window: float) -> list[str]:
     window = {"since": 0.0, "until": 9e9} | window
-    return [str(each.data) for each in ring.of(trace, legs, ("sip/a",), **window)]
+    found = Reader(ring, trace).fresh(legs, ("sip/a",), rests=True, **window)
+    return [str(each.data) for each in found]
 
 
 def test_a_dialogue_is_found_from_before_its_leg() -> None:
