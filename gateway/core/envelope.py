@@ -6,7 +6,7 @@ The journal stores envelopes, publishers send them, `gateway events` shows them.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -73,3 +73,9 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
         if self.call:
             document["call"] = self.call
         return document
+
+
+decode_envelope: Final = msgspec.json.Decoder(Envelope).decode
+"""An envelope of its JSON. Raises `msgspec.MsgspecError`, `UnicodeDecodeError`."""
+# Made once, while modules are imported: msgspec looks a type up when it is first decoded, and two
+# threads that do so at the same time crash the process.

@@ -15,6 +15,8 @@ from gateway.records import Database
 from gateway.timeline import search
 from gateway.timeline.items import Item, Picker
 
+# Made while modules are imported, as `decode_envelope` is, for the same reason.
+_decode_stats: Final = msgspec.json.Decoder(StreamStats).decode
 MAXIMUM: Final = 50_000
 """Items of one trace that are read."""
 
@@ -49,7 +51,7 @@ def recorded(url: str, call: CallEvidence) -> str:
         if leg is None:
             continue
         try:
-            stats = msgspec.json.decode(row.stats, type=StreamStats)
+            stats = _decode_stats(row.stats)
         except msgspec.MsgspecError:
             continue
         leg.streams = [*leg.streams, stats]

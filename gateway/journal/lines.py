@@ -73,6 +73,10 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
     """Id of the alarm's envelope."""
 
 
+decode_mark: Final = msgspec.json.Decoder(Mark).decode
+"""A mark of its line. Raises `msgspec.MsgspecError`, `UnicodeDecodeError`."""
+
+
 def plan(routes: Iterable[Route], zone: str, asked: tuple[float, float] | None = None) -> bytes:
     """The line with the routes in use, without PINs."""
     hidden = [
@@ -99,7 +103,7 @@ def settled(line: bytes) -> str:
     if not line.startswith((TAKEN, LOST)):
         return ""
     try:
-        mark = msgspec.json.decode(line, type=Mark)
+        mark = decode_mark(line)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return ""
     return mark.lost if mark.taken is None else mark.taken.alarm

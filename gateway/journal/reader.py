@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.core.envelope import Envelope
+from gateway.core.envelope import Envelope, decode_envelope
 from gateway.journal.alarms import OpenAlarms
 from gateway.journal.lines import MARKS, OPENED, Head, line_start, opened, segments, settled
 
@@ -101,7 +101,7 @@ class Reader:
         if not all(needle in line for needle in self._needles):
             return None
         try:
-            envelope = msgspec.json.decode(line, type=Envelope)
+            envelope = decode_envelope(line)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             self.unreadable += 1
             return None

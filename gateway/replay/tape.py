@@ -8,12 +8,12 @@ from typing import Final
 
 import msgspec
 
-from gateway.core.envelope import Envelope
+from gateway.core.envelope import Envelope, decode_envelope
 from gateway.core.events import AlarmRaised, InputChanged
 from gateway.core.routes import Route
 from gateway.errors import UsageError
 from gateway.journal import segments
-from gateway.journal.lines import CARRIED, LOST, OPENED, PLAN, TAKEN, Mark, Plan
+from gateway.journal.lines import CARRIED, LOST, OPENED, PLAN, TAKEN, Plan, decode_mark
 
 _ALARMS: Final = 100_000
 """Alarms that may wait to be acted on; a journal in which more do is damaged."""
@@ -71,7 +71,7 @@ class Tape:
                 continue
             try:
                 if line.startswith((OPENED, PLAN, TAKEN, LOST)):
-                    mark = msgspec.json.decode(line, type=Mark)
+                    mark = decode_mark(line)
                     if mark.opened:
                         lines.hold(mark.opened, where)
                         return
@@ -83,7 +83,7 @@ class Tape:
                     elif mark.lost:
                         waiting.pop(mark.lost, None)
                     continue
-                envelope = msgspec.json.decode(line, type=Envelope)
+                envelope = decode_envelope(line)
             except (msgspec.MsgspecError, UnicodeDecodeError):
                 self.unreadable += 1
                 continue

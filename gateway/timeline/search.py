@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.core.envelope import Envelope
+from gateway.core.envelope import decode_envelope
 from gateway.core.ids import minted_at, trace_of
 from gateway.errors import UsageError
 from gateway.journal import segments
@@ -79,7 +79,7 @@ def read(directory: Path, picker: Picker) -> Iterator[Item]:
                 if not (after_ours or bridge or any(each in line for each in picker.needles)):
                     continue
                 try:
-                    envelope = msgspec.json.decode(line, type=Envelope)
+                    envelope = decode_envelope(line)
                 except (msgspec.MsgspecError, UnicodeDecodeError):
                     continue
                 if envelope.event is None and envelope.action is None:
