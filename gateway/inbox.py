@@ -24,6 +24,7 @@ import msgspec
 from gateway.core.alarms import OWN
 from gateway.core.endpoints import Endpoint
 from gateway.core.events import (
+    AlarmCleared,
     AlarmRaised,
     AnnouncementEnded,
     AudioImpaired,
@@ -39,10 +40,12 @@ from gateway.core.events import (
     MediaFlowing,
     MediaLost,
     MessageReceived,
+    Quality,
     Severity,
     ToneHeard,
 )
 from gateway.hosting import AdapterHost
+from gateway.journal.alarms import InHand
 
 QUEUE: Final = 50_000
 """Events that may wait; more only of what ends something or raises an alarm."""
@@ -59,7 +62,7 @@ _DESCRIBES: Final = (
     AudioRestored,
 )  # fmt: skip
 
-_BEGIN: Final = frozenset((AlarmRaised, InputChanged))
+_OF_ALARMS: Final = frozenset((AlarmRaised, AlarmCleared, InputChanged))
 Begins = AlarmRaised | InputChanged
 """What may begin an alarm."""
 
@@ -117,7 +120,9 @@ class Inbox:
         self._carried: dict[tuple[str, str], Begins] = {}
         """Alarms of before a restart that wait for the adapters."""
         self._after: dict[tuple[str, str], tuple[Event, str]] = {}
-        """What carried inputs have become since."""
+        """What carried inputs have become since, and which carried alarms have gone."""
+        self._in_hand: dict[tuple[str, str], InHand] = {}
+        """What was acknowledged before a restart and of which nothing has been heard yet."""
 
     def __len__(self) -> int:
         return len(self._queue) + len(self._known)
@@ -139,7 +144,7 @@ class Inbox:
         """Queue an event."""
         adapter = host.name if host else ""
         if (
-            type(event) not in _BEGIN
+            type(event) not in _OF_ALARMS
             and len(self._queue) < QUEUE
             and not self._held
             and not self._carried
@@ -147,6 +152,8 @@ class Inbox:
             self._queue.append((event, adapter, ""))
             self._gateway.wake()
             return
+        if self._in_hand:
+            event = self._still_in_hand(event)
         if self._carried:
             known = self._known_again(event, adapter)
             if known is None:
@@ -277,6 +284,33 @@ class Inbox:
         """These alarms of the last run are not over."""
         self._carried = {(each.endpoint, each.alarm): each for each in alarms}
 
+    def remember(self, alarms: Iterable[InHand]) -> None:
+        """These were acknowledged before the restart."""
+        self._in_hand = {(each.alarm.endpoint, each.alarm.alarm): each for each in alarms}
+
+    def _still_in_hand(self, event: Event) -> Event:
+        """What its source says of an alarm for the first time since: that it stands is not news."""
+        if isinstance(event, AlarmCleared):
+            self._in_hand.pop((event.endpoint, event.alarm), None)
+        if not isinstance(event, AlarmRaised | InputChanged):
+            return event
+        if isinstance(event, InputChanged):
+            for lost in (Quality.STALE, Quality.BAD):
+                if event.quality is not lost:
+                    self._in_hand.pop((event.endpoint, f"{event.input}/{lost}"), None)
+        known = self._in_hand.pop((event.endpoint, event.alarm), None)
+        if known is None or not event.standing:
+            return event
+        before = known.alarm
+        if isinstance(event, AlarmRaised):
+            if not isinstance(before, AlarmRaised) or event.severity > before.severity:
+                return event
+        elif not self._gateway.begins(event):
+            return event
+        return msgspec.structs.replace(
+            event, trace=before.trace, raised_at=before.raised_at, by=known.by
+        )
+
     def carry_on(self, told: Callable[[Begins], None]) -> None:
         """Nobody else is waited for: what its source did not tell again begins now."""
         carried, self._carried = self._carried, {}
@@ -297,13 +331,17 @@ class Inbox:
     def _known_again(self, event: Event, adapter: str) -> Event | None:
         """An alarm that its source tells again before we carry it on is still the same alarm.
 
-        None: an input came back meanwhile. What it began is carried on first.
+        None: an input came back meanwhile, or an alarm went. It is carried on first.
         """
         if isinstance(event, AlarmRaised):
             known = self._carried.pop((event.endpoint, event.alarm), None)
             if known is None:
                 return event
+            self._after.pop((event.endpoint, event.alarm), None)
             return msgspec.structs.replace(event, trace=known.trace, raised_at=known.raised_at)
+        if isinstance(event, AlarmCleared) and (event.endpoint, event.alarm) in self._carried:
+            self._after[event.endpoint, event.alarm] = event, adapter
+            return None
         if not isinstance(event, InputChanged):
             return event
         for key, known in self._carried.items():

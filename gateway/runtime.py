@@ -44,7 +44,7 @@ from gateway.dispatch import Dispatch
 from gateway.errors import GatewayError
 from gateway.hosting import AdapterHost, Exchange
 from gateway.inbox import Begins, Inbox
-from gateway.journal import Journal, StorageState
+from gateway.journal import InHand, Journal, StorageState
 from gateway.media.engine import Engine
 from gateway.media.patchbay import MediaEngine, Patchbay
 from gateway.media.speech import Synthesiser
@@ -466,6 +466,7 @@ class Gateway(Exchange):
             for name in _OWN:
                 self.accept(EndpointChanged(endpoint=_own(name)), None)
             carried = self._of_others(carried)
+            self.inbox.remember(each for each in self.journal.in_hand if self._stands(each))
             self.tester.use(self.configuration.tests, self.configuration.gateway.zone)
             await self.tester.open()
             for host in self.hosts.values():
@@ -586,6 +587,10 @@ class Gateway(Exchange):
             else:
                 kept.append(alarm)
         return kept
+
+    def _stands(self, known: InHand) -> bool:
+        """Whether an acknowledged alarm stood when its source was seen last."""
+        return known.last is None or self.begins(known.last)
 
     async def _carry_on(self) -> None:
         with contextlib.suppress(TimeoutError):

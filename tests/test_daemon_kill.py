@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.alarms import ALERTS
 from gateway.testing.wires import SerialLine
 from tests.adapters.mqtt_broker import Broker, needs_mosquitto, subscribed
 from tests.box import Box
@@ -111,12 +112,118 @@ async def test_an_alarm_in_its_middle_is_carried_on(tmp_path: Path) -> None:
             await broker.publish("house/state", "disarmed", "-r")
             await asyncio.to_thread(box.start)
             await asyncio.to_thread(
-                _until,
-                lambda: '"disarmed"' in box.journal().rpartition('{"opened":')[2],
-                "the panel is heard",
+                _until, lambda: '"disarmed"' in _this_run(box), "the panel is heard"
             )
-            assert '"Dial"' not in box.journal().rpartition('{"opened":')[2]
+            assert '"Dial"' not in _this_run(box)
             assert await asyncio.to_thread(box.json, "alarms") == []
+    finally:
+        await asyncio.to_thread(box.close)
+        broker.kill()
+
+
+def _this_run(box: Box) -> str:
+    return box.journal().rpartition('{"opened":')[2]
+
+
+@pytest.mark.interop
+@needs_mosquitto
+async def test_an_acknowledged_alarm_stays_so_until_its_panel_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mq").mkdir()
+    broker = Broker(tmp_path / "mq")
+    broker.start()
+    box = Box(carol=_MQTT.format(port=broker.port))
+
+    async def kill_and_start(*said: str) -> None:
+        box.kill()
+        for state in said:
+            await broker.publish("house/state", state, "-r", "-q", "1")
+        await asyncio.to_thread(box.start)
+        await asyncio.to_thread(
+            _until, lambda: '"AlarmRaised"' in _this_run(box), "the panel is heard"
+        )
+
+    async def acknowledge() -> None:
+        await asyncio.to_thread(
+            _until, lambda: any(c["legs"] for c in box.json("calls")), "somebody is called"
+        )
+        await asyncio.to_thread(box.ok, "alarms", "ack", "mqtt/house")
+        await asyncio.to_thread(_until, lambda: "CloseAlarm" in _this_run(box), "it is written")
+
+    try:
+        await asyncio.to_thread(box.start)
+        await broker.publish("house/state", "triggered", "-r", "-q", "1")
+        await acknowledge()
+        (before,) = await asyncio.to_thread(box.json, "alarms")
+        for _ in range(2):
+            await kill_and_start()
+            (alarm,) = await asyncio.to_thread(
+                _until, lambda: box.json("alarms"), "the alarm is known"
+            )
+            assert alarm["state"] == "acknowledged"
+            assert (alarm["trace"], alarm["by"]) == (before["trace"], before["by"])
+            assert await asyncio.to_thread(box.json, "calls") == []
+            assert '"Dial"' not in _this_run(box)
+        # The broker has kept what the panel said meanwhile: it went and came again.
+        await kill_and_start("disarmed", "triggered")
+        await acknowledge()
+        (again,) = await asyncio.to_thread(box.json, "alarms")
+        assert again["trace"] != before["trace"]
+    finally:
+        await asyncio.to_thread(box.close)
+        broker.kill()
+
+
+_DETECTORS = """
+[adapters.mqtt]
+port = {port}
+[adapters.mqtt.devices.hall]
+[[adapters.mqtt.devices.hall.topics]]
+topic = "hall"
+[[adapters.mqtt.devices.hall.topics.alarms]]
+alarm = "{{/id}}"
+path = "/is"
+raised = ["on"]
+cleared = ["off"]
+kind = "help"
+[[routes]]
+name = "help"
+on = "alarm"
+kind = ["help"]
+stop_on_clear = false
+targets = ["loopback/bob"]
+acknowledge = "1"
+"""
+
+
+@pytest.mark.interop
+@needs_mosquitto
+async def test_what_waits_behind_others_is_carried_on_though_it_was_cleared(
+    tmp_path: Path,
+) -> None:
+    """A help button comes back by itself before anybody has been told of it."""
+    (tmp_path / "mq").mkdir()
+    broker = Broker(tmp_path / "mq")
+    broker.start()
+    box = Box(carol=_DETECTORS.format(port=broker.port))
+    try:
+        await asyncio.to_thread(box.start)
+        said = [json.dumps({"id": f"b{n}", "is": "on"}) for n in range(ALERTS + 1)]
+        said.append(json.dumps({"id": f"b{ALERTS}", "is": "off"}))
+        await broker.publish_lines("hall", said)
+        await asyncio.to_thread(
+            _until, lambda: '"AlarmCleared"' in box.journal(), "the last one is cleared"
+        )
+        box.kill()
+        await asyncio.to_thread(box.start)
+        found = await asyncio.to_thread(
+            _until,
+            lambda: len(found := box.json("alarms")) > ALERTS and found,
+            "all of them are carried on",
+            30.0,
+        )
+        assert {a["alarm"]: a["state"] for a in found}[f"b{ALERTS}"] == "active"
     finally:
         await asyncio.to_thread(box.close)
         broker.kill()

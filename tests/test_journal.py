@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.actions import (
+    AcknowledgeAlarm,
     Action,
     CloseAlarm,
     Command,
@@ -32,6 +34,7 @@ from gateway.core.events import (
     AlarmRaised,
     DigitPressed,
     Event,
+    InputChanged,
     LegAnswered,
     LegEnded,
     LegOffered,
@@ -236,19 +239,20 @@ def test_segments_stay_in_order_when_the_clock_is_set_back(tmp_path: Path) -> No
 
 def test_which_alarms_are_open(tmp_path: Path) -> None:
     journal = opened(tmp_path)
-    for name in ("bare", "cleared", "planned", "planned-cleared", "closed"):
+    for name in ("bare", "cleared", "waiting-cleared", "planned", "planned-cleared", "closed"):
         raise_(journal, alarm(name))
     for name in ("planned", "planned-cleared", "closed"):
         journal.append(
             wear(OpenAlarm(endpoint="mqtt/panel", alarm=name, route="r", trace=f"t-{name}"))
         )
-    for name in ("cleared", "planned-cleared"):
+    for name in ("cleared", "waiting-cleared", "planned-cleared"):
         journal.append(wear(AlarmCleared(endpoint="mqtt/panel", alarm=name)))
+    journal.append(wear(CloseAlarm(endpoint="mqtt/panel", alarm="cleared", outcome="cleared")))
     journal.append(wear(CloseAlarm(endpoint="mqtt/panel", alarm="closed", outcome="exhausted")))
     journal.close()
     found = read_open_alarms(tmp_path).raised(now=1000.0, at=AT)
-    # Cleared without a plan is over; cleared while its plan runs is the plan's business.
-    assert {a.alarm for a in found} == {"bare", "planned", "planned-cleared"}
+    # Whether a clear ends it, is the route's business: it is over when that is said.
+    assert {a.alarm for a in found} == {"bare", "waiting-cleared", "planned", "planned-cleared"}
 
 
 @pytest.mark.parametrize("segment_bytes", [1, 1 << 20])
@@ -281,6 +285,7 @@ def test_an_alarm_written_down_ahead_of_an_older_clear_stays_open(
     journal.append_durable(lost).result(5)
     journal.lost(lost.id)
     assert still_open() == ["t-smoke"]
+    # The switchboard never knew of it.
     journal.append(wear(AlarmCleared(endpoint="mqtt/panel", alarm="smoke")))
     assert still_open() == []
     journal.close()
@@ -294,7 +299,8 @@ def test_what_an_earlier_run_did_not_act_on_is_carried_on_and_can_end(tmp_path: 
     again = Journal(tmp_path)
     assert [a.trace for a in again.open(now=1000.0, at=AT)] == ["t-fire"]
     raise_(again, alarm("fire"))
-    again.append_durable(wear(AlarmCleared(endpoint="mqtt/panel", alarm="fire"))).result(5)
+    closed = CloseAlarm(endpoint="mqtt/panel", alarm="fire", outcome="cleared")
+    again.append_durable(wear(closed)).result(5)
     again.close()
     assert read_open_alarms(tmp_path).raised(now=1000.0, at=AT) == []
 
@@ -310,7 +316,8 @@ def test_a_plan_of_an_earlier_run_keeps_no_alarm_open(tmp_path: Path) -> None:
     again.append_durable(clear).result(5)
     assert len(read_open_alarms(tmp_path).raised(now=1000.0, at=AT)) == 1, "nobody was told yet"
     raise_(again, alarm("fire"))  # and no route takes it now
-    again.append_durable(clear).result(5)
+    close = CloseAlarm(endpoint="mqtt/panel", alarm="fire", outcome="cleared")
+    again.append_durable(wear(close)).result(5)
     again.close()
     assert read_open_alarms(tmp_path).raised(now=1000.0, at=AT) == []
 
@@ -499,3 +506,73 @@ def test_an_alarm_that_got_worse_is_carried_on_at_its_worst(tmp_path: Path) -> N
     assert alarm.severity is Severity.CRITICAL
     assert alarm.trace == "t0"
     assert alarm.raised_at == pytest.approx(90.0)
+
+
+@pytest.mark.parametrize("segment_bytes", [1, 1 << 20])
+def test_what_is_acknowledged_is_known_until_its_cause_goes(
+    tmp_path: Path, segment_bytes: int
+) -> None:
+    at = time.time()
+    journal = opened(tmp_path, segment_bytes=segment_bytes)
+
+    def in_hand() -> list[str]:
+        journal.append_durable(wear(LegAnswered(leg="s/1#1"))).result(5)
+        found = read_open_alarms(tmp_path).in_hand(now=1000.0, at=at)
+        return [f"{each.alarm.alarm} by {each.by}" for each in found]
+
+    def take(name: str, *, cleared: bool = False) -> None:
+        place = {"endpoint": "mqtt/panel", "alarm": name, "trace": f"t-{name}"}
+        raise_(journal, alarm(name))
+        journal.append(wear(OpenAlarm(route="r", **place)))
+        if cleared:
+            journal.append(wear(AlarmCleared(endpoint="mqtt/panel", alarm=name)))
+        journal.append(wear(AcknowledgeAlarm(by="sip/g", **place)))
+        journal.append(wear(CloseAlarm(outcome="acknowledged", by="sip/g", **place)))
+
+    def raise_(journal: Journal, raised: AlarmRaised) -> None:
+        envelope = wear(raised)
+        journal.append_durable(envelope).result(5)
+        journal.taken(envelope.id, now=1001.0, at=at)
+
+    take("fire")
+    take("smoke")
+    take("over", cleared=True)
+    assert in_hand() == ["fire by sip/g", "smoke by sip/g"]
+    journal.append(wear(AlarmCleared(endpoint="mqtt/panel", alarm="smoke")))
+    assert in_hand() == ["fire by sip/g"]
+    journal.close()
+    # Over a restart, and over one more after which nothing was said of it.
+    for _ in range(2):
+        again = Journal(tmp_path)
+        assert again.open(now=1000.0, at=time.time()) == []
+        assert [each.by for each in again.in_hand] == ["sip/g"]
+        again.append_durable(wear(LegAnswered(leg="s/1#1"))).result(5)
+        again.close()
+    # After so long nobody trusts it, and no later run does either.
+    newest = segments(tmp_path)[-1]
+    os.utime(newest, (at - 1000.0, at - 1000.0))
+    for _ in range(2):
+        again = Journal(tmp_path)
+        again.open(now=1000.0, at=time.time())
+        assert again.in_hand == []
+        again.append_durable(wear(LegAnswered(leg="s/1#1"))).result(5)
+        again.close()
+
+
+def test_of_an_input_that_is_acknowledged_it_is_known_what_it_was_last(tmp_path: Path) -> None:
+    open_alarms = OpenAlarms()
+    place = {"endpoint": "modbus/gate", "alarm": "level"}
+    began = InputChanged(endpoint="modbus/gate", input="level", value=71.0, raised_at=1.0)
+    lower = InputChanged(endpoint="modbus/gate", input="level", value=60.0)
+    for body in (began, OpenAlarm(route="r", trace="t", **place), lower):
+        open_alarms.see(envelope := wear(body))
+        open_alarms.settle(envelope.id)
+    open_alarms.see(wear(CloseAlarm(outcome="acknowledged", by="x", trace="t", **place)))
+    for once in (open_alarms, OpenAlarms()):
+        for envelope in open_alarms.envelopes():
+            once.see(envelope)
+            once.settle(envelope.id)
+        (known,) = once.in_hand(now=1000.0, at=AT)
+        assert (known.last and known.last.value) == 60.0
+    open_alarms.see(wear(began))
+    assert open_alarms.in_hand(now=1000.0, at=AT) == []

@@ -317,3 +317,29 @@ async def test_a_flood_of_alarms_drops_the_least_severe_and_says_so(
         ]
         assert rig.gateway.counters["alarms_dropped"] == 40 - len(taken) > 0
         assert rig.gateway.counters["alarms_not_awaited"] > 0
+
+
+@pytest.mark.parametrize("standing", [True, False])
+async def test_an_input_that_is_acknowledged_stays_so_while_it_stands(
+    tmp_path: Path, standing: bool
+) -> None:
+    first = Rig(tmp_path, PUMP)
+    async with first.running():
+        _set(first, "level", 3.5)
+        await first.see(Dial)
+        first.gateway.emit(AcknowledgeRequested(endpoint="far/panel", alarm="level", by="me"))
+        await first.see(CloseAlarm, outcome="acknowledged")
+        _set(first, "level", 4.0)
+        await first.until(lambda: len(first.bodies(InputChanged)) == 2)
+    second = Rig(tmp_path, PUMP)
+    async with second.running():
+        _set(second, "level", 3.7, standing=standing)
+        if standing:
+            closed = await second.see(CloseAlarm, alarm="level")
+            assert (closed.outcome, closed.by) == ("acknowledged", "me")
+            assert second.bodies(Dial) == []
+            _set(second, "level", 1.0)
+            _set(second, "level", 5.0)
+        await second.see(Dial, endpoint="far/a")
+    outcomes = [Player(run).play() for run in Tape(tmp_path / "journal").runs()]
+    assert [outcome.difference for outcome in outcomes] == [None] * len(outcomes)

@@ -59,15 +59,7 @@ class Alarms:
     def _no_more(self, alarm: Alarm, outcome: str, by: str = "") -> None:
         """Nobody needs to be told any more of an alarm that nobody is being told of."""
         if self._waiting.pop((alarm.endpoint, alarm.alarm), None) or outcome == "dropped":
-            self.board.act(
-                CloseAlarm(
-                    endpoint=alarm.endpoint,
-                    alarm=alarm.alarm,
-                    outcome=outcome,
-                    by=by,
-                    trace=alarm.trace,
-                )
-            )
+            self._close(alarm, outcome, by)
         self.closed(alarm)
 
     def closed(self, alarm: Alarm) -> None:
@@ -109,6 +101,16 @@ class Alarms:
             else:
                 self._worsened(known, event)
             return
+        if (
+            known
+            and known.state == "acknowledged"
+            and event.standing
+            and event.severity <= known.severity
+        ):
+            # Its source was lost sight of and says what it said before.
+            known.gone = False
+            self._in_hand(known, known.by)
+            return
         alarm = Alarm(
             endpoint=event.endpoint,
             alarm=event.alarm,
@@ -121,11 +123,34 @@ class Alarms:
         match, refusals = self.board.table.match(event, self.board.wall)
         if not self._keep(key, alarm, match):
             return
+        if event.by:
+            self._in_hand(alarm, event.by)
+            return
         if match is None:
             why = "; ".join(f"{name}: {reason}" for name, reason in refusals) or "no routes"
             self.board.note(f"no route for alarm {event.alarm}: {why}", trace=event.trace)
             return
         self._alert(alarm, match)
+
+    def _in_hand(self, alarm: Alarm, by: str) -> None:
+        """Somebody took it in hand before, and it has not been over since."""
+        alarm.state, alarm.by = "acknowledged", by
+        self.board.note(
+            f"alarm {alarm.alarm} of {alarm.endpoint} is still acknowledged by {by}",
+            trace=alarm.trace,
+        )
+        self._close(alarm, "acknowledged", by)
+
+    def _close(self, alarm: Alarm, outcome: str, by: str = "") -> None:
+        self.board.act(
+            CloseAlarm(
+                endpoint=alarm.endpoint,
+                alarm=alarm.alarm,
+                outcome=outcome,
+                by=by,
+                trace=alarm.trace,
+            )
+        )
 
     def _worsened(self, known: Alarm, event: AlarmRaised) -> None:
         """More severe than before: perhaps a matter for another route."""
@@ -167,6 +192,7 @@ class Alarms:
         )
         if self.board.closed:
             # What nobody can be told any more is carried out by the next run.
+            self._waiting[alarm.endpoint, alarm.alarm] = alarm, match
             self.board.note(f"alarm {alarm.alarm} waits for the restart", trace=alarm.trace)
             return
         if not alarm.endpoint.startswith(OWN) and self._n_alerts() >= ALERTS:
@@ -259,6 +285,9 @@ class Alarms:
         if known.plan:
             known.plan.cleared()
         elif waiting is None:
+            if known.state == "active" and not known.route:
+                # Nobody was told and nobody waits: it is over here, and no plan says so.
+                self._close(known, "cleared")
             self.closed(known)
         elif stops_on_clear(waiting[1].route.route):
             known.state = "cleared"
@@ -349,7 +378,12 @@ class Alarms:
             trace=trace,
             raised_at=self.board.now if event.raised_at is None else event.raised_at,
         )
-        if self._keep(key, alarm, match):
+        if not self._keep(key, alarm, match):
+            return
+        if event.by:
+            alarm.route = route.name
+            self._in_hand(alarm, event.by)
+        else:
             self._alert(alarm, match)
 
     def forget(self, endpoint: str) -> None:

@@ -297,6 +297,10 @@ class InputChanged(_Event, frozen=True, kw_only=True):
     raised_at: float | None = None
     """When it began an alarm: set by the gateway for what a route takes as one, which is then on
     disk before anything is done about it. None: for all others, and from adapters."""
+    standing: bool = False
+    """The first value since the adapter looked: it is so, and nobody saw it become so."""
+    by: str = ""
+    """Who acknowledged the alarm that it began before a restart: set by the gateway."""
 
     @property
     def alarm(self) -> str:
@@ -316,6 +320,11 @@ class AlarmRaised(_Event, frozen=True, kw_only=True):
     text: str = ""
     trace: str
     raised_at: float
+    standing: bool = False
+    """The source says that it is so, not that it has become so: a retained message, the first
+    reading of a contact. An alarm that is acknowledged stays so."""
+    by: str = ""
+    """Who acknowledged it before a restart: set by the gateway, never by adapters."""
 
 
 class AlarmCleared(_Event, frozen=True, kw_only=True):

@@ -8,12 +8,13 @@ Nothing here raises into the caller when a disk is full, read-only or gone: line
 queue, the writer tries again, `Journal.state` and the callback say so.
 """
 
-from gateway.journal.alarms import OpenAlarms
+from gateway.journal.alarms import InHand, OpenAlarms
 from gateway.journal.lines import encode, segments
 from gateway.journal.reader import Reader, read, read_open_alarms
 from gateway.journal.writer import Journal, JournalCounters, StorageState
 
 __all__ = [
+    "InHand",
     "Journal",
     "JournalCounters",
     "OpenAlarms",

@@ -67,6 +67,8 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
     """A line that is no envelope and no head."""
 
     opened: str = ""
+    anew: bool = False
+    """The run did not know how long the one before it had been over, or it was too long."""
     plan: Plan | None = None
     taken: Taken | None = None
     lost: str = ""
@@ -98,15 +100,16 @@ def lost(alarm: str) -> bytes:
     return msgspec.json.encode(Mark(lost=alarm)) + b"\n"
 
 
-def settled(line: bytes) -> str:
-    """The alarm's envelope that a line says has been acted on, or will not be; empty: none."""
+def settled(line: bytes) -> tuple[str, bool]:
+    """The alarm's envelope that a line says has been acted on (False), or will not be (True);
+    empty: none."""
     if not line.startswith((TAKEN, LOST)):
-        return ""
+        return "", False
     try:
         mark = decode_mark(line)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return ""
-    return mark.lost if mark.taken is None else mark.taken.alarm
+        return "", False
+    return (mark.lost, True) if mark.taken is None else (mark.taken.alarm, False)
 
 
 def head(carried: Iterable[Envelope], ahead: Iterable[str]) -> bytes:
@@ -117,9 +120,21 @@ def head(carried: Iterable[Envelope], ahead: Iterable[str]) -> bytes:
     return CARRIED + b"[" + body + b"]" + behind + b"}\n"
 
 
-def opened(run: str) -> bytes:
-    """The line that marks the beginning of a run."""
-    return OPENED + msgspec.json.encode(run) + b"}\n"
+def opened(run: str, *, anew: bool = False) -> bytes:
+    """The line that marks the beginning of a run.
+
+    anew: what was acknowledged before it is acknowledged no more.
+    """
+    return msgspec.json.encode(Mark(opened=run, anew=anew)) + b"\n"
+
+
+def begins(line: bytes) -> tuple[str, bool]:
+    """The run whose beginning a line marks, and whether anew; empty: none."""
+    try:
+        mark = msgspec.json.decode(line, type=Mark)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return "", False
+    return mark.opened, mark.anew
 
 
 def segments(directory: Path) -> list[Path]:

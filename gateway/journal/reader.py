@@ -10,7 +10,17 @@ import msgspec
 
 from gateway.core.envelope import Envelope, decode_envelope
 from gateway.journal.alarms import OpenAlarms
-from gateway.journal.lines import MARKS, OPENED, Head, line_start, opened, segments, settled
+from gateway.journal.lines import (
+    LOST,
+    MARKS,
+    OPENED,
+    TAKEN,
+    Head,
+    begins,
+    line_start,
+    segments,
+    settled,
+)
 
 
 class Reader:
@@ -51,7 +61,7 @@ class Reader:
         """What was written before the run of this name; None stands where a run began."""
         for line in self._lines():
             if line.startswith(OPENED):
-                if line == opened(before):
+                if begins(line)[0] == before:
                     return
                 yield None
                 continue
@@ -149,8 +159,8 @@ def read_open_alarms(directory: Path) -> OpenAlarms:
                 continue
         for envelope in head.carried:
             alarms.see(envelope)
-        for each in set(alarms.ahead).difference(head.ahead):
-            alarms.settle(each)
+            if envelope.id not in head.ahead:
+                alarms.settle(envelope.id)
         break
     else:
         path = None
@@ -159,9 +169,10 @@ def read_open_alarms(directory: Path) -> OpenAlarms:
         reader._at = (path.name, 0)
     for line in reader._lines():
         if line.startswith(OPENED):
-            alarms.begin_run()
-        elif alarm := settled(line):
-            alarms.settle(alarm)
+            alarms.begin_run(anew=begins(line)[1])
+        elif line.startswith((TAKEN, LOST)):
+            alarm, nobody = settled(line)
+            alarms.settle(alarm, nobody=nobody)
         elif (found := reader._envelope(line)) is not None:
             alarms.see(found)
     alarms.begin_run()

@@ -20,7 +20,7 @@ from gateway.core.events import AlarmRaised, InputChanged
 from gateway.core.ids import Ids
 from gateway.core.routes import Route
 from gateway.errors import DeviceError
-from gateway.journal.alarms import OpenAlarms
+from gateway.journal.alarms import InHand, OpenAlarms
 from gateway.journal.lines import (
     PLAN,
     begun,
@@ -36,6 +36,11 @@ from gateway.journal.lines import (
 )
 from gateway.journal.reader import Reader, read_open_alarms
 
+ALIVE_S: Final = 60.0
+"""A journal that is given nothing shows all the same that somebody is there."""
+AWAY_S: Final = 900.0
+"""A run that begins so long after the last one does not trust what was acknowledged before: of
+what went and came again meanwhile, most sources say only that it is there."""
 _OF_ALARMS: Final = frozenset((AlarmRaised, OpenAlarm, CloseAlarm))
 _MAYBE_OF_ALARMS: Final = _OF_ALARMS | {InputChanged}
 
@@ -142,8 +147,12 @@ class Journal:
         self._segment: _Segment | None = None
         self._unsynced: list[_Entry] = []
         self._alarms = OpenAlarms()
+        self.in_hand: list[InHand] = []
+        """What was acknowledged before `open`, unless that was too long ago to be trusted."""
         self._began = ""
         """Names this run: what stands before its mark was written by earlier ones."""
+        self._anew = False
+        """Nobody knows what happened between the last run and this one."""
         self._marked = False
         self._plan = b""
         """The line with the routes in use: a segment must tell them without those before it."""
@@ -164,11 +173,25 @@ class Journal:
             self.counters.failures += 1
             self._reason = str(error)
             self._report()
+        self._anew = not self._brief(at)
+        if self._anew:
+            self._alarms.begin_run(anew=True)
+        self.in_hand = self._alarms.in_hand(now=now, at=at)
         carried = self._alarms.raised(now=now, at=at)
         self._began = self._ids.uuid7(at)
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
         return carried
+
+    def _brief(self, at: float) -> bool:
+        """Whether the last run was there until a short while before this wall-clock time."""
+        try:
+            *_, newest = segments(self.directory)
+            away_s = at - newest.stat().st_mtime
+        except (OSError, ValueError):
+            return False
+        # A clock that was set back by more than a correction says nothing.
+        return -ALIVE_S <= away_s <= AWAY_S
 
     def earlier(self, since: float) -> Iterator[Envelope | None]:
         """What earlier runs wrote since this wall-clock time; None stands where a run began."""
@@ -308,7 +331,9 @@ class Journal:
                     # all the rest of it.
                     self._wake.wait_for(lambda: self._closing or self._hurry, self._gather_s)
                 while not self._queue and not self._closing:
-                    wait = max(0.0, self._due - time.monotonic()) if self._unsynced else None
+                    wait = ALIVE_S
+                    if self._unsynced:
+                        wait = max(0.0, self._due - time.monotonic())
                     self._asleep = True
                     told = self._wake.wait(wait)
                     self._asleep = False
@@ -327,7 +352,7 @@ class Journal:
         """Write the beginning of the batch, as much as the segment has room for."""
         segment = self._segment or self._open_segment()
         if not self._marked:
-            mark = opened(self._began)
+            mark = opened(self._began, anew=self._anew)
             _write_all(segment.fd, mark)
             os.fdatasync(segment.fd)
             segment.size = segment.synced = segment.size + len(mark)
@@ -335,6 +360,9 @@ class Journal:
         old = time.monotonic() - segment.begun >= self._segment_age
         if batch and (old or segment.size >= self._segment_bytes):
             segment = self._rotate(segment)
+        if not batch and not self._unsynced:
+            # The file's time tells the next run until when this one was there.
+            os.utime(segment.fd)
         n, size, urgent = 0, segment.size, closing
         for entry in batch:
             if n and size >= self._segment_bytes:
@@ -376,8 +404,9 @@ class Journal:
         for entry in self._unsynced:
             envelope = entry.envelope
             if envelope is None:
-                if alarm := settled(entry.line):
-                    self._alarms.settle(alarm)
+                alarm, nobody = settled(entry.line)
+                if alarm:
+                    self._alarms.settle(alarm, nobody=nobody)
             elif type(envelope.body) in OpenAlarms.SEES:
                 self._alarms.see(envelope)
             if entry.done is not None and entry.done.set_running_or_notify_cancel():

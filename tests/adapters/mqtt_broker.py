@@ -72,9 +72,16 @@ class Broker:
 
     async def publish(self, topic: str, payload: str | bytes, *options: str) -> None:
         """mosquitto_pub -q 1."""
+        await self._publish(topic, payload, "-s", *options)
+
+    async def publish_lines(self, topic: str, lines: list[str]) -> None:
+        """mosquitto_pub -q 1, a message for each line, over one connection."""
+        await self._publish(topic, "\n".join(lines) + "\n", "-l")
+
+    async def _publish(self, topic: str, payload: str | bytes, *options: str) -> None:
         process = await asyncio.create_subprocess_exec(
             "mosquitto_pub", "-h", "127.0.0.1", "-p", str(self.port), "-V", "5", "-q", "1",
-            "-t", topic, "-s", *options,
+            "-t", topic, *options,
             stdin=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         data = payload.encode() if isinstance(payload, str) else payload

@@ -35,6 +35,7 @@ class Alarms:
         """Something is wrong; says nothing when that is known."""
         if self._active.get(alarm):
             return
+        standing = alarm not in self._active
         self._active[alarm] = True
         self.host.emit(
             AlarmRaised(
@@ -45,6 +46,7 @@ class Alarms:
                 text=text,
                 trace=trace or self.host.new_trace(),
                 raised_at=at,
+                standing=standing,
             )
         )
 
@@ -81,6 +83,7 @@ class Input:
         """Emit a change; says nothing when nothing changed."""
         if (value, quality) == (self.value, self.quality):
             return
+        standing = self.value is None
         self.value, self.quality = value, quality
         self.host.emit(
             InputChanged(
@@ -89,6 +92,7 @@ class Input:
                 value=value,
                 quality=quality,
                 trace=trace,
+                standing=standing,
             )
         )
 

@@ -407,7 +407,8 @@ class Mqtt(Adapter):
                 if message.retain:
                     self.host.count("mqtt.retained_ignored")
                     continue
-            place.hear(meaning, message.trace)
+            standing = message.retain or (message.complete and isinstance(meaning, alarms.State))
+            place.hear(meaning, message.trace, standing=standing)
             self._faces.show(place)
 
     def _trace_wire(self, about: str, message: Inbound | Outbound, *, outward: bool) -> None:

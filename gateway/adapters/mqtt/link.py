@@ -54,6 +54,8 @@ class Inbound(msgspec.Struct, frozen=True):
     session: int
     place: int
     """Position in the row of acknowledgements owed to the broker."""
+    complete: bool = False
+    """Nothing that was published for us since the last session is missing before it."""
 
 
 class Outbound(msgspec.Struct, frozen=True):
@@ -278,6 +280,8 @@ class _Session:
         self.link, self.settings, self.number = link, settings, number
         self.reason = ""
         self.connected = False
+        self.kept = False
+        """The broker has kept our session: what was published meanwhile with QoS 1 comes now."""
         self.subscribing: set[int] = set()
         self.ready = False
         self.owed: deque[list[int]] = deque()
@@ -470,12 +474,13 @@ class _Session:
         )
 
     def _on_connect(
-        self, client: paho.Client, _data: Any, _flags: Any, code: ReasonCode, _properties: Any
+        self, client: paho.Client, _data: Any, flags: Any, code: ReasonCode, _properties: Any
     ) -> None:
         if code.is_failure:
             self.reason = f"the broker refused us: {code}"
             return
         self.connected = True
+        self.kept = bool(flags.session_present)
         client.publish(self.settings.status_topic, b"online", qos=1, retain=True)
         wants = self.settings.wants
         for begin in range(0, len(wants), 8):
@@ -551,5 +556,13 @@ class _Session:
             if name == "trace":
                 trace = trace_of(value) or value
         self.link._receive(
-            Inbound(topic, bytes(message.payload), message.retain, trace, self.number, place)
+            Inbound(
+                topic,
+                bytes(message.payload),
+                message.retain,
+                trace,
+                self.number,
+                place,
+                self.kept and message.qos > 0,
+            )
         )

@@ -88,8 +88,11 @@ class Place:
 
     # What is heard
 
-    def hear(self, meaning: Meaning, trace: str) -> None:
-        """Something was said about this place."""
+    def hear(self, meaning: Meaning, trace: str, *, standing: bool = False) -> None:
+        """Something was said about this place.
+
+        standing: the first that is heard of something says how it is, not what it became.
+        """
         if isinstance(meaning, Available):
             self.online = meaning.online
             if not meaning.online:
@@ -99,7 +102,7 @@ class Place:
         endpoint = self.endpoint.id
         match meaning:
             case Raised():
-                self._raise(meaning, trace)
+                self._raise(meaning, trace, standing=standing)
             case Cleared():
                 self._clear(meaning.alarm)
             case Acknowledged():
@@ -108,21 +111,24 @@ class Place:
                     AlarmAcknowledged(endpoint=endpoint, alarm=meaning.alarm, by=meaning.by),
                 )
             case Reading():
-                self._read(meaning, trace)
+                self._read(meaning, trace, standing=standing)
             case State():
-                self._change(meaning.state, trace)
+                self._change(meaning.state, trace, standing=standing)
             case Available():
                 pass
         self.announce()
 
-    def _change(self, state: str, trace: str) -> None:
+    def _change(self, state: str, trace: str, *, standing: bool) -> None:
         raise NotImplementedError
 
-    def _raise(self, alarm: Raised, trace: str) -> None:
+    def _raise(self, alarm: Raised, trace: str, *, standing: bool) -> None:
         severity = SEVERITY.get(alarm.severity, Severity.MAJOR)
+        standing = standing and alarm.alarm not in self._alarms
         unsaid = self._held.pop(("alarm", alarm.alarm), None)
         if isinstance(unsaid, _Lull):
             self._alarms[alarm.alarm] = unsaid.severity
+        elif unsaid is not None:
+            self._emit(unsaid)
         # A worse one is news, the same again is not.
         if severity <= self._alarms.get(alarm.alarm, _CALM):
             self.line.host.count("mqtt.repeated")
@@ -146,6 +152,7 @@ class Place:
                 text=alarm.text,
                 trace=trace if _TRACE.fullmatch(trace) else host.new_trace(),
                 raised_at=host.now(),
+                standing=standing,
             )
         )
 
@@ -168,8 +175,9 @@ class Place:
                 return True
         return False
 
-    def _read(self, reading: Reading, trace: str) -> None:
+    def _read(self, reading: Reading, trace: str, *, standing: bool) -> None:
         known = (reading.value, Quality.GOOD)
+        standing = standing and reading.input not in self._inputs
         if self._inputs.get(reading.input) == known:
             return
         if reading.input not in self._inputs and len(self._inputs) >= HELD_MAXIMUM:
@@ -183,6 +191,7 @@ class Place:
                 input=reading.input,
                 value=reading.value,
                 trace=trace if _TRACE.fullmatch(trace) else "",
+                standing=standing,
             ),
         )
 
@@ -313,11 +322,12 @@ class PanelPlace(Place):
     def waits(self) -> bool:
         return True
 
-    def _change(self, state: str, trace: str) -> None:
+    def _change(self, state: str, trace: str, *, standing: bool) -> None:
         config = self.config
         changed, self.state = state != self.state, state
         if state == "triggered":
-            self._raise(Raised(config.alarm, config.kind, config.severity, config.text), trace)
+            raised = Raised(config.alarm, config.kind, config.severity, config.text)
+            self._raise(raised, trace, standing=standing)
         elif state != "unknown":
             self._clear(config.alarm)
         if changed:
@@ -425,13 +435,14 @@ class HostedPanel(Place):
         except msgspec.DecodeError:
             self.kept = Kept()
         if self.kept.triggered:
-            self._trigger("")
+            self._trigger("", standing=True)
         self.tell_state()
 
-    def _trigger(self, trace: str) -> None:
+    def _trigger(self, trace: str, *, standing: bool = False) -> None:
         config = self.config
         self.kept.triggered = True
-        self._raise(Raised(config.alarm, config.kind, config.severity, config.text), trace)
+        raised = Raised(config.alarm, config.kind, config.severity, config.text)
+        self._raise(raised, trace, standing=standing)
 
     def obey(self, verb: str, trace: str) -> tuple[bool, str]:
         """Carry a command out; success and detail."""

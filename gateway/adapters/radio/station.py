@@ -524,12 +524,16 @@ class Station:
 
     def _input(self, name: str, value: float, quality: Quality = Quality.GOOD) -> None:
         known = value if quality is Quality.GOOD else -1.0
-        if self._inputs.get(name) != known:
+        before = self._inputs.get(name)
+        if before != known:
             self._inputs[name] = known
             self._show(f"{name} {value:g}" if known >= 0 else f"{name} is lost", outward=False)
             self._host.emit(
-                InputChanged(endpoint=self.id, input=name, value=value, quality=quality)
-            )
+                InputChanged(
+                    endpoint=self.id, input=name, value=value, quality=quality,
+                    standing=before is None,
+                )
+            )  # fmt: skip
 
     def _idle_due(self) -> float | None:
         quiet = not self._carrier.busy and self._transmitter.phase is Phase.IDLE
