@@ -52,6 +52,7 @@ class Code(StrEnum):
     DTMF_DROPPED = "dtmf-dropped"
     LOSS = "loss"
     STARVED = "starved"
+    JITTER = "jitter"
     CLIPPED = "clipped"
     LOW_LEVEL = "low-level"
     ECHO = "echo"

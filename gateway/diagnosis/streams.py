@@ -338,10 +338,16 @@ def _starved(heard: Heard) -> Fault | None:
             remedy="the network; or allow a deeper jitter buffer on this adapter",
             next=f"gateway capture {heard.leg} --follow",
         )
-    if stats.jitter_ms < JITTER_MS:
+    return None
+
+
+def _jitter(heard: Heard) -> Fault | None:
+    """The buffer is deep enough for it, and so delays speech."""
+    stats = heard.stats
+    if stats.jitter_ms < JITTER_MS or _starved(heard):
         return None
     return Fault(
-        code=Code.STARVED,
+        code=Code.JITTER,
         layer=Layer.NETWORK,
         leg=heard.leg,
         what=f"jitter is {stats.jitter_ms:.0f} ms: speech is delayed",
@@ -484,6 +490,6 @@ def _place(leg: str) -> str:
 
 RULES: Final[tuple[_Rule, ...]] = (
     _packets, _elsewhere, _payload_type, _srtp, _refused, _sent, _silence, _loss, _remote_loss,
-    _starved, _clipped, _low, _echo, _digits, _dropped, _drift,
+    _starved, _jitter, _clipped, _low, _echo, _digits, _dropped, _drift,
 )  # fmt: skip
 """One for each thing that can be wrong with a stream; another transport adds its own here."""
