@@ -8,6 +8,7 @@ import pty
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -105,10 +106,16 @@ class Box:
             )
         deadline = time.monotonic() + 60.0
         while time.monotonic() < deadline and self.daemon.poll() is None:
-            if self.run("endpoints", "loopback/alice").stdout.count(" up"):
+            # The file first: a command that fails takes the processor from the daemon it asks.
+            if self._asked() and self.run("endpoints", "loopback/alice").stdout.count(" up"):
                 return
             time.sleep(0.05)
         raise AssertionError(f"the gateway does not start:\n{self.log.read_text()}")
+
+    def _asked(self) -> bool:
+        """Whether somebody listens on its socket."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def stop(self) -> int:
         """Stop the daemon as systemd would; its exit code."""
