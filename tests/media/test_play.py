@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from peers import level_at, listen, pace, rms_dbm0, sine, talk, usual_level_at
+from peers import level_at, levels_at, listen, pace, rms_dbm0, sine, talk, usual_level_at
 
 from gateway.errors import DeviceError, UsageError
 from gateway.media.streams import (
@@ -73,7 +73,7 @@ async def test_tones_have_the_frequencies_and_cadence_of_their_country(
             assert got == pytest.approx(want, abs=20)
         start = np.flatnonzero(np.abs(pcm) > 100)[0]
         pcm = pcm[start : start + rhythm[0] * 8]
-    levels = {f: level_at(pcm, f) for f in range(300, 3400, 5)}
+    levels = levels_at(pcm, range(300, 3400, 5))
     for f in frequencies:
         assert -26 <= levels[f] <= -5, (f, levels[f])
     loudest = max(levels[f] for f in frequencies)
