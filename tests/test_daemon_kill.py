@@ -32,6 +32,7 @@ def _until(found: Callable[[], Any], what: str, within_s: float = 10.0) -> Any:
     deadline = time.monotonic() + within_s
     while not (result := found()):
         assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+        time.sleep(0.05)
     return result
 
 

@@ -102,7 +102,7 @@ class Socket(Door):
 class Thread(Door):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        threading.Thread(target=time.sleep, args=(0.5,), daemon=True).start()
+        threading.Thread(target=time.sleep, args=(5.0,), daemon=True).start()
 
 
 class OtherEndpointsEachTime(Door):
@@ -192,7 +192,7 @@ class HangupNeedsALeg(Door):
 
 class Waits(Door):
     def set_output(self, action: SetOutput) -> None:
-        time.sleep(0.06)
+        time.sleep(0.6)
 
 
 class UnsafeBeforeRun(Door):
@@ -408,7 +408,11 @@ async def test_a_good_adapter_keeps_all(adapter: type[Adapter]) -> None:
         (SaysNothingOfNoise, "A14", "nothing was counted"),
     ],
 )
-async def test_each_broken_promise_is_found(adapter: type[Adapter], number: str, why: str) -> None:
+async def test_each_broken_promise_is_found(
+    adapter: type[Adapter], number: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is left behind for good is so after a second.
+    monkeypatch.setattr("gateway.testing.adapters._GRACE_S", 1.0)
     with pytest.raises(BrokenPromises) as caught:
         await check_adapter(adapter, {}, SCENARIO, promises=[number])
     (broken,) = caught.value.broken
