@@ -10,8 +10,6 @@ from tests.guest import guest
 @pytest.mark.guest
 @pytest.mark.skipif(bool(guest.why_not()), reason=str(guest.why_not()))
 def test_the_adapter_serves_real_lines() -> None:
-    outcome = guest.run(
-        "python -m pytest -q -p no:cacheprovider tests/adapters/test_analog_real.py"
-    )
+    outcome = guest.outcome(guest.ADAPTER)
     assert outcome.status == 0, outcome.output
     assert "1 passed" in outcome.output

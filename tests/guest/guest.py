@@ -1,6 +1,6 @@
 """Run commands in the QEMU guest that has the real DAHDI driver.
 
-The guest boots, runs one command as root, and powers off. Its root is this machine's file system,
+The guest boots, runs commands as root, and powers off. Its root is this machine's file system,
 read-only, so the checkout and the virtual environment are where they are here; ``/run`` and
 ``/tmp`` are empty and writable. By hand::
 
@@ -11,13 +11,12 @@ read-only, so the checkout and the virtual environment are where they are here; 
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +34,10 @@ echocanceller=mg2,1-8
 loadzone=us
 defaultzone=us
 """
+TRUTH = "python -m tests.guest.line_truth /dev/dahdi 1 5"
+DRIVER = "python -m pytest -q -p no:cacheprovider tests/drivers/test_dahdi_real.py"
+ADAPTER = "python -m pytest -q -p no:cacheprovider tests/adapters/test_analog_real.py"
+COMMANDS = (TRUTH, DRIVER, ADAPTER)
 
 
 class GuestError(Exception):
@@ -49,7 +52,7 @@ class Outcome:
     """Standard output and error together."""
     status: int
     seconds: float
-    """Wall time with boot and power-off."""
+    """By the guest's clock."""
 
 
 def why_not() -> str | None:
@@ -81,13 +84,31 @@ def build() -> None:
             raise GuestError(f"build.sh: {(done.stdout + done.stderr)[-800:]}")
 
 
-def run(command: Sequence[str] | str, *, within: float = 180.0) -> Outcome:
-    """Boot, configure the card, run ``command`` in the checkout, power off.
+@functools.cache
+def _outcomes() -> dict[str, Outcome] | GuestError:
+    try:
+        return dict(zip(COMMANDS, run(*COMMANDS, within=400.0), strict=True))
+    except GuestError as error:
+        return error
+
+
+def outcome(command: str) -> Outcome:
+    """What one of the tests' commands came to. All ran in one guest: booting takes longer.
+
+    Raises GuestError as `run` does.
+    """
+    found = _outcomes()
+    if isinstance(found, GuestError):
+        raise found
+    return found[command]
+
+
+def run(*commands: str, within: float = 180.0) -> list[Outcome]:
+    """Boot, run each command in the checkout on the card configured afresh, power off.
 
     Raises GuestError when the guest does not finish within so many seconds of wall time.
     """
     build()
-    text = command if isinstance(command, str) else shlex.join(command)
     kernel = (BUILD / "ready").read_text().strip()
     modules = f"modprobe -d {BUILD}/root"
     job = f"""\
@@ -96,9 +117,15 @@ export PATH={ROOT}/.venv/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/run PYTHONDONTW
   && {modules} dahdi_echocan_mg2 || exit 125
 cat > /run/system.conf <<'CONF'
 {SYSTEM_CONF}CONF
-dahdi_cfg -c /run/system.conf || exit 125
 cd {ROOT}
-{text}
+"""
+    for n, command in enumerate(commands):
+        job += f"""\
+dahdi_cfg -c /run/system.conf || exit 125
+begin=$(date +%s.%N)
+( {command}
+) > /mnt/output-{n} 2>&1
+echo $? $begin $(date +%s.%N) > /mnt/status-{n}
 """
     # Translation (TCG) keeps up with a few channels of 8 kHz audio and works everywhere; nested
     # virtualisation does not, so it is used only where it is known to.
@@ -106,8 +133,8 @@ cd {ROOT}
     with open(BUILD / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one guest at a time: they share the job's files
         out = BUILD / "out"
-        for name in ("output", "status"):
-            (out / name).unlink(missing_ok=True)
+        for each in out.iterdir():
+            each.unlink()
         (out / "job").write_text(job)
         host = "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"
         share = f"local,id=out,path={out},security_model=none"
@@ -120,7 +147,6 @@ cd {ROOT}
             *("-fsdev", host, "-device", "virtio-9p-pci,fsdev=host,mount_tag=host"),
             *("-fsdev", share, "-device", "virtio-9p-pci,fsdev=out,mount_tag=out"),
         ]
-        start = time.monotonic()
         try:
             console = subprocess.run(
                 argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=within, check=False
@@ -128,12 +154,16 @@ cd {ROOT}
         except subprocess.TimeoutExpired as late:
             tail = (late.stdout or b"")[-400:].decode("utf-8", "replace")
             raise GuestError(f"not done after {within} s; console: {tail}") from late
-        seconds = time.monotonic() - start
-        if not (out / "status").exists():
-            tail = (console.stdout + console.stderr)[-800:].decode("utf-8", "replace")
-            raise GuestError(f"the guest did not run the command; console: {tail}")
-        output = (out / "output").read_text("utf-8", "replace")
-        return Outcome(output, int((out / "status").read_text()), seconds)
+        found = []
+        for n in range(len(commands)):
+            if not (out / f"status-{n}").exists():
+                said = (out / "output").read_bytes() if (out / "output").exists() else b""
+                tail = (said + console.stdout + console.stderr)[-800:].decode("utf-8", "replace")
+                raise GuestError(f"the guest did not run {commands[n]}; console: {tail}")
+            status, begin, end = (out / f"status-{n}").read_text().split()
+            output = (out / f"output-{n}").read_text("utf-8", "replace")
+            found.append(Outcome(output, int(status), float(end) - float(begin)))
+        return found
 
 
 def main() -> int:
@@ -145,7 +175,8 @@ def main() -> int:
     if command[0] == "pytest":
         # The checkout is read-only in there.
         command[1:1] = ["-p", "no:cacheprovider"]
-    outcome = run(command, within=float(os.environ.get("CROSSPOINT_GUEST_SECONDS", "600")))
+    within = float(os.environ.get("CROSSPOINT_GUEST_SECONDS", "600"))
+    (outcome,) = run(shlex.join(command), within=within)
     print(outcome.output, end="")
     print(f"guest: status {outcome.status} after {outcome.seconds:.1f} s", file=sys.stderr)
     return outcome.status

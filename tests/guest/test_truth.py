@@ -55,7 +55,7 @@ async def test_virtual_card_is_like_the_recorded_driver() -> None:
 @pytest.mark.guest
 @pytest.mark.skipif(bool(guest.why_not()), reason=str(guest.why_not()))
 def test_real_driver_is_like_the_record() -> None:
-    outcome = guest.run("python -m tests.guest.line_truth /dev/dahdi 1 5")
+    outcome = guest.outcome(guest.TRUTH)
     assert outcome.status == 0, outcome.output
     line = next(row for row in outcome.output.splitlines() if row.startswith("{"))
     assert_same(json.loads(line), recorded())
@@ -64,7 +64,7 @@ def test_real_driver_is_like_the_record() -> None:
 @pytest.mark.guest
 @pytest.mark.skipif(bool(guest.why_not()), reason=str(guest.why_not()))
 def test_driver_tests_pass_on_the_real_driver() -> None:
-    outcome = guest.run("python -m pytest -q -p no:cacheprovider tests/drivers/test_dahdi_real.py")
+    outcome = guest.outcome(guest.DRIVER)
     assert outcome.status == 0, outcome.output
     assert " passed" in outcome.output
     assert "skipped" not in outcome.output
