@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -21,21 +20,17 @@ from gateway import listening, logs
 from gateway.adapters.base import Log
 from gateway.config import Configuration
 from gateway.core.actions import Action, CloseAlarm, Command, Hangup
-from gateway.core.alarms import OWN
 from gateway.core.causes import Cause
-from gateway.core.endpoints import Condition, Duplex, Endpoint
+from gateway.core.endpoints import Endpoint
 from gateway.core.envelope import Envelope
 from gateway.core.events import (
     AdapterReady,
-    AlarmCleared,
     AlarmRaised,
     DigitPressed,
-    EndpointChanged,
     Event,
     InputChanged,
     LegEnded,
     LegOffered,
-    Severity,
     StopRequested,
 )
 from gateway.core.numbers import Completeness
@@ -43,7 +38,7 @@ from gateway.core.switchboard import Switchboard
 from gateway.dispatch import Dispatch
 from gateway.errors import GatewayError
 from gateway.hosting import AdapterHost, Exchange
-from gateway.inbox import Begins, Inbox
+from gateway.inbox import Inbox
 from gateway.journal import InHand, Journal, StorageState
 from gateway.media.engine import Engine
 from gateway.media.patchbay import MediaEngine, Patchbay
@@ -59,13 +54,12 @@ from gateway.timeline.export import HepExport
 from gateway.timeline.redact import Redactor, secrets_of
 from gateway.timeline.taps import Taps
 from gateway.timeline.wire import Ring
+from gateway.troubles import Troubles
 
 BATCH: Final = 100
 """Events processed before sockets get their turn again."""
 RESUME_S: Final = 5.0
 """How long alarms of before a restart wait for the adapters that are to tell people."""
-FLOOD_S: Final = 60.0
-"""So long without a dropped alarm, a flood is over."""
 GOODBYE_S: Final = 3.0
 """How long adapters get to say goodbye to their far ends after the drain limit."""
 
@@ -108,8 +102,6 @@ class Gateway(Exchange):
             maximum_bytes=configuration.capture.rtp_mb << 20,
         )
         """Copies of RTP."""
-        self._recording_fails = False
-        self._closing = False
         self.tester = Tester(
             self,
             data_dir=configuration.data_dir,
@@ -160,8 +152,6 @@ class Gateway(Exchange):
         for name, section in configuration.adapters.items():
             self.hosts[name] = self.supervision.make(section)
         self.inbox = Inbox(self)
-        self._flooded = False
-        self._flood_at = 0.0
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due: float | None = None
@@ -184,6 +174,7 @@ class Gateway(Exchange):
         self._idle = asyncio.Event()
         self._all_up = asyncio.Event()
         self._listening = listening.Listening(self)
+        self._troubles = Troubles(self)
         self._dispatch = Dispatch(self, finish_test=self.tester.finish)
 
     @property
@@ -234,37 +225,8 @@ class Gateway(Exchange):
     def alarm_lost(
         self, event: AlarmRaised | InputChanged | CloseAlarm, envelope: str = ""
     ) -> None:
-        """There was no room for an alarm: that is said, counted, and an alarm itself.
-
-        envelope: under which it waited to be acted on.
-        """
-        if envelope:
-            self.journal.lost(envelope)
-        self.counters["alarms_dropped"] += 1
-        self._flood_at = self.now()
-        place = _own("alarms")
-        if event.endpoint == place.id or self._flooded:
-            return
-        self._flooded = True
-        text = (
-            "more alarms at once than can be kept: the least severe are dropped "
-            "(see: gateway status, alarms_dropped)"
-        )
-        self.log.error("alarms dropped", first=f"{event.endpoint} {event.alarm}")
-        self.accept(
-            AlarmRaised(
-                endpoint=place.id, alarm="flood", kind="fault", severity=Severity.MAJOR,
-                text=text, trace=self.mint_id(), raised_at=self.now(),
-            ),
-            None,
-        )  # fmt: skip
-
-    def _flood_over(self) -> None:
-        if self._flooded and self.now() - self._flood_at >= FLOOD_S:
-            self._flooded = False
-            n_dropped = self.counters["alarms_dropped"]
-            self.log.warning("no more alarms are dropped", dropped=n_dropped)
-            self.accept(AlarmCleared(endpoint=_own("alarms").id, alarm="flood"), None)
+        """There was no room for an alarm, which waited under this envelope."""
+        self._troubles.alarm_lost(event, envelope)
 
     def wake(self) -> None:
         """There is something in the inbox."""
@@ -463,9 +425,8 @@ class Gateway(Exchange):
             carried = self.journal.open(now=loop.time(), at=time.time())
             self._journal_plan()
             self.store.open(self.box, self.journal.earlier)
-            for name in _OWN:
-                self.accept(EndpointChanged(endpoint=_own(name)), None)
-            carried = self._of_others(carried)
+            self._troubles.announce()
+            carried = self._troubles.of_others(carried)
             self.inbox.remember(each for each in self.journal.in_hand if self._stands(each))
             self.tester.use(self.configuration.tests, self.configuration.gateway.zone)
             await self.tester.open()
@@ -571,22 +532,9 @@ class Gateway(Exchange):
         while True:
             self.recorder.tick(self.now(), time.time())
             self._listening.sweep(self.now())
-            self._flood_over()
+            self._troubles.calm()
             notify("WATCHDOG=1")
             await asyncio.sleep(period)
-
-    def _of_others(self, carried: Iterable[Begins]) -> list[Begins]:
-        """Alarms of the last run but for our own: what is still so is said again.
-
-        To be asked before anybody can have said so.
-        """
-        kept = []
-        for alarm in carried:
-            if alarm.endpoint.startswith(OWN):
-                self.accept(AlarmCleared(endpoint=alarm.endpoint, alarm=alarm.alarm), None)
-            else:
-                kept.append(alarm)
-        return kept
 
     def _stands(self, known: InHand) -> bool:
         """Whether an acknowledged alarm stood when its source was seen last."""
@@ -603,46 +551,11 @@ class Gateway(Exchange):
         )
 
     def _storage_from_thread(self, state: StorageState) -> None:
-        loop = self._loop
-        if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._storage, state)
-
-    def _storage(self, state: StorageState) -> None:
-        place = _own(state.name)
-        if state.degraded:
-            self.log.error("storage degraded", store=state.name, reason=state.reason)
-            down = msgspec.structs.replace(place, condition=Condition.DOWN, reason=state.reason)
-            self.accept(EndpointChanged(endpoint=down), None)
-            self.accept(
-                AlarmRaised(
-                    endpoint=place.id,
-                    alarm="storage",
-                    kind="fault",
-                    severity=Severity.MAJOR,
-                    text=f"{state.name} cannot be stored: {state.reason}",
-                    trace=self.mint_id(),
-                    raised_at=self.now(),
-                ),
-                None,
-            )
-        else:
-            self.log.info("storage is back", store=state.name)
-            self.accept(EndpointChanged(endpoint=place), None)
-            self.accept(AlarmCleared(endpoint=place.id, alarm="storage"), None)
+        self._troubles.storage_from(self._loop, state)
 
     def _recorded(self, event: RecordEnded) -> None:
         self.tester.recorded(event)
-        reason = event.error or ("the disk is too slow" if event.dropped_s else "")
-        if reason:
-            self.log.error(
-                "recording is incomplete", file=event.path, seconds=round(event.duration_s, 1),
-                dropped_s=round(event.dropped_s, 1), reason=reason,
-            )  # fmt: skip
-        # Nobody is there any more to act on an alarm.
-        if bool(reason) is not self._recording_fails and not self._closing:
-            self._recording_fails = bool(reason)
-            state = StorageState(name="recordings", degraded=bool(reason), reason=reason)
-            self._storage(state)
+        self._troubles.recorded(event)
 
     async def _start_engine(self) -> None:
         start = getattr(self.engine, "start", None)
@@ -655,7 +568,7 @@ class Gateway(Exchange):
             )
 
     async def _close(self) -> None:
-        self._closing = True
+        self._troubles.closed = True
         if self._timer is not None:
             self._timer.cancel()
         await self._synthesiser.close()
@@ -689,24 +602,3 @@ def _redactor(configuration: Configuration) -> Redactor:
     # A person who dials a PIN does so with the keys that everybody uses for everything.
     digits = configuration.journal.keep_digits and not pins
     return Redactor(secrets, shown=shown if routes else None, digits=digits)
-
-
-_OWN: Final = {
-    "journal": "journal on disk",
-    "records": "records on disk",
-    "recordings": "recordings on disk",
-    "alarms": "alarms at once",
-    "audio": "audio of calls",
-}
-
-
-def _own(name: str) -> Endpoint:
-    """A place that speaks for a part of ours: its failure is an alarm like any other."""
-    return Endpoint(
-        id=f"gateway/{name}",
-        label=_OWN[name],
-        duplex=Duplex.NONE,
-        can_ring=False,
-        alarm=True,
-        condition=Condition.UP,
-    )

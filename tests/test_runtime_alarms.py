@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway import inbox, listening, runtime
+from gateway import inbox, listening, runtime, troubles
 from gateway.config import GatewaySection, JournalSection
 from gateway.core.actions import (
     CloseAlarm,
@@ -298,7 +298,7 @@ async def test_a_flood_of_alarms_drops_the_least_severe_and_says_so(
     async with rig.running():
         monkeypatch.setattr(inbox, "ALARMS", 10)
         monkeypatch.setattr(inbox, "HELD", 5)
-        monkeypatch.setattr(runtime, "FLOOD_S", 0.0)
+        monkeypatch.setattr(troubles, "FLOOD_S", 0.0)
         for number in range(40):
             severity = Severity(1 + number % 4)
             rig.host.emit(
