@@ -67,6 +67,7 @@ TRANSITIONS: Final[dict[tuple[LegState, type], LegState]] = {
     **{(state, LegEnded): _N for state in (_I, _O, _A, _C, _H, _X)},
 }
 """Which event takes a leg from which state to which."""
+_OVER: Final = (LegState.CLOSING, LegState.NULL)
 
 
 @dataclass(slots=True, eq=False)
@@ -128,7 +129,7 @@ class Leg:
     @property
     def live(self) -> bool:
         """Neither over nor on the way there."""
-        return self.state not in (LegState.CLOSING, LegState.NULL)
+        return self.state not in _OVER
 
     @property
     def connected(self) -> bool:

@@ -200,6 +200,55 @@ async def test_a_burst_arrives_whole_and_in_order() -> None:
     ours.close()
 
 
+async def test_what_comes_in_numbers_is_read_together() -> None:
+    reads: list[list[bytes]] = [[]]
+    ours = await UdpSocket.open(
+        "127.0.0.1", 0, lambda data, *_: reads[-1].append(data), lambda: reads.append([])
+    )
+
+    async def until(n: int) -> None:
+        async with asyncio.timeout(20.0):
+            while sum(map(len, reads)) < n:
+                await asyncio.sleep(0.001)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.sendto(b"alone", ours.local)
+        await until(1)
+        # What follows soon after another one waits for more, what follows that comes with it.
+        peer.sendto(b"second", ours.local)
+        await until(2)
+        for _ in range(5):
+            peer.sendto(b"with others", ours.local)
+        await until(7)
+        for _ in range(100):
+            peer.sendto(b"flood", ours.local)
+        await until(107)
+    assert reads[0] == [b"alone"]
+    assert len(reads) < 1 + 1 + 5 + 100 / 4
+    assert max(map(len, reads)) <= 16  # the loop belongs to others too
+    ours.close()
+
+
+async def test_a_fault_of_who_receives_does_not_make_it_deaf() -> None:
+    got: asyncio.Queue[bytes] = asyncio.Queue()
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: faults.append(what))
+
+    def received(data: bytes, *_: object) -> None:
+        got.put_nowait(data)
+        if data == b"odd":
+            raise ValueError(data)
+
+    ours = await UdpSocket.open("127.0.0.1", 0, received)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        for data in (b"odd", b"even", b"odd", b"odd", b"even"):
+            peer.sendto(data, ours.local)
+            assert await asyncio.wait_for(got.get(), 20.0) == data
+    await asyncio.sleep(0)
+    assert len(faults) == 3
+    ours.close()
+
+
 async def test_a_socket_closed_by_what_it_received_stays_closed() -> None:
     got: list[bytes] = []
     some = asyncio.Event()

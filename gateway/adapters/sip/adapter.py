@@ -88,6 +88,8 @@ class Sip(Adapter):
         self._texts: dict[int, str] = {}
         """Whom a text that waits for its answer is for."""
         self._pumping = False
+        self._pump_due = False
+        """It is to be pumped in the next turn of the loop."""
         self._closing: list[int] = []
         """Connections to be closed after what is queued for them."""
         self._stopping = False
@@ -202,6 +204,7 @@ class Sip(Adapter):
     def _pump(self) -> None:
         """Carry out what the agent wants: events first, then octets, then the next alarm clock."""
         agent = self._agent
+        self._pump_due = False
         if self._pumping or agent is None:
             return
         self._pumping = True
@@ -235,6 +238,12 @@ class Sip(Adapter):
             self._due = due
             wait = max(0.0, self._due - self.host.now())
             self._timer = asyncio.get_running_loop().call_later(wait, self._tick)
+
+    def _pump_soon(self) -> None:
+        """After an action: once for all that come of the same events."""
+        if not self._pump_due:
+            self._pump_due = True
+            asyncio.get_running_loop().call_soon(self._pump)
 
     def _tick(self) -> None:
         self._timer = None
@@ -285,39 +294,39 @@ class Sip(Adapter):
 
     def dial(self, action: Dial) -> None:
         self._calls.dial(action)
-        self._pump()
+        self._pump_soon()
 
     def ring(self, action: Ring) -> None:
         self._calls.ring(action.leg)
-        self._pump()
+        self._pump_soon()
 
     def progress(self, action: Progress) -> None:
         self._calls.progress(action.leg)
-        self._pump()
+        self._pump_soon()
 
     def answer(self, action: Answer) -> None:
         self._calls.answer(action.leg)
-        self._pump()
+        self._pump_soon()
 
     def hangup(self, action: Hangup) -> None:
         self._calls.hangup(action.leg, action.cause, action.detail)
-        self._pump()
+        self._pump_soon()
 
     def hold(self, action: Hold) -> None:
         self._calls.hold(action.leg, held=True)
-        self._pump()
+        self._pump_soon()
 
     def retrieve(self, action: Retrieve) -> None:
         self._calls.hold(action.leg, held=False)
-        self._pump()
+        self._pump_soon()
 
     def report_transfer(self, action: ReportTransfer) -> None:
         self._calls.report_transfer(action)
-        self._pump()
+        self._pump_soon()
 
     def send_digits(self, action: SendDigits) -> None:
         self._calls.send_digits(action.leg, action.digits)
-        self._pump()
+        self._pump_soon()
 
     def safe_state(self) -> None:
         """A telephone network has no outputs that could do harm."""

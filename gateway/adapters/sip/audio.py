@@ -139,8 +139,7 @@ class Audio:
                 raise PeerError("the audio cannot change between IPv4 and IPv6 during a call")
             # Signalling over one version of IP, audio over the other.
             self._local_ip, self._shown_ip = self._towards(choice.address)
-        _, port = self._open().local
-        self._apply(choice)
+        _, port = self._apply(choice).local
         self._version += 1
         return sdp.answer(
             described,
@@ -198,11 +197,10 @@ class Audio:
         self._held = held
         return self.offer()
 
-    def _apply(self, choice: sdp.Choice) -> None:
+    def _apply(self, choice: sdp.Choice) -> Stream:
         if not is_address(choice.address):
             raise PeerError(f"{choice.address!r} is no IP address: names are not looked up")
         self.choice = choice
-        stream = self._open()
         codec = Codec(choice.codec.name.upper())
         event, noise = choice.telephone_event, choice.comfort_noise
         # An address of zeros is the old way to say hold (RFC 2543); nothing may be sent there.
@@ -210,30 +208,33 @@ class Audio:
         direction = Direction.INACTIVE if silent else Direction(choice.direction.value)
         # Nobody has to send during a hold, whoever asked for it.
         timeout_s = self._media_timeout_s if direction is Direction.SENDRECV else 0.0
-        stream.update(
-            RtpSpec(
-                local_ip=self._local_ip,
-                remote_ip=None if silent else self._reached_at(choice.address),
-                remote_port=0 if silent else choice.port,
-                codec=codec,
-                payload_type=choice.codec.payload,
-                telephone_event=event.payload if event else None,
-                rate=_rate(choice.codec),
-                ptime_ms=min(max(choice.ptime_ms or 20, 10), choice.maxptime_ms or 60, 60),
-                direction=direction,
-                follow=follow(self._follow, behind_nat=self._is_behind_nat(choice.address)),
-                media_timeout_s=timeout_s,
-                srtp=self._keying.agreed,
-                comfort_noise=noise.payload if noise else None,
-                suppress_silence=noise is not None,
-                xr_metrics=bool(self._reports) and choice.xr_metrics,
-                xr_round_trip=bool(self._reports) and choice.xr_round_trip,
-            )
+        spec = RtpSpec(
+            local_ip=self._local_ip,
+            remote_ip=None if silent else self._reached_at(choice.address),
+            remote_port=0 if silent else choice.port,
+            codec=codec,
+            payload_type=choice.codec.payload,
+            telephone_event=event.payload if event else None,
+            rate=_rate(choice.codec),
+            ptime_ms=min(max(choice.ptime_ms or 20, 10), choice.maxptime_ms or 60, 60),
+            direction=direction,
+            follow=follow(self._follow, behind_nat=self._is_behind_nat(choice.address)),
+            media_timeout_s=timeout_s,
+            srtp=self._keying.agreed,
+            comfort_noise=noise.payload if noise else None,
+            suppress_silence=noise is not None,
+            xr_metrics=bool(self._reports) and choice.xr_metrics,
+            xr_round_trip=bool(self._reports) and choice.xr_round_trip,
         )
         # Digits come in the audio only where no telephone-event was negotiated: never twice.
         if self._options.detect_dtmf != (event is None):
             self._options = msgspec.structs.replace(self._options, detect_dtmf=event is None)
-        stream.configure(self._options)
+        if self.stream is None:
+            self.stream = self._host.open_stream(self._leg, spec, self._options)
+        else:
+            self.stream.update(spec)
+            self.stream.configure(self._options)
+        return self.stream
 
     def _is_behind_nat(self, address: str) -> bool:
         return self.behind_nat or self._hides(self._peer, address)

@@ -33,8 +33,12 @@ class Quota:
                 self._levels.popitem(last=False)
         else:
             self._levels.move_to_end(source)
-            level += max(0.0, known[0] - (now - known[1]) * self._rate)
+            left = known[0] - (now - known[1]) * self._rate
+            if left > 0.0:
+                level += left
+        burst = self._burst
         # Not for ever: who stops is welcome again within a known time.
-        level = min(level, 2 * self._burst)
+        if level > 2 * burst:
+            level = 2 * burst
         self._levels[source] = (level, now)
-        return max(0.0, level - self._burst) / self._rate
+        return (level - burst) / self._rate if level > burst else 0.0

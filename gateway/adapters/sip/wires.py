@@ -101,7 +101,7 @@ class Wires(StreamOwner):
         for text in self._config.listen:
             transport, host, port = parse_listen(text)
             if transport == "udp":
-                sock = await UdpSocket.open(host, port, self._datagram)
+                sock = await UdpSocket.open(host, port, self._datagram, self._pump)
                 self._udp.append(sock)
                 self.ports.setdefault("udp", sock.local[1])
             else:
@@ -215,7 +215,6 @@ class Wires(StreamOwner):
             return
         self._keep(data, ("udp", local, source), outward=False)
         agent.receive_datagram(data, source, local, "udp", now)
-        self._pump()
 
     def arrived(self, connection: StreamConnection) -> bool:
         """Somebody connects; one too many from a source is cut before it costs a handshake."""
