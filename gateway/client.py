@@ -5,12 +5,18 @@ Every command starts this: importing the daemon's parts here would cost each of 
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator
-from typing import Any, Final
 
 from gateway.unix_http import Exchange, quoted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, Final
+
+    _Dict = dict[str, Any]
+else:
+    _Dict = dict
 
 DEFAULT_SOCKET: Final = "/run/crosspoint/control.sock"
 DEFAULT_CONFIG: Final = "/etc/crosspoint/gateway.toml"
@@ -22,6 +28,59 @@ EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
 EXIT_CONFIG: Final = 4
+
+
+class Unsaid(KeyError):
+    """An answer lacks what it should say."""
+
+
+class _Answer(_Dict):
+    def __missing__(self, name: str) -> Any:
+        raise Unsaid(name)
+
+
+class _Scanner:
+    """What the scanner of the standard library's `json` is told: as `json.loads` reads."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = _Answer
+    parse_float, parse_int = float, int
+    memo: dict[str, str] = {}  # noqa: RUF012
+
+    @staticmethod
+    def parse_constant(name: str) -> float:
+        """``NaN`` and both infinities."""
+        return float(name)
+
+
+def parsed(data: bytes) -> Any:
+    """What a JSON document says. Raises `ValueError`.
+
+    `json` itself would load regular expressions and enumerations first, which takes longer than
+    most commands have to do; its scanner, in C, needs neither.
+    """
+    text = data.decode("utf-8").strip(" \t\r\n")
+    try:
+        from _json import make_scanner
+
+        # What it is told may be anything that has these attributes.
+        scanner: Any = _Scanner
+        found, end = make_scanner(scanner)(text, 0)
+        if end == len(text):
+            return found
+    except (ImportError, StopIteration):
+        pass
+    # An interpreter without that scanner, or what it has to complain of.
+    import json
+
+    return json.loads(text, object_pairs_hook=_Answer)
+
+
+def _written(body: dict[str, Any]) -> bytes:
+    import json
+
+    return json.dumps(body).encode()
 
 
 class CommandError(Exception):
@@ -38,8 +97,18 @@ class Client:
     def __init__(self, path: str) -> None:
         self.path = path
 
-    def get(self, path: str, **query: Any) -> Any:
-        """The JSON answer of a GET; None and empty values are left out of the query."""
+    def get(self, path: str, *, hints: dict[str, Any] | None = None, **query: Any) -> Any:
+        """The JSON answer of a GET; None and empty values are left out of the query.
+
+        hints: parameters that only save work: a gateway of an older version, which refuses what it
+        does not know, is asked again without them.
+        """
+        if hints:
+            try:
+                return self._ask("GET", _with_query(path, query | hints), None)
+            except CommandError as error:
+                if error.code != EXIT_FAILED:
+                    raise
         return self._ask("GET", _with_query(path, query), None)
 
     def text(self, path: str) -> str:
@@ -54,7 +123,7 @@ class Client:
         """The lines of a JSON-lines answer, as they come, for ever if the daemon goes on."""
         for line in self._follow(path, query, Exchange.lines):
             if line.strip():
-                yield json.loads(line)
+                yield parsed(line)
 
     def octets(self, path: str, **query: Any) -> Iterator[bytes]:
         """A file as it grows, for ever if the daemon goes on."""
@@ -83,7 +152,7 @@ class Client:
     ) -> Any:
         data = self._fetch(method, path, body, within_s)
         try:
-            return json.loads(data)
+            return parsed(data)
         except ValueError:
             raise CommandError(
                 f"{self.path} answers, but not as a gateway", code=EXIT_UNREACHABLE
@@ -94,7 +163,7 @@ class Client:
     ) -> bytes:
         exchange = self._connect()
         try:
-            sent = None if body is None else json.dumps(body).encode()
+            sent = None if body is None else _written(body)
             exchange.ask(method, path, sent, timeout_s=within_s)
             data = exchange.body()
         except TimeoutError:
@@ -183,17 +252,50 @@ def find_socket(given: str | None, config: str | None) -> str:
     try:
         with open(name, encoding="utf-8") as file:
             text = file.read()
-        found: Any = ""
-        if "socket" in text:
-            import tomllib
-
-            found = tomllib.loads(text).get("control", {}).get("socket", "")
+        found = _configured(text)
     except (OSError, ValueError, AttributeError):
         # Not readable by everybody, or wrong: `gateway check` is there to say so.
         return _box_or_lab()
     if isinstance(found, str) and found:
         return os.path.join(os.path.dirname(name), found)
     return _box_or_lab()
+
+
+def _configured(text: str) -> Any:
+    """What a configuration names as ``socket`` in ``[control]``; empty: nothing. Raises
+    `ValueError`.
+
+    The whole file is read as TOML only when these lines are written in an unusual way: to read a
+    long one takes longer than the gateway takes to answer.
+    """
+    if "socket" not in text:
+        return ""
+    if '"""' in text or "'''" in text:
+        return _by_toml(text)
+    inside = False
+    for line in text.splitlines():
+        line = line.strip()
+        if line.startswith("["):
+            inside = line == "[control]"
+            if not inside and "control" in line:
+                return _by_toml(text)
+            continue
+        name, _, value = line.partition("=")
+        name, value = name.strip(), value.strip()
+        if "control" in name and not line.startswith("#"):
+            return _by_toml(text)
+        if inside and "socket" in name and not line.startswith("#"):
+            inner = value[1:-1]
+            if name != "socket" or value != f'"{inner}"' or '"' in inner or "\\" in inner:
+                return _by_toml(text)
+            return inner
+    return ""
+
+
+def _by_toml(text: str) -> Any:
+    import tomllib
+
+    return tomllib.loads(text).get("control", {}).get("socket", "")
 
 
 def _with_query(path: str, query: dict[str, Any]) -> str:
@@ -208,7 +310,7 @@ def _with_query(path: str, query: dict[str, Any]) -> str:
 
 def _refused(status: int, data: bytes) -> CommandError:
     try:
-        problem = json.loads(data)
+        problem = parsed(data)
         what, remedy = str(problem["detail"]), str(problem.get("remedy", ""))
     except (ValueError, KeyError, TypeError):
         what, remedy = f"the gateway answered {status}", ""

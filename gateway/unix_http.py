@@ -8,8 +8,11 @@ has the few that are needed.
 from __future__ import annotations
 
 import _socket
-from collections.abc import Iterator
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Final
 
 _HEAD_OCTETS: Final = 64 << 10
 _CHUNK_OCTETS: Final = 1 << 24

@@ -3,14 +3,23 @@ a command line needs it (`gateway.cli.brief`)."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any, Final
 
 from gateway.cli.brief import Command, Done, echo
-from gateway.client import EXIT_FAILED, EXIT_UNREACHABLE, Client, CommandError, find_socket
+from gateway.client import (
+    EXIT_FAILED,
+    EXIT_UNREACHABLE,
+    Client,
+    CommandError,
+    Unsaid,
+    find_socket,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Final
 
 COMMANDS: Final = {
     "status": "status",
@@ -103,6 +112,14 @@ def main(args: list[str] | None = None) -> None:
     except CommandError as error:
         _complain(error, "--json" in words)
         code = error.code
+    except Unsaid as error:
+        # What a newer one says besides is passed over; what an older one does not say is missed.
+        lacks = f"the gateway's answer lacks {error}: it is of another version than this command"
+        _complain(
+            CommandError(lacks, remedy="gateway --version; systemctl restart crosspoint"),
+            "--json" in words,
+        )
+        code = EXIT_FAILED
     except Done as done:
         code = done.code
     except KeyboardInterrupt:
@@ -179,6 +196,8 @@ def _complain(error: CommandError, as_json: bool) -> None:
     from gateway.cli.show import clean
 
     if as_json:
+        import json
+
         document: dict[str, Any] = {"error": error.what, "remedy": error.remedy, "code": error.code}
         echo(json.dumps(document, ensure_ascii=False), err=True)
         return

@@ -9,15 +9,20 @@ one that is not, by click. Modules import all of it as `gateway.cli.lazily`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
+# `typing` and `re` are a third of what a command would have to load; who declares commands names
+# types for the checker alone.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, Final, TypeVar
+
     import click
 
     from gateway.cli import Settings
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+    _F = TypeVar("_F", bound=Callable[..., Any])
+
 _UNDERSTOOD: Final = frozenset(
     ("callback", "default", "expose_value", "flag_value", "help", "is_eager", "is_flag", "metavar",
      "required", "shell_complete", "show_default", "type")
@@ -33,12 +38,11 @@ class Done(Exception):
         self.code = code
 
 
-class Later(NamedTuple):
+class Later:
     """One of click's types, not made yet."""
 
-    name: str
-    args: tuple[Any, ...]
-    keywords: dict[str, Any]
+    def __init__(self, name: str, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        self.name, self.args, self.keywords = name, args, keywords
 
     def made(self) -> Any:
         """The type itself."""
@@ -47,11 +51,10 @@ class Later(NamedTuple):
         return getattr(click, self.name)(*self.args, **self.keywords)
 
 
-class _Declared(NamedTuple):
-    kind: str
-    """``argument`` or ``option``."""
-    names: tuple[str, ...]
-    keywords: dict[str, Any]
+class _Declared:
+    def __init__(self, kind: str, names: tuple[str, ...], keywords: dict[str, Any]) -> None:
+        self.kind, self.names, self.keywords = kind, names, keywords
+        """``argument`` or ``option``; as for click."""
 
     def decorate(self, function: Callable[..., Any]) -> Callable[..., Any]:
         import click
@@ -176,11 +179,13 @@ class Command:
             self._function(settings if self._gets == "pass_obj" else _Context(settings), **found)
 
 
-class _Context(NamedTuple):
+class _Context:
     """As much of click's context as a group asks for that none of its commands was named."""
 
-    obj: Settings
-    invoked_subcommand: None = None
+    invoked_subcommand = None
+
+    def __init__(self, obj: Settings) -> None:
+        self.obj = obj
 
 
 def command(name: str | None = None, **keywords: Any) -> Callable[[_F], Command]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gateway.cli import Settings, show
 from gateway.cli import lazily as click
 from gateway.cli.options import complete_call_or_leg, json_option
 from gateway.client import CommandError
 from gateway.unix_http import quoted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @click.command()
@@ -18,8 +20,9 @@ from gateway.unix_http import quoted
 def call(settings: Settings, call: str) -> None:
     """One call: legs, codecs, loss, jitter, levels, route; why is there no audio.
 
-    CALL is the end of a call's id as the tables show it, a leg's id (fxs/1#18), or an endpoint
-    that has one call (fxs/1). Of one that is over the records of its legs are shown.
+    CALL is the end of a call's or trace's id as the tables show it, a leg's id (fxs/1#18), an
+    endpoint that has one call (fxs/1), or 'last'. Of one that is over the records of its legs are
+    shown.
     """
     try:
         found = settings.client().get(f"/v1/calls/{quoted(call)}")
@@ -62,8 +65,16 @@ def _over(settings: Settings, call: str) -> bool:
     client = settings.client()
     recent = client.get("/v1/records/legs", limit=1000)
     calls = client.get("/v1/records/calls", limit=1000)
-    ids = {item["id"] for item in calls if item["call"].endswith(call)}
+    wanted = call.lower()
+    ids = {
+        item["id"]
+        for item in calls
+        if item["call"].endswith(wanted) or item["trace"].endswith(wanted)
+    }
     ids |= {item["call"] for item in recent if item["leg"] == call}
+    if wanted == "last" and calls:
+        newest = max(calls, key=lambda item: float(item["demanded_at"]))
+        ids = {item["id"] for item in calls if item["trace"] == newest["trace"]}
     found = [item for item in recent if item["call"] in ids]
     if not found:
         return False

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Final
 
 from gateway.cli import Settings, show
 from gateway.cli import lazily as click
 from gateway.cli.options import complete_endpoint, json_option
 from gateway.cli.show import Column
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, Final
 
 _CALLS: Final = (
     Column("CALL"), Column("FROM"), Column("TO"), Column("NUMBER"), Column("STATE"),
@@ -39,7 +42,7 @@ def calls(settings: Settings, pattern: str, watch: bool, every: float) -> None:
     def ask() -> list[dict[str, Any]]:
         # The table has no use for the counters of the streams.
         found: list[dict[str, Any]] = client.get(
-            "/v1/calls", endpoint=pattern, audio=settings.as_json
+            "/v1/calls", endpoint=pattern, hints={"audio": settings.as_json}
         )
         return found
 

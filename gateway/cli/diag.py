@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from gateway.cli import Settings, offline, show
 from gateway.cli import lazily as click
 from gateway.cli.brief import Done
 from gateway.cli.options import complete_call_or_leg, json_option, past
 from gateway.client import EXIT_FAILED, CommandError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from gateway.config import Configuration
 
 

@@ -150,5 +150,5 @@ def support_bundle(settings: Settings, file: Path, journal_mb: int, log: Path | 
     if settings.as_json:
         show.emit_json({"file": str(file), "holds": names})
     else:
-        click.echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB, {len(names)} files")
-        click.echo("no passwords, PINs and keys are in it; numbers and names are")
+        click.echo(f"{file}: {file.stat().st_size / 1024:.0f} KiB, {len(names)} files")
+        click.echo("passwords, PINs and keys are not in it; numbers and names are")

@@ -23,6 +23,20 @@ class _Commands(click.Group):
         command.short_help = HELP[cmd_name]
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, n=2)
+            if not close:
+                raise
+            meant = " or ".join(close)
+            raise click.UsageError(f"{error.message} Did you mean {meant}?", ctx) from None
+
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         try:
             return super().make_context(*args, **extra)

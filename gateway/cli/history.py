@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
 import time
-from collections.abc import Iterator
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
 
 from gateway.cli import Settings, offline, show
 from gateway.cli import lazily as click
@@ -16,12 +11,15 @@ from gateway.cli.options import until as until_option
 from gateway.cli.show import Column
 from gateway.client import EXIT_UNREACHABLE, CommandError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Final
+
     from gateway.config import Configuration
     from gateway.records import Database
 
 _DAY: Final = 86_400.0
-_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 @click.command()
@@ -52,6 +50,9 @@ def events(settings: Settings, /, type_: str, follow: bool | None, **question: A
     """
     history = any(question[name] is not None for name in ("since", "until", "last"))
     question |= {"type": type_, "follow": bool(follow) if follow is not None else not history}
+    since, to = question["since"], question["until"]
+    if since is not None and to is not None and since >= to:
+        raise click.UsageError("--since must be before --until")
     if history and question["since"] is None:
         question["since"] = (question["until"] or time.time()) - _DAY
     if question["until"] is not None and question["follow"]:
@@ -73,24 +74,33 @@ def events(settings: Settings, /, type_: str, follow: bool | None, **question: A
 
 
 def _offline(configuration: Configuration, question: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    import json
+
     from gateway.control import history
     from gateway.control.questions import EventsQuery
+    from gateway.errors import UsageError
 
     given = {name: value for name, value in question.items() if value is not None}
     try:
         for envelope in history.past(configuration.journal_dir, EventsQuery(**given)):
             keep = configuration.journal.keep_digits
             yield json.loads(history.line(envelope, keep_digits=keep))
+    except UsageError as error:
+        raise CommandError(str(error)) from None
     except OSError as error:
         raise CommandError(f"the journal cannot be read: {error}") from None
 
 
 def _print(lines: Iterator[dict[str, Any]], as_json: bool) -> None:
+    none = True
     for event in lines:
+        none = False
         if as_json:
             show.emit_line(event)
         else:
             click.echo(show.clean(_line(event)))
+    if none and not as_json:
+        click.echo("nothing of that kind happened then", err=True)
 
 
 def _line(event: dict[str, Any]) -> str:
@@ -99,6 +109,10 @@ def _line(event: dict[str, Any]) -> str:
     data = dict(event["data"])
     if kind == "control":
         return f"!! {data['dropped']} events were dropped: this reader is too slow"
+    from datetime import datetime
+
+    from gateway.cli.story import UUID
+
     at = datetime.fromisoformat(event["time"]).astimezone()
     subject = event.get("subject", "")
     if isinstance(data.get("endpoint"), dict):
@@ -108,7 +122,7 @@ def _line(event: dict[str, Any]) -> str:
     for key in ("trace", "call", "demanded_at", "raised_at"):
         data.pop(key, None)
     facts = [
-        f"{key}={_UUID.sub(lambda found: show.short(found[0]), str(value))}"
+        f"{key}={UUID.sub(lambda found: show.short(found[0]), str(value))}"
         for key, value in data.items()
         if value not in (subject, None, "")
     ]
@@ -122,7 +136,7 @@ def _line(event: dict[str, Any]) -> str:
             stamp,
             mark,
             name.ljust(15),
-            _UUID.sub(lambda found: show.short(found[0]), subject),
+            UUID.sub(lambda found: show.short(found[0]), subject),
             text,
             call and f"[{call}]",
         )
@@ -176,13 +190,14 @@ def _calls(found: list[dict[str, Any]]) -> None:
         (
             Column("BEGAN"), Column("FROM"), Column("NUMBER", fold=True), Column("BY"),
             Column("OUTCOME", fold=True), Column("WAIT", right=True), Column("TALK", right=True),
-            Column("ROUTE", fold=True),
+            Column("CALL"), Column("ROUTE", fold=True),
         ),
         [
             (
                 _short_clock(item["demanded_at"]), item["endpoint"], item["called"],
                 item["answered_by"], _outcome(item),
-                show.duration(item["wait_s"]), show.duration(item["talk_s"]), item["route"],
+                show.duration(item["wait_s"]), show.duration(item["talk_s"]),
+                show.short(item["trace"] or item["call"]), item["route"],
             )
             for item in found
         ],

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from gateway.cli import Settings
 from gateway.cli import lazily as click
 from gateway.client import DEFAULT_DATA, EXIT_CONFIG, EXIT_UNREACHABLE, CommandError, find_config
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from gateway.config import Configuration
     from gateway.kept import Kept
     from gateway.records import Database

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
 
 from gateway.cli import Settings
 from gateway.cli import lazily as click
 from gateway.client import CommandError
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final, TypeVar
+
+    _F = TypeVar("_F", bound=Callable[..., Any])
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _FORMATS: Final = (
@@ -39,6 +41,8 @@ def when(text: str, days_ago: int = 0) -> float:
     ``2h`` (ago), ``14:30`` or ``2:30pm`` (today, or days ago), ``2026-03-01``,
     ``2026-03-01T14:30``, ``now``.
     """
+    import re
+
     text = text.strip()
     noon = re.fullmatch(r"(?i)(1[0-2]|0?[1-9])(?::([0-5]\d))?\s*([ap])m", text)
     if noon:
@@ -83,6 +87,8 @@ def until(ctx: click.Context, param: click.Parameter, text: str | None) -> float
 
 def seconds(text: str) -> float:
     """A span as people type it: ``90s``, ``5m``, ``1h``."""
+    import re
+
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
     if not found or not float(found[1]):
         raise click.BadParameter(f"{text!r} is no span of time; write 90s, 5m or 1h")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any
-
 from gateway.cli import Settings, show
 from gateway.cli import lazily as click
 from gateway.cli.options import complete_endpoint, json_option
 from gateway.cli.show import Column
 from gateway.client import EXIT_UNREACHABLE, CommandError, find_config
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+    from typing import Any
 
 
 @click.command()
@@ -79,6 +78,7 @@ def _installed(settings: Settings) -> None:
 
 def _missing(point: EntryPoint) -> str:
     """Which package an optional adapter lacks; empty: none."""
+    import re
     from importlib.metadata import PackageNotFoundError, version
 
     for wanted in (point.dist.requires or []) if point.dist else []:
@@ -121,12 +121,19 @@ def endpoints(settings: Settings, pattern: str, down: bool, counters: bool, deta
         "/v1/endpoints", endpoint=pattern, condition="down" if down else ""
     )
     if not found and pattern and not down:
-        raise CommandError(f"there is no endpoint {pattern}", remedy="gateway endpoints lists them")
+        import difflib
+
+        names = [item["id"] for item in settings.client().get("/v1/endpoints")]
+        close = difflib.get_close_matches(pattern, names, n=2, cutoff=0.7)
+        hint = f"did you mean {' or '.join(close)}?" if close else "gateway endpoints lists them"
+        raise CommandError(f"there is no endpoint {pattern}", remedy=hint)
     if settings.as_json:
         show.emit_json(found)
         return
     if detail:
-        for item in found:
+        for n, item in enumerate(found):
+            if n:
+                click.echo()
             _endpoint(item)
         return
     show.table(
@@ -194,7 +201,6 @@ def _endpoint(item: dict[str, Any]) -> None:
             ),
         )
     )
-    click.echo()
 
 
 def _tested(test: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final
 
 from gateway.cli import Settings, offline, show
 from gateway.cli import lazily as click
@@ -11,7 +10,10 @@ from gateway.cli.brief import Done
 from gateway.cli.options import complete_endpoint, json_option, when
 from gateway.client import EXIT_CONFIG, CommandError, find_config
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Final
+
     from gateway.config import Configuration
 
 
@@ -119,6 +121,10 @@ def explain(
             f"--input: {text!r} is no value; write on, off or a number, as "
             "'gateway endpoints A --detail' shows it"
         ) from None
+    if called and (alarm or input_ or digits):
+        raise click.UsageError("B is whom A calls: leave it out with --alarm, --input or --digits")
+    if sum(map(bool, (alarm, input_, digits))) > 1:
+        raise click.UsageError("--alarm, --input and --digits contradict each other")
     question: dict[str, Any] = {
         "source": source,
         "called": called,

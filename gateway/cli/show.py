@@ -7,14 +7,16 @@ draw more, need ten times the octets, and break words to fit.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple
 
 from gateway.cli.brief import echo, style
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, Final
 
 _COLOURS: Final = {
     "up": "green", "connected": "green", "running": "green",
@@ -24,14 +26,17 @@ _COLOURS: Final = {
 }  # fmt: skip
 
 
-class Column(NamedTuple):
-    """A heading and how its cells behave on a narrow terminal."""
+class Column:
+    """A heading and how its cells behave on a narrow terminal.
 
-    title: str
-    right: bool = False
-    """Numbers stand at the right."""
-    fold: bool = False
-    """May move to a line of its own below the row when the terminal is too narrow."""
+    right: numbers stand at the right. fold: it may move to a line of its own below the row when the
+    terminal is too narrow.
+    """
+
+    __slots__ = ("fold", "right", "title")
+
+    def __init__(self, title: str, right: bool = False, fold: bool = False) -> None:
+        self.title, self.right, self.fold = title, right, fold
 
 
 def terminal() -> bool:
@@ -41,13 +46,21 @@ def terminal() -> bool:
 
 def size() -> os.terminal_size:
     """Columns and lines of the terminal."""
-    import shutil
-
-    return shutil.get_terminal_size((80, 24))
+    # Not shutil's, whose import takes as long as the rest of a command: the environment first, as
+    # there, then the terminal.
+    try:
+        columns, lines = os.get_terminal_size(sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    except (OSError, ValueError):
+        columns, lines = 0, 0
+    named = [os.environ.get(name, "") for name in ("COLUMNS", "LINES")]
+    wide, high = (int(text) if text.isdecimal() else 0 for text in named)
+    return os.terminal_size((wide or columns or 80, high or lines or 24))
 
 
 def emit_json(value: Any) -> None:
     """One JSON document: indented for a person, one line in a pipe."""
+    import json
+
     echo(json.dumps(value, indent=2 if terminal() else None, ensure_ascii=False))
 
 
@@ -147,6 +160,8 @@ def facts(pairs: Iterable[tuple[str, str]]) -> None:
 
 def clean(text: str) -> str:
     """Without control characters: names come from the network, a terminal obeys escapes."""
+    if text.isprintable():
+        return text
     return "".join(sign if sign.isprintable() else "�" for sign in text)
 
 
@@ -191,5 +206,7 @@ def level(dbm0: float | None) -> str:
 
 def emit_line(value: Any) -> None:
     """One JSON document in one line, at once: for those who follow."""
+    import json
+
     echo(json.dumps(value, ensure_ascii=False))
     sys.stdout.flush()

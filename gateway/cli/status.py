@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gateway.cli import Settings, show
 from gateway.cli import lazily as click
 from gateway.cli.brief import Done
 from gateway.cli.options import json_option
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @click.command()
@@ -65,7 +67,8 @@ def troubles(found: dict[str, Any]) -> list[str]:
         names = ", ".join(down[:5]) + (", ..." if len(down) > 5 else "")
         wrong.append(f"endpoints down: {names}: gateway endpoints --down")
     if found["alarms_active"]:
-        wrong.append(f"{found['alarms_active']} alarms are active: gateway alarms")
+        n = found["alarms_active"]
+        wrong.append(f"{n} {'alarm is' if n == 1 else 'alarms are'} active: gateway alarms")
     for test in found["tests_failed"]:
         wrong.append(
             f"{test['kind']} test of {test['endpoint']}: {test['verdict']}, "

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from gateway.cli import show
 
-_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _UNSAID: Final = ("type", "trace", "call", "demanded_at", "raised_at", "leg", "endpoint")
 
 
@@ -29,4 +29,4 @@ def sentence(body: dict[str, Any] | None) -> str:
     )
     text = data["text"] if kind == "Note" else facts
     parts = (kind, str(subject), text)
-    return _UUID.sub(lambda found: show.short(found[0]), " ".join(each for each in parts if each))
+    return UUID.sub(lambda found: show.short(found[0]), " ".join(each for each in parts if each))

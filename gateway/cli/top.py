@@ -59,7 +59,7 @@ def look(client: Client, n_calls: int = 0, *, whole: bool = True) -> Snapshot:
     return Snapshot(
         time.time(),
         status,
-        client.get("/v1/calls", limit=n_calls),
+        client.get("/v1/calls", hints={"limit": n_calls} if n_calls else None),
         client.get("/v1/alarms"),
         client.get("/v1/adapters") if whole else [],
         client.get("/v1/endpoints") if whole or unfit else [],

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
 
 from gateway.cli import Settings, offline, show
 from gateway.cli import lazily as click
 from gateway.cli.options import complete_call_or_leg, json_option, past
 from gateway.client import EXIT_UNREACHABLE, CommandError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
     from gateway.config import Configuration
     from gateway.timeline.ladder import Said
 

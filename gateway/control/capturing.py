@@ -40,7 +40,8 @@ async def find(gateway: Gateway, query: CaptureQuery) -> str:
         return ""
     if not query.id:
         raise UsageError("give a call, a trace, last, next, or a time")
-    return await asyncio.to_thread(search.find, gateway.configuration.journal_dir, query.id)
+    directory, known = gateway.configuration.journal_dir, list(gateway.switchboard.endpoints)
+    return await asyncio.to_thread(search.find, directory, query.id, None, known)
 
 
 async def octets(

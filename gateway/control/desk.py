@@ -269,9 +269,14 @@ class Desk:
 
     # History
 
-    async def events(self, query: EventsQuery) -> AsyncGenerator[bytes, None]:
+    def events(self, query: EventsQuery) -> AsyncGenerator[bytes, None]:
         """Lines: first of the journal, if asked for, then what happens."""
-        wanted = history.Filter(query)
+        # What is wrong with the question comes before the first line.
+        return self._events(query, history.Filter(query))
+
+    async def _events(
+        self, query: EventsQuery, wanted: history.Filter
+    ) -> AsyncGenerator[bytes, None]:
         keep = self.gateway.configuration.journal.keep_digits
         feed = self.gateway.subscribe(FEED) if query.follow else None
         if feed is not None:
@@ -493,6 +498,8 @@ class Desk:
             if known.state == "active" and body.alarm in ("", known.alarm)
         ]
         if not active:
+            if body.endpoint not in board.endpoints:
+                self._no_endpoint(body.endpoint)
             what = f" {body.alarm}" if body.alarm else ""
             states = ", ".join(f"{known.alarm} is {known.state}" for known in here)
             raise Refused(
@@ -566,7 +573,8 @@ class Desk:
     # Finding
 
     def _find_call(self, text: str) -> Call:
-        """The call with this id, or whose id ends so, or that has this leg or endpoint."""
+        """The call with this id, or whose id or trace ends so, or that has this leg or endpoint;
+        ``last`` is the newest that is up."""
         board = self.gateway.switchboard
         leg = board.legs.get(text)
         if leg is not None:
@@ -577,14 +585,25 @@ class Desk:
         else:
             wanted = text.lower()
             found = [call for call in board.calls.values() if call.id.endswith(wanted) and wanted]
+            if not found and wanted:
+                found = [call for call in board.calls.values() if call.trace.endswith(wanted)]
+            if wanted == "last":
+                found = list(board.calls.values())[-1:]
         if len(found) == 1:
             return found[0]
         if not found:
+            place = text.partition("#")[0]
+            if "/" in place and place not in board.endpoints:
+                self._no_endpoint(place)
             raise Refused(
                 404,
-                f"there is no call {text} now",
-                f"gateway calls shows those up; one that is over: gateway events --call {text} "
-                "--since 1d, gateway records",
+                "there is no call now"
+                if text == "last"
+                else f"{text} has no call now"
+                if "/" in text
+                else f"there is no call {text} now",
+                f"gateway calls shows those up; one that is over: gateway diag {text}, "
+                f"gateway trace {text}",
             )
         raise Refused(
             400, f"{len(found)} calls fit {text}", "give more of the id's end, or a leg's id"

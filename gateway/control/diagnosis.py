@@ -23,7 +23,8 @@ async def of_call(gateway: Gateway, which: str, at: float | None = None) -> Diag
     Raises `UsageError` when there is none.
     """
     configuration = gateway.configuration
-    call, _ = await asyncio.to_thread(gather.past, configuration.journal_dir, which, at)
+    known = list(gateway.switchboard.endpoints)
+    call, _ = await asyncio.to_thread(gather.past, configuration.journal_dir, which, at, known)
     legs = gateway.switchboard.legs
     call.live = any(leg.call.trace == call.trace for leg in legs.values())
     if call.live:

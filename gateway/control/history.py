@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 
 from gateway.control.questions import EventsQuery
-from gateway.core.actions import Command, SendDigits
+from gateway.core.actions import Action, Command, SendDigits
 from gateway.core.endpoints import Endpoint
 from gateway.core.envelope import Envelope
-from gateway.core.events import DigitPressed
+from gateway.core.events import DigitPressed, Event
+from gateway.errors import UsageError
 from gateway.journal import Reader
 
 BATCH: Final = 500
+TYPES: Final = sorted(each.__name__ for each in (*get_args(Event), *get_args(Action)))
+"""What an event or action may be."""
 
 
 class Filter:
-    """Which envelopes a question wants."""
+    """Which envelopes a question wants. Raises `UsageError` for a type that there is not."""
 
     def __init__(self, query: EventsQuery) -> None:
         self._types = [text.strip() for text in query.type.split(",") if text.strip()]
         self._query = query
+        for pattern in self._types:
+            if not fnmatch.filter(TYPES, pattern):
+                close = difflib.get_close_matches(pattern, TYPES, n=2)
+                hint = f": did you mean {' or '.join(close)}?" if close else ""
+                raise UsageError(f"nothing that happens is called {pattern}{hint}")
 
     def __call__(self, envelope: Envelope) -> bool:
         query, body = self._query, envelope.body

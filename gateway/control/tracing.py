@@ -37,8 +37,8 @@ async def find(gateway: Gateway, query: TraceQuery) -> str:
         if not query.follow:
             raise UsageError("next is what comes: it needs --follow")
         return ""
-    directory = gateway.configuration.journal_dir
-    return await asyncio.to_thread(search.find, directory, query.id, query.at)
+    directory, known = gateway.configuration.journal_dir, list(gateway.switchboard.endpoints)
+    return await asyncio.to_thread(search.find, directory, query.id, query.at, known)
 
 
 async def lines(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -21,12 +22,14 @@ MAXIMUM: Final = 50_000
 """Items of one trace that are read."""
 
 
-def past(directory: Path, which: str, at: float | None = None) -> tuple[CallEvidence, list[Item]]:
+def past(
+    directory: Path, which: str, at: float | None = None, known: Collection[str] = ()
+) -> tuple[CallEvidence, list[Item]]:
     """The newest trace that is meant, as `gateway.timeline.search.find` takes it, without counters.
 
     Raises `UsageError` when there is none, `OSError` when the journal cannot be read.
     """
-    trace = search.find(directory, which, at)
+    trace = search.find(directory, which, at, known)
     items = []
     for item in search.read(directory, Picker(trace)):
         items.append(item)

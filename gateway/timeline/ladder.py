@@ -14,26 +14,29 @@ ASCII and at most one line each, so that it can be sent over a slow line and sea
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from typing import Final, Protocol
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Final, Protocol
+
+    class Said(Protocol):
+        """What a line needs of an `Item`: who only shows one does not load all that makes one."""
+
+        @property
+        def at(self) -> float: ...
+        @property
+        def lane(self) -> str: ...
+        @property
+        def kind(self) -> str: ...
+        @property
+        def name(self) -> str: ...
+        @property
+        def text(self) -> str: ...
+
 
 GATEWAY: Final = "gateway"
 """The lane of what the gateway does by itself."""
-
-
-class Said(Protocol):
-    """What a line needs of an `Item`: who only shows one does not load all that makes one."""
-
-    @property
-    def at(self) -> float: ...
-    @property
-    def lane(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def text(self) -> str: ...
 
 
 def head(lanes: list[str], labels: dict[str, str]) -> Iterator[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -22,9 +23,16 @@ _AT: Final = re.compile(rb'"at":([0-9.]{1,32})')
 _ID: Final = re.compile(r"[0-9A-Za-z_-]{4,64}\Z")
 
 
-def find(directory: Path, wanted: str, at: float | None = None) -> str:
+_CALL: Final = re.compile(rb'"(?:leg|alarm)":"')
+"""In a line of a call or alarm; not of a contact that opens, or a lamp."""
+_BLOCK_OCTETS: Final = 256 << 10
+_BEFORE_OCTETS: Final = 64 << 10
+
+
+def find(directory: Path, wanted: str, at: float | None = None, known: Collection[str] = ()) -> str:
     """The newest trace that is meant: ``last``, the end of a trace's or call's id, a leg, or an
-    endpoint. at: the newest that there was at this moment, seconds since 1970.
+    endpoint. at: the newest that there was at this moment, seconds since 1970. The last one is a
+    call's or an alarm's, if there is any. known: endpoints, for who mistypes one.
 
     Raises `UsageError` when there is none, `OSError` when the journal cannot be read.
     """
@@ -45,18 +53,17 @@ def find(directory: Path, wanted: str, at: float | None = None) -> str:
             f"{wanted!r} is no trace, call, leg or endpoint: give the end of an id (at least 4 "
             "characters), fxs/1#18, fxs/1, or last"
         )
-    for path in reversed(segments(directory)):
-        if at is not None and begun(path) > at:
-            continue
-        for line in reversed(path.read_bytes().splitlines()):
-            if line.startswith(MARKS) or not pattern.search(line):
-                continue
-            if at is not None and (stamp := _AT.search(line)) and float(stamp[1]) > at:
-                continue
-            trace = _TRACE.search(line)
-            if trace is not None:
-                return trace[1].decode()
+    paths = [each for each in segments(directory) if at is None or begun(each) <= at]
+    for each in (_CALL, _TRACE) if wanted == LAST else (pattern,):
+        for path in reversed(paths):
+            if trace := _newest(path, each, at):
+                return trace
     then = "" if at is None else " up to then"
+    endpoint = wanted.partition("#")[0]
+    if known and "/" in endpoint and endpoint not in known:
+        close = difflib.get_close_matches(endpoint, known, n=2, cutoff=0.7)
+        hint = f"did you mean {' or '.join(close)}?" if close else "gateway endpoints lists them"
+        raise UsageError(f"there is no endpoint {endpoint}: {hint}")
     if wanted == LAST:
         raise UsageError(f"nothing has been traced {then.strip() or 'yet'}")
     raise UsageError(
@@ -65,11 +72,64 @@ def find(directory: Path, wanted: str, at: float | None = None) -> str:
     )
 
 
+def _newest(path: Path, pattern: re.Pattern[bytes], at: float | None) -> str:
+    """The trace of the newest line that fits; empty: there is none in this file."""
+    for block in _backwards(path):
+        # In blocks: the thread that asks keeps the gateway's from working for as long as one takes.
+        if not pattern.search(block):
+            continue
+        for line in reversed(block.splitlines()):
+            if line.startswith(MARKS) or not pattern.search(line):
+                continue
+            if at is not None and (stamp := _AT.search(line)) and float(stamp[1]) > at:
+                continue
+            trace = _TRACE.search(line)
+            if trace is not None:
+                return trace[1].decode()
+    return ""
+
+
+def _backwards(path: Path) -> Iterator[bytes]:
+    """A file in blocks of whole lines, the last one first."""
+    with path.open("rb") as file:
+        place, rest = file.seek(0, 2), b""
+        while place > 0:
+            step = min(_BLOCK_OCTETS, place)
+            place -= step
+            file.seek(place)
+            rest = file.read(step) + rest
+            first, newline, block = rest.partition(b"\n") if place else (b"", b"", rest)
+            if newline or not place:
+                rest = first
+                yield block
+
+
+def _where(path: Path, trace: bytes) -> int:
+    """Where to begin to read for a trace: shortly before a file names it first, for what was done
+    at the same moment; else shortly before its end."""
+    with path.open("rb") as file:
+        place, tail = 0, b""
+        while data := file.read(_BLOCK_OCTETS):
+            found = (tail + data).find(trace)
+            if found >= 0:
+                place += found - len(tail)
+                break
+            place, tail = place + len(data), data[-len(trace) :]
+        place = max(0, place - _BEFORE_OCTETS)
+        file.seek(place)
+        return place + len(file.readline()) if place else 0
+
+
 def read(directory: Path, picker: Picker) -> Iterator[Item]:
     """The items of the picker's trace, oldest first. Raises `OSError`."""
+    begun_with = frozenset(picker.needles)
     for path in _since(segments(directory), picker.trace):
         after_ours = False
+        # Until it is named for the first time, nothing else can be known to be of it.
+        fresh = begun_with == picker.needles == {picker.trace.encode()}
+        skipped = _where(path, picker.trace.encode()) if fresh else 0
         with path.open("rb") as lines:
+            lines.seek(skipped)
             for line in lines:
                 if line.startswith(MARKS) or not line.endswith(b"\n"):
                     if line.startswith(OPENED):

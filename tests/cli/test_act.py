@@ -91,7 +91,7 @@ def test_status_says_what_is_not_well(broken: Box) -> None:
     done = broken.run("status")
     assert done.returncode == 1
     assert "! records does not reach the disk: " in done.stdout
-    assert "! 1 alarms are active: gateway alarms" in done.stdout
+    assert "! 1 alarm is active: gateway alarms" in done.stdout
     assert "all is well" not in done.stdout
     # Asking for what cannot be read says why, and is no crash.
     done = broken.run("records")

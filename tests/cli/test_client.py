@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import json
 import os
@@ -9,11 +10,15 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.cli import act, calls, main, status
+from gateway.client import _configured, parsed
 from tests.box import Box
 
 NOBODY = 65534
@@ -184,3 +189,91 @@ def test_a_reader_that_has_enough_is_no_failure(talking: Box, words: str) -> Non
     errors = process.stderr.read().decode()
     process.stderr.close()
     assert (process.wait(30.0), errors) == (0, "")
+
+
+DOCUMENTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(DOCUMENTS, st.sampled_from(["", " ", "\n"]))
+def test_a_document_is_read_as_the_standard_library_reads_it(document: object, end: str) -> None:
+    assert parsed((json.dumps(document) + end).encode()) == document
+
+
+@given(st.text('{}[]",:0123 tnul\\e-.', max_size=12))
+def test_what_is_no_document_is_refused_as_there(text: str) -> None:
+    try:
+        expected = json.loads(text)
+    except ValueError:
+        with pytest.raises(ValueError):  # noqa: PT011
+            parsed(text.encode())
+    else:
+        assert parsed(text.encode()) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[control]\nsocket = \"a/b\"", "  [control]  \n  socket=\"s\"  # no\n",
+        "[control]\n#socket",
+        "[control]\nsocket = 'a'", "control.socket = \"c\"", "control = { socket = \"d\" }",
+        "[ control ]\nsocket = \"e\"", "[control] # it\nsocket = \"f\"", "[a]\nsocket = \"g\"",
+        "[control]\ngroup = \"x\"\n[[routes]]\nsocket = \"h\"", "[control]\nsocket = \"i\\u0041\"",
+        "x = \"\"\"\n[control]\nsocket = \"j\"\n\"\"\"", "[\"control\"]\nsocket = \"k\"",
+        "[control]\n\"socket\" = \"l\"", "[control]\nsocket = 3", "[control.x]\nsocket = \"m\"",
+        "[control]\nsocket_x = \"n\"\n", "[control]\nsocket = \"a#b\"",
+    ],
+)  # fmt: skip
+def test_the_socket_is_found_in_a_configuration_as_toml_says(text: str) -> None:
+    section = tomllib.loads(text).get("control", {})
+    assert _configured(text) == section.get("socket", "")
+
+
+@contextlib.contextmanager
+def answering(path: str, answer: Callable[[str], tuple[int, object]]) -> Iterator[list[str]]:
+    """A gateway of another version, as far as one question."""
+    asked: list[str] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                line, _ = server.accept()
+            except OSError:
+                return
+            with line:
+                asked.append(line.recv(4096).split()[1].decode())
+                status, document = answer(asked[-1])
+                body = json.dumps(document).encode()
+                line.sendall(b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n" % (status, len(body)))
+                line.sendall(body)
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield asked
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_an_older_gateway_is_asked_without_what_it_does_not_know(idle: Box) -> None:
+    def older(target: str) -> tuple[int, object]:
+        return (400, {"detail": "unknown parameter 'audio'"}) if "audio" in target else (200, [])
+
+    with answering(str(idle.socket), older) as asked:
+        assert idle.json("calls") == []
+        assert "no calls" in idle.run("calls").stderr
+    assert asked == ["/v1/calls?audio=true", "/v1/calls", "/v1/calls?audio=false", "/v1/calls"]
+
+
+def test_what_an_older_gateway_does_not_say_is_named_without_a_traceback(idle: Box) -> None:
+    with answering(str(idle.socket), lambda _: (200, [{"id": "fxs/1", "newer": [1]}])):
+        done = idle.run("endpoints")
+    assert done.returncode == 1
+    assert "answer lacks 'number': it is of another version than this command" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -58,3 +58,45 @@ def test_answers_of_a_gateway_import_nothing_heavy(box: Box) -> None:
     ):  # fmt: skip
         found = _imported("--socket", str(box.socket), *command)
         assert not found & set(HEAVY), command
+
+
+SLOW = {
+    "collections",
+    "contextlib",
+    "enum",
+    "functools",
+    "json",
+    "re",
+    "shutil",
+    "tomllib",
+    "typing",
+}
+LISTED = """
+import sys
+from gateway.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print(*sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["status", "calls", "endpoints", "explain loopback/alice 102", "diag last", "trace last"],
+)
+def test_what_a_technician_asks_loads_hardly_more_than_the_interpreter(
+    box: Box, command: str
+) -> None:
+    box.ok("dial", "loopback/alice", "loopback/bob")
+    lists = [
+        subprocess.run(
+            [sys.executable, "-c", *arguments], env=box.environment | {"PYTHONPATH": ""},
+            stdout=subprocess.PIPE, text=True, check=False, timeout=60,
+        ).stdout.splitlines()[-1].split()
+        for arguments in (["import sys; print(*sys.modules)"], [LISTED, *command.split()])
+    ]  # fmt: skip
+    bare, whole = map(set, lists)
+    assert "gateway.client" in whole
+    # An editable installation may load some of them for itself.
+    assert not (whole - bare) & SLOW
