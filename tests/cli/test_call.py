@@ -44,7 +44,7 @@ def test_a_call_that_does_not_exist(talking: Box) -> None:
     done = talking.run("call", "0000dead")
     assert done.returncode == 1
     assert "there is no call 0000dead now" in done.stderr
-    assert "gateway events --call 0000dead" in done.stderr
+    assert "gateway trace 0000dead" in done.stderr
 
 
 def test_a_call_that_is_over_is_shown_from_its_records(box: Box) -> None:
