@@ -27,7 +27,7 @@ from tests.interop.matrix_parties import (
     SipPhone,
     TransceiverUser,
 )
-from tests.interop.peers import Box, Kamailio, box, microphone, phone
+from tests.interop.peers import Box, Kamailio, box, phone
 from tests.interop.svxlink import Node
 
 NETWORKS = ("sip", "pyvoip", "fxs", "fxo", "intercom", "radio")
@@ -274,8 +274,8 @@ async def site(home: Path) -> AsyncIterator[Site]:
         anna = await enter(phone(home, "anna", "a1", found, hz=500))
         bert = await enter(phone(home, "bert", "b1", found, hz=560))
         carl = await enter(phone(home, "carl", "c1", found, hz=CARL_HZ, answer="auto"))
-        dora = await enter(_extension(home, proxy, "dora", "dorapw", 640))
-        erik = await enter(_extension(home, proxy, "erik", "e1", 400))
+        dora = await enter(phone(home, "dora", "dorapw", proxy.at, hz=640))
+        erik = await enter(phone(home, "erik", "e1", proxy.at, hz=400))
         await dora.registered()
         await erik.registered()
         told = await enter(subscribed(broker, "plant/ack"))
@@ -348,15 +348,6 @@ def _standstill(bus: CallPointBus) -> Iterator[list[float]]:
         yield found
     finally:
         timer.cancel()
-
-
-def _extension(home: Path, proxy: Kamailio, user: str, password: str, hz: float) -> Softphone:
-    """A telephone at the other PBX."""
-    return Softphone(
-        f"<sip:{user}@{proxy.address}:{proxy.port}>;auth_pass={password}"
-        ";audio_codecs=PCMU/8000/1;answermode=manual;regint=60",
-        microphone(home, hz), home / user,
-    )  # fmt: skip
 
 
 def _analog(card: LineCard, reached: tuple[str, ...]) -> str:

@@ -45,6 +45,11 @@ password = "a1"
 number = "201"
 """
 """The SIP adapter's part of a configuration: one telephone that takes G.711 only."""
+LOOPBACK = (
+    '[adapters.loopback.ports.t]\nnumber = "301"\ntone_hz = 425.0\n'
+    '[[routes]]\nname = "t"\ncalled = "301"\ntargets = ["loopback/t"]\n'
+)
+"""The rest of it: somebody to call, 301, who says a tone."""
 _E = TypeVar("_E")
 
 
@@ -249,7 +254,7 @@ def phone(
     home: Path,
     user: str,
     password: str,
-    to: Box,
+    to: Box | tuple[str, int],
     *,
     hz: float,
     rate: int = 8000,
@@ -257,18 +262,27 @@ def phone(
     answer: str = "manual",
     transport: str = "udp",
     extra: str = "",
+    modules: str = "",
     name: str = "",
     register: bool = True,
 ) -> Softphone:
-    """A baresip that registers at the gateway and speaks a tone."""
+    """A baresip that registers at a gateway, or at a server's address and port, and speaks a tone.
+
+    extra: more of the account; modules: more of the configuration; name: of its directory.
+    """
     need("baresip")
-    port = to.port
+    address, port = to if isinstance(to, tuple) else ("127.0.0.1", to.port)
     way = f";transport={transport}" if transport != "udp" else ""
+    outbound = ""
+    if transport == "tls" and isinstance(to, Box):
+        port = to.sip.ports["tls"]
+        outbound = f';outbound="sip:{address}:{port};transport=tls"'
     account = (
-        f"<sip:{user}@127.0.0.1:{port}{way}>;auth_pass={password};audio_codecs={codec}"
-        f";answermode={answer};regint={60 if register else 0}{extra}"
+        f"<sip:{user}@{address}:{port}{way}>;auth_pass={password};audio_codecs={codec}"
+        f";answermode={answer};regint={60 if register else 0}{outbound}{extra}"
     )
-    return Softphone(account, microphone(home, hz, rate), home / (name or user), transport)
+    directory = home / (name or user)
+    return Softphone(account, microphone(home, hz, rate), directory, transport, extra=modules)
 
 
 def has_port(port: int) -> bool:
@@ -407,6 +421,11 @@ class Kamailio(Program):
         await until(lambda: process.returncode is not None or self.answers(), "kamailio is there")
         assert process.returncode is None, self.said()
         return self
+
+    @property
+    def at(self) -> tuple[str, int]:
+        """Its address and port, for a telephone of its."""
+        return self.address, self.port
 
     def answers(self) -> bool:
         """Whether it answers OPTIONS."""

@@ -17,7 +17,9 @@ from gateway.control.desk import Desk
 from gateway.control.server import Control
 from gateway.core.events import DigitPressed, LegEnded, LegOffered
 from gateway.lab.softphone import free_port
-from tests.interop.peers import Box, box, mulaw, phone, sipp, until
+from gateway.testing.audio import read_wav, steady_level_at
+from tests.interop.peers import ANNA, LOOPBACK, Box, box, mulaw, phone, sipp, until
+from tests.interop.sipp_flow import Flow, finished, sdp
 
 pytestmark = pytest.mark.interop
 
@@ -43,6 +45,8 @@ called = "+49301(XXX)"
 targets = ["sip/anna"]
 record = true
 """
+KEPT = "[capture]\nrtp_s = 60\n"
+"""Everybody's audio of the last minute is remembered."""
 
 
 @contextlib.asynccontextmanager
@@ -83,11 +87,43 @@ def fields(file: Path, which: str, names: Sequence[str]) -> list[list[str]]:
     return [line.split("\t") for line in tshark(file, "-Y", which, "-T", "fields", *wanted)]
 
 
+def heard(file: Path, home: Path) -> list[int]:
+    """The tone in each stream of a capture, as tshark finds its packets and SoX plays them."""
+    home.mkdir()
+    streams: dict[str, bytes] = {}
+    for source, payload in fields(file, "rtp.p_type == 0", ["rtp.ssrc", "rtp.payload"]):
+        streams[source] = streams.get(source, b"") + bytes.fromhex(payload.replace(":", ""))
+    found = []
+    for source, octets in streams.items():
+        (home / f"{source}.ul").write_bytes(octets)
+        wav = home / f"{source}.wav"
+        subprocess.run(
+            ["sox", "-r", "8000", "-c", "1", str(wav.with_suffix(".ul")),
+             "-e", "signed", "-b", "16", str(wav)],
+            capture_output=True, timeout=20, check=True,
+        )  # fmt: skip
+        (samples, *_), rate = read_wav(wav)
+        levels = {hz: steady_level_at(samples, hz, rate=rate) for hz in (440, 1000)}
+        found.append(max(levels, key=levels.__getitem__))
+        assert levels[found[-1]] > -16, levels
+    return found
+
+
+def sngrep(file: Path) -> int:
+    """How many messages sngrep reads from a capture, and writes again."""
+    seen = file.with_suffix(".sngrep.pcap")
+    subprocess.run(
+        ["sngrep", "-N", "-q", "-I", str(file), "-O", str(seen)],
+        capture_output=True, timeout=60, check=True, env={"TERM": "xterm", "PATH": "/usr/bin"},
+    )  # fmt: skip
+    return len(tshark(seen, "-Y", "sip"))
+
+
 async def test_a_call_as_tshark_and_sngrep_see_it(tmp_path: Path) -> None:
     port = free_port(socket.SOCK_DGRAM)
     file, told = tmp_path / "call.pcapng", ""
     async with (
-        box(SIP.format(port=port), IN) as gateway,
+        box(SIP.format(port=port), IN + KEPT) as gateway,
         controlled(gateway) as desk,
         phone(tmp_path, "anna", PASSWORD, gateway, hz=440, answer="auto") as anna,
     ):
@@ -113,8 +149,10 @@ async def test_a_call_as_tshark_and_sngrep_see_it(tmp_path: Path) -> None:
         ):  # fmt: skip
             told += await said(gateway, *words)
         page, later = tmp_path / "page.html", tmp_path / "later.pcapng"
+        afterwards = tmp_path / "afterwards.pcapng"
         told += await said(gateway, "trace", THEIRS, "--html", str(page))
         told += await said(gateway, "capture", "--last", "5m", "-o", str(later))
+        told += await said(gateway, "capture", "last", "-o", str(afterwards))
         ladder = json.loads(await said(gateway, "trace", "last", "--json"))
         records = json.loads(await said(gateway, "records", "--json"))
         legs = json.loads(await said(gateway, "records", "--legs", "--json"))
@@ -137,7 +175,7 @@ async def test_a_call_as_tshark_and_sngrep_see_it(tmp_path: Path) -> None:
     assert {item["leg"] for item in wires} == {"sip/carrier#1", "sip/anna#1"}
     assert any(item["text"].startswith("200 OK to BYE") for item in wires)
 
-    for each in (file, later):
+    for each in (file, later, afterwards):
         assert not tshark(each, "-Y", "_ws.malformed")
         sip = fields(each, "sip", ["sip.Method", "sip.Status-Code", "sip.Session-ID"])
         methods = {method for method, _, _ in sip if method}
@@ -161,27 +199,52 @@ async def test_a_call_as_tshark_and_sngrep_see_it(tmp_path: Path) -> None:
     assert ("INVITE", theirs, nil) in halves
     assert {half[0] for half in halves} >= {"INVITE", "ACK", "BYE", "INFO"}
 
-    streams = [line.split() for line in tshark(file, "-q", "-z", "rtp,streams") if "g711U" in line]
-    assert len(streams) == 4
-    assert all(int(line[line.index("g711U") + 1]) > 80 for line in streams), streams
+    # What was not captured as it came was remembered, and can be heard.
+    for each in (file, later, afterwards):
+        streams = [line.split() for line in tshark(each, "-q", "-z", "rtp,streams")]
+        streams = [line for line in streams if "g711U" in line]
+        assert len(streams) == 4
+        assert all(int(line[line.index("g711U") + 1]) > 50 for line in streams), streams
+        assert sorted(heard(each, tmp_path / each.stem)) == [440, 440, 1000, 1000]
     assert fields(file, "rtcp", ["rtcp.pt"])
     comments = "\n".join(tshark(file, "-T", "fields", "-e", "frame.comment"))
     assert "leg sip/carrier#1" in comments
     assert f"sip, sip/anna#1, trace {THEIRS}" in comments
 
-    seen = tmp_path / "sngrep.pcap"
-    await asyncio.to_thread(
-        subprocess.run,
-        ["sngrep", "-N", "-q", "-I", str(file), "-O", str(seen)],
-        capture_output=True, timeout=60, check=True, env={"TERM": "xterm", "PATH": "/usr/bin"},
-    )  # fmt: skip
-    assert len(tshark(seen, "-Y", "sip")) == len(tshark(file, "-Y", "sip"))
+    for each in (file, afterwards):
+        assert sngrep(each) == len(tshark(each, "-Y", "sip"))
 
     # What nobody may read is nowhere: neither password nor its digest, nor the digit.
-    everything = told.encode() + b"".join(each.read_bytes() for each in (file, later, page))
+    everything = told.encode() + b"".join(
+        each.read_bytes() for each in (file, later, afterwards, page)
+    )
     assert PASSWORD.encode() not in everything
     assert b"Signal=7" not in everything
     assert b"Signal=?" in everything
     proofs = fields(later, "sip.auth.digest.response", ["sip.auth.digest.response"])
     assert proofs
     assert {sign for (proof,) in proofs for sign in proof.replace(",", "")} <= set('*"')
+
+
+async def test_a_call_in_which_much_is_said_as_sngrep_reads_it(tmp_path: Path) -> None:
+    """On hold and off again, and keys by INFO, over and over; saved when it is over."""
+    async with box(ANNA, LOOPBACK + KEPT) as gateway, controlled(gateway):
+        anna = Flow("anna", gateway, password="a1").call("301").talks()
+        for n in range(1, 13):
+            for way in ("sendonly", "sendrecv"):
+                anna.inside("INVITE", body=sdp(way, version=2 * n)).gets(200, maybe=(100,)).ack()
+            for digit in "1234":
+                body = f"Signal={digit}\nDuration=100\n"
+                anna.inside("INFO", body=body, kind="application/dtmf-relay").gets(200)
+        anna.hangs_up()
+        async with anna.program(tmp_path) as program:
+            await finished(program)
+        await gateway.wait(LegEnded, lambda e: e.leg.startswith("sip/"))
+        file = tmp_path / "long.pcapng"
+        await said(gateway, "capture", "last", "-o", str(file))
+    methods = [row[0] for row in fields(file, "sip.Request-Line", ["sip.Method"])]
+    assert methods.count("INVITE") >= 25
+    assert methods.count("INFO") == 48
+    assert len({row[0] for row in fields(file, "sip", ["sip.Call-ID"])}) == 1
+    assert sngrep(file) == len(tshark(file, "-Y", "sip")) > 170
+    assert not tshark(file, "-Y", "_ws.malformed")

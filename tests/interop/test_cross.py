@@ -12,7 +12,7 @@ import pytest
 from gateway.core.causes import Cause
 from gateway.core.events import LegAnswered, LegEnded, LegOffered, LegRinging
 from gateway.lab.linecard import LineCard
-from gateway.lab.softphone import Softphone, free_port
+from gateway.lab.softphone import free_port
 from tests.cards import needs_card
 from tests.interop.peers import (
     Kamailio,
@@ -21,6 +21,7 @@ from tests.interop.peers import (
     box,
     microphone,
     mulaw,
+    phone,
     sipp,
     until,
 )
@@ -217,14 +218,7 @@ async def test_a_kamailio_trunk_with_a_telephone_and_with_the_exchange(tmp_path:
         gateway = await stack.enter_async_context(box(sip, routes))
         await gateway.up("sip/carrier", "fxs/1", "fxo/2")
         gate, exchange = card.telephone(1), card.exchange(2)
-        dora = await stack.enter_async_context(
-            Softphone(
-                f"<sip:4711@{proxy.address}:{proxy.port}>;auth_pass=d1;regint=60"
-                ";audio_codecs=PCMU/8000/1",
-                microphone(tmp_path, SIP_HZ),
-                tmp_path / "dora",
-            )
-        )
+        dora = await stack.enter_async_context(phone(tmp_path, "4711", "d1", proxy.at, hz=SIP_HZ))
         await dora.registered()
 
         # Outward: trunk to exchange line.

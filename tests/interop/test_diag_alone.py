@@ -33,16 +33,12 @@ from tests.box import Box as Daemon
 from tests.cards import needs_card
 from tests.interop.diag_site import said, verdict
 from tests.interop.matrix_site import first_served
-from tests.interop.peers import ANNA, Box, Kamailio, Program, box, need, phone, until
+from tests.interop.peers import ANNA, LOOPBACK, Box, Kamailio, Program, box, need, phone, until
 from tests.interop.sipp_flow import Flow, finished
 from tests.lines import HARVARD, dbm0, spoken
 
 pytestmark = pytest.mark.interop
 DOOR_PAGE = Path(__file__).parents[2] / "docs" / "write-an-adapter.md"
-LOOPBACK = (
-    '[adapters.loopback.ports.t]\nnumber = "301"\ntone_hz = 425.0\n'
-    '[[routes]]\nname = "t"\ncalled = "301"\ntargets = ["loopback/t"]\n'
-)
 
 
 @pytest.fixture(autouse=True)
@@ -230,11 +226,7 @@ async def test_the_library_of_a_line_dies_in_a_call(tmp_path: Path) -> None:
         async with (
             box(ANNA, more) as gateway,
             phone(gateway.home, "anna", "a1", gateway, hz=440) as anna,
-            Softphone(
-                f"<sip:dora@{proxy.address}:{proxy.port}>;auth_pass=dorapw;"
-                "audio_codecs=PCMU/8000/1;answermode=auto;regint=60",
-                anna.microphone, tmp_path / "dora",
-            ) as dora,
+            phone(tmp_path, "dora", "dorapw", proxy.at, hz=440, answer="auto") as dora,
         ):  # fmt: skip
             await gateway.up("pyvoip/line")
             await anna.registered()

@@ -28,7 +28,7 @@ from gateway.lab.softphone import Softphone, free_port
 from gateway.media.engine import Engine
 from gateway.testing import PROMISES, Scenario, TestHost, check_adapter
 from gateway.testing.audio import tone, write_wav
-from tests.interop.peers import Kamailio, assert_hears, microphone, need, until
+from tests.interop.peers import Kamailio, assert_hears, phone, until
 
 USERS = {"gw": "gwpw", "dora": "dorapw"}
 LINE = "pyvoip/line"
@@ -36,12 +36,7 @@ TALK_S = 2.5
 
 
 def baresip(directory: Path, proxy: Kamailio, *, codec: str = "PCMU/8000/1") -> Softphone:
-    need("baresip")
-    account = (
-        f"<sip:dora@{proxy.address}:{proxy.port}>;auth_pass=dorapw;audio_codecs={codec}"
-        ";answermode=manual;regint=60"
-    )
-    return Softphone(account, microphone(directory, 440), directory / "dora")
+    return phone(directory, "dora", "dorapw", proxy.at, hz=440, codec=codec)
 
 
 def section(proxy: Kamailio, **more: Any) -> dict[str, Any]:

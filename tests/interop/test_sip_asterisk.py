@@ -13,7 +13,7 @@ import pytest
 from gateway.core.events import LegHeld, LegRetrieved, TransferRequested
 from gateway.lab.softphone import Softphone, free_port
 from tests.interop.asterisk import ADDRESS, Asterisk
-from tests.interop.peers import Box, assert_hears, box, microphone, need, phone, until
+from tests.interop.peers import Box, assert_hears, box, need, phone, until
 
 pytestmark = pytest.mark.interop
 
@@ -62,11 +62,8 @@ async def house(tmp_path: Path) -> AsyncIterator[tuple[Box, Asterisk, Softphone,
 @contextlib.asynccontextmanager
 async def dora(tmp_path: Path, pbx: Asterisk, answer: str = "manual") -> AsyncIterator[Softphone]:
     """A telephone of Asterisk's."""
-    account = (
-        f"<sip:dora@{ADDRESS}:{pbx.port}>;auth_pass=d1;audio_codecs=PCMU/8000/1"
-        f";answermode={answer};regint=60"
-    )
-    async with Softphone(account, microphone(tmp_path, 600), tmp_path / "dora") as softphone:
+    there = ADDRESS, pbx.port
+    async with phone(tmp_path, "dora", "d1", there, hz=600, answer=answer) as softphone:
         await until(lambda: "Added contact" in pbx.said(), "dora is registered")
         yield softphone
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.lab.softphone import Softphone
 from tests.interop.asterisk import ADDRESS, Asterisk
 from tests.interop.certificates import Authority
-from tests.interop.peers import Box, assert_hears, box, common_port, microphone, need, phone, until
+from tests.interop.peers import Box, assert_hears, box, common_port, need, phone, until
 from tests.interop.test_sip_srtp import phones, spoken
 from tests.interop.test_sip_tls import secure
 
@@ -40,13 +39,10 @@ async def test_registered_and_called_with_srtp(tmp_path: Path) -> None:
             'tls_name = "pbx.test"\nregister = true\nuser = "gw"\npassword = "gwpw"\n'
             'srtp = "required"\nkeepalive_s = 1.0\n'
         )
-        account = f"<sip:dora@{ADDRESS}:{pbx.port}>;auth_pass=d1;regint=60"
         async with (
             box(secure(ours, authority) + phones("never", "never") + trunk, ROUTES) as gateway,
             phone(tmp_path, "anna", "a1", gateway, hz=1000, answer="auto") as anna,
-            Softphone(
-                account + ";audio_codecs=PCMU/8000/1", microphone(tmp_path, 600), tmp_path / "dora"
-            ) as dora,
+            phone(tmp_path, "dora", "d1", (ADDRESS, pbx.port), hz=600) as dora,
         ):
             await gateway.up("sip/anna", "sip/pbx")
             await until(lambda: pbx.said().count("Added contact") >= 2, "both are registered")

@@ -17,8 +17,6 @@ from tests.interop.peers import (
     Kamailio,
     assert_hears,
     box,
-    microphone,
-    need,
     phone,
     rtpengine,
     until,
@@ -43,14 +41,11 @@ def srtp_phone(
     home: Path, user: str, to: Box, *, hz: float, mode: str, answer: str = "manual"
 ) -> Softphone:
     """A baresip over TLS; mode: srtp (RTP/AVP with keys), srtp-mand (RTP/SAVP), or empty."""
-    need("baresip")
-    port = to.sip.ports["tls"]
     media = f";mediaenc={mode}" if mode else ""
-    account = (
-        f"<sip:{user}@127.0.0.1:{port};transport=tls>;auth_pass={user[0]}1;regint=60{media}"
-        f';audio_codecs=PCMU/8000/1;answermode={answer};outbound="sip:127.0.0.1:{port};transport=tls"'
-    )
-    return Softphone(account, microphone(home, hz), home / user, "tls", extra=MODULE)
+    return phone(
+        home, user, f"{user[0]}1", to, hz=hz, answer=answer, transport="tls", extra=media,
+        modules=MODULE,
+    )  # fmt: skip
 
 
 async def spoken(gateway: Box) -> None:
@@ -231,7 +226,6 @@ async def test_a_trunk_of_srtp_and_phones_of_rtp(tmp_path: Path, suite: str) -> 
             ';transport=tls"\ntls_name = "pbx.test"\nregister = true\nuser = "gw"\n'
             'password = "gwpw"\nsrtp = "required"\n'
         )
-        dora_at = f"<sip:4711@{proxy.address}:{proxy.port}>;auth_pass=d1;regint=60"
         async with (
             box(
                 f'srtp_suites = ["{suite}"]\n'
@@ -240,10 +234,7 @@ async def test_a_trunk_of_srtp_and_phones_of_rtp(tmp_path: Path, suite: str) -> 
                 '[[routes]]\nname = "in"\nfrom = ["sip/carrier"]\ntargets = ["sip/anna"]\n',
             ) as gateway,
             phone(tmp_path, "anna", "a1", gateway, hz=1000, answer="auto") as anna,
-            Softphone(
-                dora_at + ";audio_codecs=PCMU/8000/1;answermode=auto",
-                microphone(tmp_path, 440), tmp_path / "dora",
-            ) as dora,
+            phone(tmp_path, "4711", "d1", proxy.at, hz=440, answer="auto") as dora,
         ):  # fmt: skip
             await dora.registered()
             await gateway.up("sip/anna", "sip/carrier")

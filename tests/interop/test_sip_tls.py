@@ -12,7 +12,7 @@ import pytest
 
 from gateway.core.endpoints import Condition
 from gateway.core.events import LegEnded, LegOffered
-from gateway.lab.softphone import Softphone, free_port
+from gateway.lab.softphone import free_port
 from tests.interop.certificates import Authority
 from tests.interop.peers import (
     Box,
@@ -57,25 +57,12 @@ def secure(certificate: Path, authority: Authority, clients: str = "no") -> str:
     )
 
 
-def tls_phone(
-    home: Path, user: str, password: str, to: Box, *, hz: float, answer: str = "manual"
-) -> Softphone:
-    """A baresip that registers over TLS."""
-    need("baresip")
-    port = to.sip.ports["tls"]
-    account = (
-        f"<sip:{user}@127.0.0.1:{port};transport=tls>;auth_pass={password};regint=60"
-        f';audio_codecs=PCMU/8000/1;answermode={answer};outbound="sip:127.0.0.1:{port};transport=tls"'
-    )
-    return Softphone(account, microphone(home, hz), home / user, "tls")
-
-
 async def test_phones_over_tls_and_udp_talk(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca")
     certificate = authority.issue("box", "DNS:box.test", "IP:127.0.0.1")
     async with (
         box(secure(certificate, authority) + PHONES, CALLS) as gateway,
-        tls_phone(tmp_path, "anna", "a1", gateway, hz=1000) as anna,
+        phone(tmp_path, "anna", "a1", gateway, hz=1000, transport="tls") as anna,
         phone(tmp_path, "bert", "b1", gateway, hz=440, answer="auto") as bert,
     ):
         await gateway.up("sip/anna", "sip/bert")
@@ -144,12 +131,8 @@ async def test_kamailio_as_a_trunk_over_tls(tmp_path: Path, scheme: str) -> None
             gateway = await stack.enter_async_context(box(sip, OUT))
             anna = await stack.enter_async_context(phone(tmp_path, "anna", "a1", gateway, hz=440))
             dora = await stack.enter_async_context(
-                Softphone(
-                    f"<sip:4711@{proxy.address}:{proxy.port}>;auth_pass=d1;regint=60"
-                    ";audio_codecs=PCMU/8000/1;answermode=auto",
-                    microphone(tmp_path, 1000), tmp_path / "dora",
-                )
-            )  # fmt: skip
+                phone(tmp_path, "4711", "d1", proxy.at, hz=1000, answer="auto")
+            )
             await dora.registered()
             await gateway.up("sip/anna", "sip/carrier")
             place = gateway.gateway.places["sip/carrier"][0]

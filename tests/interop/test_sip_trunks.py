@@ -19,13 +19,12 @@ from gateway.core.events import (
     LegOffered,
     LegProgressed,
 )
-from gateway.lab.softphone import Softphone, free_port
+from gateway.lab.softphone import free_port
 from tests.interop.peers import (
     Kamailio,
     assert_hears,
     box,
     common_port,
-    microphone,
     mulaw,
     phone,
     sipp,
@@ -200,14 +199,7 @@ async def test_registered_with_kamailio(tmp_path: Path, sha256: bool, transport:
                 await asyncio.wait_for(asyncio.shield(gateway.run), 10.0)
                 assert "AoR: gw" not in await proxy.contacts()
                 return
-            dora = await stack.enter_async_context(
-                Softphone(
-                    f"<sip:4711@{proxy.address}:{proxy.port}>;auth_pass=d1;regint=60"
-                    ";audio_codecs=PCMU/8000/1",
-                    microphone(tmp_path, 1000),
-                    tmp_path / "dora",
-                )
-            )
+            dora = await stack.enter_async_context(phone(tmp_path, "4711", "d1", proxy.at, hz=1000))
             await dora.registered()
             await dora.dial(f"sip:9201@{proxy.address}:{proxy.port}")
             await dora.wait("CALL_ESTABLISHED")
