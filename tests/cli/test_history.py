@@ -43,6 +43,8 @@ def test_filters(box: Box) -> None:
     for line in text.splitlines():
         assert "loopback/b" in line
     assert box.ok("events", "--adapter", "nobody", "--last", "1000") == ""
+    done = box.run("events", "--type", "Keyy", "--last", "1000")
+    assert (done.returncode, "called Keyy: did you mean Key?" in done.stderr) == (1, True)
     last = box.ok("events", "--last", "3").splitlines()
     assert len(last) == 3
 

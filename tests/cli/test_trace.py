@@ -14,6 +14,7 @@ import pytest
 
 from gateway.errors import UsageError
 from gateway.timeline import search
+from gateway.timeline.items import Picker
 from tests.box import Box
 
 
@@ -86,6 +87,36 @@ def test_what_was_at_a_time(tmp_path: Path) -> None:
         assert search.find(journal, "last", first + 3600 * n + 60) == trace
     with pytest.raises(UsageError, match="up to then"):
         search.find(journal, "radio/1", first)
+
+
+def test_the_last_is_a_call_and_a_long_journal_is_read_in_parts(tmp_path: Path) -> None:
+    """A contact that opens after the call is not what is asked for; what is of the call is found
+    wherever it stands."""
+    call, contact = (f"0199c0de-0000-7000-8000-00000000000{n}" for n in range(2))
+    event = '{{"id":"i","box":"b","at":{at},"mono":{at},"adapter":"a","trace":"{trace}","event":{body}}}\n'
+    input_ = '{"type":"InputChanged","endpoint":"modbus/x","input":"door","value":1.0}'
+    opened = '{"type":"OpenBridge","bridge":"b"}'
+    other = event.format(at=1, trace="other-trace", body=input_) * 9000
+    lines = [
+        other,
+        event.format(at=2, trace="", body=opened).replace('"event"', '"action"'),
+        event.format(at=2, trace=call, body='{"type":"LegRinging","leg":"fxs/1#1"}'),
+        other,
+        event.format(at=3, trace=call, body='{"type":"LegEnded","leg":"fxs/1#1"}'),
+        event.format(at=4, trace=contact, body=input_),
+    ]
+    name = "journal-0199c0de-0000-7000-8000-000000000000.jsonl"
+    (tmp_path / name).write_text("".join(lines))
+    assert (tmp_path / name).stat().st_size > 2 << 20
+    assert search.find(tmp_path, "last") == call
+    assert search.find(tmp_path, "modbus/x") == contact
+    assert search.find(tmp_path, "fxs/1#1") == call
+    with pytest.raises(UsageError, match="no endpoint fxs/2: did you mean fxs/1"):
+        search.find(tmp_path, "fxs/2", known=["fxs/1", "modbus/x"])
+    names = [item.name for item in search.read(tmp_path, Picker(call))]
+    assert names == ["LegRinging", "LegEnded"]
+    (tmp_path / name).write_text("".join(lines[-1:]))
+    assert search.find(tmp_path, "last") == contact
 
 
 def test_as_json_and_as_a_page(box: Box) -> None:
