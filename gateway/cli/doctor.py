@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway.cli import Settings, show
+from gateway.cli import Settings, offline, show
 from gateway.cli import lazily as click
 from gateway.cli.brief import Done
 from gateway.cli.options import json_option
@@ -128,9 +128,14 @@ def support_bundle(settings: Settings, file: Path, journal_mb: int, log: Path | 
 
     from gateway.doctor import bundle
 
-    configuration = _load(settings)
-    client = settings.client()
     answers: dict[str, str] = {}
+    try:
+        configuration = _load(settings)
+    except CommandError as error:
+        # That it is wrong may be what help is needed for.
+        configuration = offline.last_good(settings)
+        answers["check.txt"] = f"{error.what}\n"
+    client = settings.client()
     for name, path in (
         ("status.json", "/v1/status"), ("adapters.json", "/v1/adapters"),
         ("endpoints.json", "/v1/endpoints"), ("calls.json", "/v1/calls"),

@@ -30,13 +30,40 @@ def configuration(settings: Settings) -> Configuration:
         raise CommandError(str(error), remedy=f"gateway check {file}", code=EXIT_CONFIG) from None
 
 
-def instead(settings: Settings, error: CommandError, how: str) -> Configuration:
-    """The configuration, when there is no gateway to ask; says so. Raises `error` if it is another
-    one, `CommandError` when the configuration cannot be used."""
+def last_good(settings: Settings) -> Configuration:
+    """The configuration, and where it is wrong, which may be why nothing runs, the one that was in
+    use last; says so. Raises `CommandError`."""
+    try:
+        return configuration(settings)
+    except CommandError as error:
+        from gateway.config import load
+        from gateway.errors import ConfigError
+
+        newest = kept(settings).all()[-1:]
+        try:
+            found = load(newest[0].path)
+        except (ConfigError, IndexError):
+            raise error from None
+        if not found.journal_dir.exists():
+            raise
+        click.echo(
+            f"({find_config(settings.config)} is wrong: gateway check; this is by configuration "
+            f"{newest[0].number}, the last that was in use)",
+            err=True,
+        )
+        return found
+
+
+def instead(
+    settings: Settings, error: CommandError, how: str, *, present: bool = False
+) -> Configuration:
+    """The configuration, when there is no gateway to ask; says so. present: none but the present
+    one will do. Raises `error` if it is another one, `CommandError` when the configuration cannot
+    be used."""
     if error.code != EXIT_UNREACHABLE or not _exists(settings):
         # With nothing to fall back on, that no gateway answers is the answer.
         raise error
-    found = configuration(settings)
+    found = configuration(settings) if present else last_good(settings)
     click.echo(f"({error.what}; {how})", err=True)
     return found
 
@@ -58,12 +85,10 @@ def recorded(
     from gateway.errors import GatewayError, UsageError
     from gateway.records import Database
 
-    url = configuration(settings).records_url
     try:
-        database = Database(url, read_only=True)
+        database = Database(instead(settings, error, how).records_url, read_only=True)
         if database.path is not None and not database.path.exists():
             raise error
-        instead(settings, error, how)
         try:
             return msgspec.to_builtins(read(database))
         finally:

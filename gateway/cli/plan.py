@@ -142,7 +142,9 @@ def explain(
                 question["source"] = _named(source, client.get("/v1/endpoints"))
             found = client.get("/v1/explain", at=at, **question)
         except CommandError as error:
-            known = offline.instead(settings, error, "answered by the configuration file")
+            known = offline.instead(
+                settings, error, "answered by the configuration file", present=True
+            )
             found = _offline(known, question, at)
     else:
         found = _offline(offline.configuration(settings), question, at)

@@ -10,6 +10,7 @@ import curses
 import io
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from gateway.client import Client, CommandError
 
 _BAR: Final = 10
 _FLOOR_DBM0: Final = -60.0
-_KEYS: Final = "up/down: choose  l: levels  d: diagnosis  t: trace  h: hang up  a: alarms  q: quit"
+_KEYS: Final = "up/down: choose  l: levels  d: diag  t: trace  h: hang up  a: alarms  q: quit"
 
 
 class Line(NamedTuple):
@@ -103,6 +104,12 @@ def overview(found: Snapshot, chosen: str, width: int) -> list[Line]:
     lines.append(Line(""))
     lines += _calls(found, chosen)
     return [Line(show.clean(line.text)[:width], line.style) for line in lines]
+
+
+def folded(text: str, width: int) -> list[str]:
+    """A line in as many as it takes, what goes on further in: none of it is cut off."""
+    indent = " " * min(len(text) - len(text.lstrip()) + 4, width // 2)
+    return textwrap.wrap(text, max(20, width), subsequent_indent=indent) or [""]
 
 
 def _headline(found: Snapshot) -> str:
@@ -342,9 +349,16 @@ class _Top:
             pass
         except (CommandError, click.ClickException) as error:
             said.write(f"{error}\n")
-        lines = [Line(show.clean(text)) for text in said.getvalue().splitlines()]
+        width = os.get_terminal_size(sys.stdout.fileno()).columns - 1
+        lines = [
+            Line(part)
+            for text in said.getvalue().splitlines()
+            for part in folded(show.clean(text), width)
+        ]
         self._page, self._at = "text", 0
-        self._text = [Line(f"gateway {' '.join(args)}", "head"), *lines]
+        # Ids as the tables show them: on a small screen the whole one leaves no room.
+        words = " ".join(show.short(each) if each == self._chosen else each for each in args)
+        self._text = [Line(f"gateway {words}", "head"), *lines]
 
     def _draw(self) -> None:
         # Asked every time: of two changes that come together the signal tells only the first.

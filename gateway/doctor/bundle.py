@@ -33,6 +33,7 @@ Support bundle of a Crosspoint gateway.
 
 config.toml        the configuration, secrets replaced by ***
 versions.json      program, system, packages
+check.txt          only where the configuration is wrong: why; config.toml is the one before
 doctor.json        what `gateway doctor` says
 status.json ...    answers of the running gateway; *.missing says why there is none
 records-*.json     the newest call detail records

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tarfile
 import threading
 import time
 
@@ -143,6 +144,26 @@ def test_records_and_stats_of_a_gateway_that_was_killed(box: Box) -> None:
     assert box.json("records", "--trace", f"{trace[-8:]}x") == []
     assert box.json("records", "--legs") == legs
     assert box.ok("stats") == stats
+
+
+def test_what_happened_is_told_also_where_the_configuration_has_become_wrong(box: Box) -> None:
+    _one_call(box)
+    box.stop()
+    text = box.config.read_text()
+    box.config.write_text(text.replace("[gateway]", "[gateway]\npassword_of_nobody = 1", 1))
+    assert box.run("check").returncode == 4
+    for command in ("events --since 5m", "records", "trace last"):
+        done = box.run(*command.split())
+        assert done.returncode == 0, done.stderr
+        assert "alice" in done.stdout
+        assert "is wrong: gateway check; this is by configuration 1" in done.stderr
+    box.ok("support-bundle", "help.tar.gz")
+    with tarfile.open(box.home / "help.tar.gz") as bundle:
+        check = bundle.extractfile("help/check.txt")
+        assert check is not None
+        assert b"password_of_nobody: unknown key" in check.read()
+    # What is asked about the file itself is not answered by another one.
+    assert box.run("explain", "loopback/alice", "102").returncode == 4
 
 
 def test_a_time_that_is_none(box: Box) -> None:

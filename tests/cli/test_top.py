@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.cli.top import Line, meter, window
+from gateway.cli.top import Line, folded, meter, window
 from tests.box import Box
 
 
@@ -142,3 +142,11 @@ def test_a_window_says_what_is_outside() -> None:
     assert Line("30") in shown
     assert shown[-1].text == "... 41 more lines"
     assert window(lines[:10], 10, 3) == lines[:10]
+
+
+def test_what_is_longer_than_the_screen_goes_on_below() -> None:
+    sentence = "! far end: fxs/2#1 packets arrive, but nothing louder than -60 dBm0; let them speak"
+    assert folded(sentence, 79) == [sentence[:-6], "    speak"]
+    assert folded("  ok", 79) == ["  ok"]
+    assert folded("", 79) == [""]
+    assert max(map(len, folded("x" * 300, 30))) == 30

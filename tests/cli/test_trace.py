@@ -93,7 +93,10 @@ def test_the_last_is_a_call_and_a_long_journal_is_read_in_parts(tmp_path: Path) 
     """A contact that opens after the call is not what is asked for; what is of the call is found
     wherever it stands."""
     call, contact = (f"0199c0de-0000-7000-8000-00000000000{n}" for n in range(2))
-    event = '{{"id":"i","box":"b","at":{at},"mono":{at},"adapter":"a","trace":"{trace}","event":{body}}}\n'
+    event = (
+        '{{"id":"i","box":"b","at":{at},"mono":{at},"adapter":"a",'
+        '"trace":"{trace}","event":{body}}}\n'
+    )
     input_ = '{"type":"InputChanged","endpoint":"modbus/x","input":"door","value":1.0}'
     opened = '{"type":"OpenBridge","bridge":"b"}'
     other = event.format(at=1, trace="other-trace", body=input_) * 9000
@@ -102,7 +105,7 @@ def test_the_last_is_a_call_and_a_long_journal_is_read_in_parts(tmp_path: Path) 
         event.format(at=2, trace="", body=opened).replace('"event"', '"action"'),
         event.format(at=2, trace=call, body='{"type":"LegRinging","leg":"fxs/1#1"}'),
         other,
-        event.format(at=3, trace=call, body='{"type":"LegEnded","leg":"fxs/1#1"}'),
+        event.format(at=3, trace=call, body='{"type":"LegEnded","leg":"fxs/1#1","cause":"normal"}'),
         event.format(at=4, trace=contact, body=input_),
     ]
     name = "journal-0199c0de-0000-7000-8000-000000000000.jsonl"
