@@ -7,7 +7,7 @@ PIP    := PYTHONWARNINGS=ignore $(BIN)/pip install -q --disable-pip-version-chec
 SIPPY  := build/bench/bin/b2bua_simple
 NATIVE := $(foreach kind,pyx pxd pxi c h,$(wildcard gateway/*/*.$(kind) gateway/*/*/*.$(kind)))
 
-.PHONY: run test lint build bpf bench quality soak reliability sanitize arm64 dist clean
+.PHONY: run test compiled guest lint build bpf bench quality soak reliability sanitize arm64 dist clean
 
 run: $(VENV)/run.stamp card       ## the lab: a call, an alarm, and then your turn
 	@[ "$$(id -u)" -eq 0 ] || echo "The virtual line card needs root: asking sudo."
@@ -17,18 +17,32 @@ run: $(VENV)/run.stamp card       ## the lab: a call, an alarm, and then your tu
 # itself right after, or it has failed.
 TESTS := $(BIN)/python -m pytest -q
 ALONE := guest or alone
+# The files that have such tests.
+marked = $(shell grep -rl --include='*.py' 'mark\.$(1)' tests)
+# What is compiled is kept, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
 AGAIN := echo "Again, one at a time:" && $(TESTS) --last-failed --last-failed-no-failures=none
 
-test: $(VENV)/test.stamp card lint  ## everything that must hold, under 15 minutes on two cores
+test: $(VENV)/test.stamp card     ## everything that must hold, under 15 minutes on two cores
+	@$(MAKE) -s -j2 -Otarget compiled lint guest
 	@$(TESTS) -n 5 --dist loadfile -m "not ($(ALONE))" || { $(AGAIN) -m "not ($(ALONE))"; }
-	@$(TESTS) -m "$(ALONE)" || { $(AGAIN) -m "$(ALONE)"; }
+	@$(TESTS) -m alone $(call marked,alone) || { $(AGAIN) -m alone; }
+
+# Bytecode, once: not by each worker and command again, nor by the guest, which is slow. What
+# cannot be compiled is told by the tests.
+compiled: $(VENV)/test.stamp
+	@$(TESTS) --collect-only >/dev/null || true
+
+# Needs one core; types are checked on the other meanwhile.
+guest: $(VENV)/test.stamp card
+	@$(TESTS) -m guest $(call marked,guest) || { $(AGAIN) -m guest; }
 
 lint: $(VENV)/test.stamp          ## types, style and who may import whom
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/python -m mypy.stubtest --ignore-missing-stub --ignore-disjoint-bases gateway._codecs gateway.media._engine gateway.media._ports gateway.drivers._framer gateway.protocols.sip._timers gateway.protocols.sip._lines
+	@nice $(BIN)/ruff check .
+	@nice $(BIN)/ruff format --check .
+	@nice $(BIN)/mypy
+	@nice $(BIN)/lint-imports --no-cache
+	@nice $(BIN)/python -m mypy.stubtest --ignore-missing-stub --ignore-disjoint-bases gateway._codecs gateway.media._engine gateway.media._ports gateway.drivers._framer gateway.protocols.sip._timers gateway.protocols.sip._lines
 
 build: $(VENV)/build.stamp        ## the compiled parts, in place
 
