@@ -212,21 +212,27 @@ class SessionDescription(msgspec.Struct):
             f"s={self.name or '-'}",
         ]
         # RFC 8866 section 5 fixes the order: i u e p, then c, then b, then the times.
-        lines += [line for line in self.others if line[0] in "iuep"]
+        others = self.others
+        if others:
+            lines += [line for line in others if line[0] in "iuep"]
         if self.address is not None:
             lines.append(f"c={_network(self.address)}")
-        lines += [line for line in self.others if line[0] == "b"]
+        if others:
+            lines += [line for line in others if line[0] == "b"]
         lines += [f"t={times}" for times in self.times]
-        lines += [line for line in self.others if line[0] in "zk"]
+        if others:
+            lines += [line for line in others if line[0] in "zk"]
         lines += [_written(attribute) for attribute in self.attributes]
         for media in self.media:
             ports = f"{media.port}/{media.n_ports}" if media.n_ports > 1 else str(media.port)
             formats = " ".join(media.formats)
             lines.append(f"m={media.kind} {ports} {media.protocol} {formats}".rstrip())
-            lines += [line for line in media.others if line[0] == "i"]
+            if media.others:
+                lines += [line for line in media.others if line[0] == "i"]
             if media.address is not None:
                 lines.append(f"c={_network(media.address)}")
-            lines += [line for line in media.others if line[0] != "i"]
+            if media.others:
+                lines += [line for line in media.others if line[0] != "i"]
             lines += [_written(attribute) for attribute in media.attributes]
         together = "".join(lines)
         if "\r" in together or "\n" in together:
@@ -274,10 +280,11 @@ def _milliseconds(value: str | None) -> int | None:
 
 def _is_short(*groups: Sequence[str]) -> bool:
     """Whether this is worth keeping: what a telephone says, not what fills the memory."""
-    return (
-        sum(map(len, groups)) <= _KEPT_WORDS
-        and sum(len(word) for group in groups for word in group) <= _KEPT_CHARACTERS
-    )
+    n_words = n_characters = 0
+    for group in groups:
+        n_words += len(group)
+        n_characters += len("".join(group))
+    return n_words <= _KEPT_WORDS and n_characters <= _KEPT_CHARACTERS
 
 
 def _codecs(
@@ -504,9 +511,12 @@ def _agree(
         return None
     words, around = tuple(media.attributes), tuple(peer.attributes)
     # Telephones of one make say the same in each of their calls; keys, though, are of one call.
-    plain = not any(name == "crypto" for name, _ in words) and _is_short(
-        media.formats, *((name, value or "") for name, value in (*words, *around))
-    )
+    said = list(media.formats)
+    for name, value in (*words, *around):
+        said.append(name)
+        if value:
+            said.append(value)
+    plain = "crypto" not in said and _is_short(said)
     terms = (_terms_cached if plain else _terms)(
         tuple(media.formats), words, around, address == "0.0.0.0", tuple(codecs), wanted,
         prefer_ours,
