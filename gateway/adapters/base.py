@@ -268,12 +268,11 @@ class Adapter:
         raise self._cannot(action)
 
     def hold(self, action: Hold) -> None:
-        """Put the far end on hold."""
-        raise self._cannot(action)
+        """Tell the far end that its partner put the call on hold; nothing where it cannot be
+        told: it hears so."""
 
     def retrieve(self, action: Retrieve) -> None:
-        """Take the far end off hold."""
-        raise self._cannot(action)
+        """Tell the far end that it is off hold."""
 
     def send_digits(self, action: SendDigits) -> None:
         """Send DTMF to the far end."""

@@ -58,7 +58,7 @@ def _of_leg(leg: LegView, call: CallView) -> list[tuple[str, str]]:
         return [(f"is {leg.state}: there is no audio before it is answered", "wait, or hang up")]
     found: list[tuple[str, str]] = []
     if leg.state is LegState.HELD:
-        found.append(("the far end put us on hold", "take the call off hold there"))
+        found.append((f"is on hold by {leg.endpoint}", "take the call off hold there"))
     waits = [each.id for each in call.legs if each.answered_s is None and each is not leg]
     if not leg.bridge and waits:
         found.append((f"waits for {', '.join(waits)} to answer", "wait, or hang up"))

@@ -125,6 +125,10 @@ class Hold(_Action, frozen=True, kw_only=True):
     """Tell the far end that it is not heard for a while."""
 
     leg: str
+    by: str = ""
+    """The endpoint that put the call on hold."""
+    silent: bool = False
+    """It is not sent anything either."""
 
 
 class Retrieve(_Action, frozen=True, kw_only=True):

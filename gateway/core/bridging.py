@@ -13,12 +13,14 @@ from gateway.core.actions import (
     BridgeKind,
     CloseBridge,
     GiveFloor,
+    Hold,
     Join,
     Key,
     Leave,
     OpenBridge,
     Play,
     Record,
+    Retrieve,
     StopPlay,
     Unkey,
     WatchSpeech,
@@ -106,6 +108,7 @@ class Bridging:
         bridge.members.append(leg.id)
         self.board.act(Join(bridge=bridge.id, leg=leg.id, speaks=not self.listens(leg)))
         self.arbitrate(bridge)
+        self.tell_holds(bridge.id)
 
     def leave(self, bridge: Bridge, leg: Leg) -> None:
         """Take a leg out; the last to leave dissolves the bridge."""
@@ -122,11 +125,60 @@ class Bridging:
             self.board.act(CloseBridge(bridge=bridge.id))
         if bridge.room:
             self.board.rooms.left(bridge)
+        if leg.live:
+            self._tell_hold(leg, None)
+            self.tell_holds(bridge.id)
 
     def record(self, call: Call, leg: Leg) -> None:
         """Record a call, once, as this leg hears and says it."""
         call.record = False
         self.board.act(Record(leg=leg.id, file=f"{call.trace}-{call.id[-8:]}.wav"))
+
+    # Who is on hold
+
+    def tell_holds(self, bridge_id: str) -> None:
+        """Let two who talk know, and hear, that the other one put the call on hold, or no more."""
+        bridge = self.board.bridges.get(bridge_id)
+        if bridge is None:
+            return
+        legs = [self.board.legs[member] for member in bridge.members]
+        if not any(leg.held_by or leg.state is LegState.HELD for leg in legs):
+            return
+        pair = len(legs) == 2 and bridge.kind in (BridgeKind.PAIR, BridgeKind.FLOOR)
+        for leg in legs:
+            holder = next((each for each in legs if each is not leg), None)
+            held = pair and holder is not None and holder.state is LegState.HELD
+            self._tell_hold(leg, holder if held else None)
+
+    def _tell_hold(self, leg: Leg, holder: Leg | None) -> None:
+        if not leg.connected or bool(holder) == bool(leg.held_by):
+            return
+        play = f"{leg.id}/hold"
+        if holder is None:
+            leg.held_by = ""
+            if leg.music:
+                leg.music = False
+                self.board.act(StopPlay(leg=leg.id, play=play))
+            self.board.act(Retrieve(leg=leg.id))
+            return
+        leg.held_by = holder.endpoint
+        # A transmitter is not keyed for music.
+        music = None if holder.sends or self.half(leg) else leg.call.hold
+        silent = not holder.sends and music is None
+        self.board.act(Hold(leg=leg.id, by=holder.endpoint, silent=silent))
+        if music is not None:
+            leg.music = True
+            self.board.act(
+                Play(
+                    leg=leg.id,
+                    play=play,
+                    file=music.file,
+                    tone=music.tone,
+                    text=music.text,
+                    repeat=0,
+                    gap_s=music.gap_s,
+                )
+            )
 
     # Who has the floor
 

@@ -37,7 +37,7 @@ from gateway.core.events import (
 
 if TYPE_CHECKING:
     from gateway.core.plans import Plan
-    from gateway.core.routes import OutputSetting
+    from gateway.core.routes import Announcement, OutputSetting
     from gateway.core.timers import Timer
 
 
@@ -103,6 +103,12 @@ class Leg:
     """Who sent its call on before, the latest first."""
     one_way: bool = False
     """Only spoken to: a page."""
+    sends: bool = False
+    """While it is held: its far end plays something to us."""
+    held_by: str = ""
+    """The endpoint that it talks to, and is on hold by."""
+    music: bool = False
+    """It hears what its route plays meanwhile."""
     borrows: str = ""
     """The endpoint over whose line it speaks, where that is not its own."""
     bridge: str = ""
@@ -153,6 +159,8 @@ class Call:
     record: bool = False
     talk: Talk = field(default_factory=Talk)
     """How its telephones come to the floor, from the route."""
+    hold: Announcement | None = None
+    """What is heard while the other side holds, from the route."""
     yields: bool = False
     """It makes room for anybody, also for calls of its own priority."""
     after: tuple[OutputSetting, ...] = ()

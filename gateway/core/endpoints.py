@@ -52,6 +52,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Legs at a time; None is unlimited."""
     borrows: str = ""
     """Endpoint over whose line its legs speak; empty: over its own."""
+    digits_beside: bool = False
+    """Its far end is told the other side's digits in the signalling, and hears none."""
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     alarm: bool = False

@@ -126,6 +126,8 @@ class LegHeld(_Event, frozen=True, kw_only=True):
     """The far end put us on hold."""
 
     leg: str
+    sends: bool = False
+    """It still sends audio: its own music."""
 
 
 class LegRetrieved(_Event, frozen=True, kw_only=True):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _IDLE_S: Final = 4.0
 """Digits that are further apart than this do not belong together."""
+_TWICE_S: Final = 1.0
+"""The same digit in another way so soon after is the same key press."""
 _KEPT: Final = 64
 _BESIDE: Final = frozenset(("info", "pulse", "keypad"))
 """Ways of a digit in which nobody hears it in the audio; the engine passes on the others."""
@@ -29,21 +31,28 @@ class Features:
         self._kept: dict[str, tuple[str, float]] = {}
         self._heard: set[str] = set()
         """Legs whose digits are in their audio."""
+        self._told: dict[str, tuple[str, bool, float]] = {}
+        """The last digit of a leg that its other side was told, whether it was heard, and when."""
 
     def forget(self, leg: Leg) -> None:
         """The leg is over."""
         self._kept.pop(leg.id, None)
         self._heard.discard(leg.id)
+        self._told.pop(leg.id, None)
 
     def digit(self, event: DigitPressed) -> None:
         """A digit."""
-        if event.via not in _BESIDE and event.leg in self.board.legs:
+        heard = event.via not in _BESIDE
+        if heard and event.leg in self.board.legs:
             self._heard.add(event.leg)
-        self.pressed(event.leg, event.digit)
+        self.pressed(event.leg, event.digit, heard=heard)
 
-    def pressed(self, leg_id: str, digit: str) -> None:
+    def pressed(self, leg_id: str, digit: str, *, heard: bool = False) -> None:
         """A digit; a hook flash is ``!``. Its plan sees it first, then talk keys, then the other
-        side, then routes."""
+        side, then routes.
+
+        heard: it came in the audio, or as an event among it.
+        """
         leg = self.board.legs.get(leg_id)
         if leg is None or not leg.connected:
             return
@@ -51,7 +60,7 @@ class Features:
             return
         if self._talk_key(leg, digit):
             return
-        self._pass_on(leg, digit)
+        self._pass_on(leg, digit, heard=heard)
         kept = (self._recent(leg) + digit)[-_KEPT:]
         self._kept[leg.id] = kept, self.board.now
         for compiled in self._routes(leg):
@@ -69,23 +78,35 @@ class Features:
                 self._feature(leg, Match(compiled, fields | {"source": leg.endpoint}))
                 return
 
-    def _pass_on(self, leg: Leg, digit: str) -> None:
-        """Let the other side of a call have a digit that was told beside the audio.
+    def _pass_on(self, leg: Leg, digit: str, *, heard: bool) -> None:
+        """Let the other side of a call have a digit: one that was told beside the audio, or any
+        if it wants to be told its digits so.
 
-        Of a device that tells its digits twice they are heard already; PINs are for us alone.
+        Of a device that tells its digits twice it has them once; PINs are for us alone.
         """
         bridge = self.board.bridges.get(leg.bridge)
         if (
             bridge is None
             or bridge.kind is not BridgeKind.PAIR
-            or leg.id in self._heard
             or digit not in _DTMF
             or self.secret(leg)
         ):
             return
         for other in bridge.members:
-            if other != leg.id:
+            if other == leg.id:
+                continue
+            place = self.board.endpoints.get(self.board.legs[other].endpoint)
+            if place is None or not place.digits_beside:
+                if leg.id not in self._heard:
+                    self.board.act(SendDigits(leg=other, digits=digit))
+            elif not self._is_told(leg, digit, heard=heard):
+                self._told[leg.id] = digit, heard, self.board.now
                 self.board.act(SendDigits(leg=other, digits=digit))
+
+    def _is_told(self, leg: Leg, digit: str, *, heard: bool) -> bool:
+        """Whether it is the other copy of a digit that came in two ways."""
+        last, was_heard, at = self._told.get(leg.id, ("", heard, 0.0))
+        return last == digit and was_heard is not heard and self.board.now - at < _TWICE_S
 
     def secret(self, leg: Leg) -> bool:
         """Whether the next digit may be one of a PIN: such a one must not be written down."""

@@ -165,6 +165,9 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     command's endpoint."""
     pins: dict[str, str] = {}
     """Person to PIN; who dials a ``command`` or ``acknowledge`` route must enter one, then #."""
+    hold: Announcement | None = None
+    """What one side of a call hears while the other puts it on hold and sends nothing; left out:
+    silence. It is played until the call is taken off hold."""
     record: bool = False
     refuse: str = ""
     """Refuse with this cause instead of calling anybody."""

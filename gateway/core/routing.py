@@ -37,7 +37,7 @@ class Routing:
         route = match.route.route
         leg.number = match.route.shown(event.called)
         call.route, call.record = route.name, route.record
-        call.talk = match.route.talk
+        call.talk, call.hold = match.route.talk, match.route.route.hold
         call.priority = max(call.priority, match.route.priority)
         call.why = f"route {route.name!r} matched {leg.number or 'the call'} from {event.endpoint}"
         self.board.note(call.why, call=call, route=route.name)

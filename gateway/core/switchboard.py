@@ -515,9 +515,12 @@ class Switchboard:
                 if bridge:
                     self.bridging.arbitrate(bridge)
             case LegHeld():
+                leg.sends = event.sends
                 self.bridging.silence(leg)
+                self.bridging.tell_holds(leg.bridge)
             case LegRetrieved():
                 self.bridging.resume(leg)
+                self.bridging.tell_holds(leg.bridge)
             case LegRinging() if leg.plan:
                 leg.plan.ringing(leg)
             case LegProgressed() if leg.plan:
@@ -547,6 +550,8 @@ class Switchboard:
             partners = call.partners(leg)
             if len(partners) == 1 and partners[0].plan is None:
                 self.hangup(partners[0], leg.cause or Cause.NORMAL, leg.detail)
+        if bridge:
+            self.bridging.tell_holds(bridge.id)
         self._close_call(call)
 
     def _media_lost(self, event: MediaLost) -> None:

@@ -327,10 +327,12 @@ def _audio(call: CallEvidence, leg: LegEvidence) -> Iterator[Fault]:
         return
     if leg.held:
         far = leg.held_by == "far"
-        by, whom = ("the far end", "us") if far else ("the gateway", "it")
-        what = f"is on hold: {by} put {whom} there"
+        if not far and any(each.held and each.held_by == "far" for each in call.legs.values()):
+            return  # Its partner put it there, and is the one to be spoken of.
+        by, whom = (leg.endpoint, "the far end put us") if far else (leg.held_by, "we put it")
+        what = f"is on hold by {by}: {whom} there"
         if not call.live:
-            what = f"was on hold when it ended: {by} had put {whom} there"
+            what = f"was on hold by {by} when it ended: {whom.replace('put', 'had put')} there"
         yield Fault(
             code=Code.HOLD, layer=Layer.FAR_END, leg=leg.id, what=what,
             remedy="take the call off hold there" if far else "take it off hold",

@@ -158,7 +158,7 @@ class Collector:
         leg = self._leg(item)
         if leg.held_since is None:
             leg.held, leg.held_since = True, item.mono
-            leg.held_by = "far" if item.name == "LegHeld" else "gateway"
+            leg.held_by = "far" if item.name == "LegHeld" else str(facts.get("by") or "gateway")
 
     def _retrieved(self, item: Item, facts: Mapping[str, Any]) -> None:
         leg = self._leg(item)

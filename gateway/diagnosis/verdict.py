@@ -113,7 +113,8 @@ def _facts(leg: LegEvidence, call: CallEvidence) -> list[str]:
     else:
         facts.append("never answered")
     if leg.held_s:
-        facts.append(f"on hold for {leg.held_s:.0f} s")
+        by = leg.endpoint if leg.held_by == "far" else leg.held_by
+        facts.append(f"on hold by {by} for {leg.held_s:.0f} s")
     if leg.half_duplex:
         facts.append(f"asked for the floor {leg.floor_wanted} times")
     for stats in leg.streams:

@@ -95,7 +95,7 @@ cdef extern from "engine_impl.h" nogil:
     ctypedef struct cp_gain:
         float wanted
     ctypedef struct ce_options:
-        uint8_t detect_dtmf, mute_dtmf, detect_fsk, n_tones, set_echo, set_gain
+        uint8_t detect_dtmf, mute_dtmf, detect_fsk, digits_beside, n_tones, set_echo, set_gain
         ce_echo *echo
         float gain_in, gain_out
         cp_gain_config gain

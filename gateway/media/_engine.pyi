@@ -108,6 +108,7 @@ class Core:
         h: Handle,
         detect_dtmf: bool,
         mute_dtmf: bool,
+        digits_beside: bool,
         fsk: int,
         gain_in: float,
         gain_out: float,

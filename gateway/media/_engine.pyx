@@ -386,9 +386,9 @@ cdef class Core:
         c.type, c.s = CE_CMD_UPDATE, h.s
         return self._push(&c)
 
-    def configure(self, Handle h, bint detect_dtmf, bint mute_dtmf, int fsk, float gain_in,
-                  float gain_out, list patterns, dict gain, bint set_gain, bint set_echo,
-                  Echo echo):
+    def configure(self, Handle h, bint detect_dtmf, bint mute_dtmf, bint digits_beside, int fsk,
+                  float gain_in, float gain_out, list patterns, dict gain, bint set_gain,
+                  bint set_echo, Echo echo):
         """Detection and gains (linear); patterns are (id, freqs, cadence_ms,
         cycles, min_ms). gain: fields of `cp_gain_config`, `target` with control, `gate` with a
         gate. What is not `set` goes on as it is."""
@@ -398,6 +398,7 @@ cdef class Core:
         c.type, c.s = CE_CMD_CONFIGURE, h.s
         c.u.configure.options.detect_dtmf = detect_dtmf
         c.u.configure.options.mute_dtmf = mute_dtmf
+        c.u.configure.options.digits_beside = digits_beside
         c.u.configure.options.detect_fsk = fsk
         c.u.configure.options.gain_in = gain_in
         c.u.configure.options.gain_out = gain_out

@@ -26,7 +26,7 @@ static int plain(const ce_stream *s)
     return s->kind == CE_RTP && s->speaks && s->hears && s->gain_bridge == 1.0f &&
            o->gain_in == 1.0f && o->gain_out == 1.0f && !s->echo && !s->gain.config.controls &&
            !s->gain.config.gates && !o->detect_dtmf && !o->detect_fsk &&
-           !o->n_tones && !s->speech.config.on && !s->play && !s->record && !s->n_digits &&
+           !o->digits_beside && !o->n_tones && !s->speech.config.on && !s->play && !s->record && !s->n_digits &&
            !s->cn.send;
 }
 
@@ -159,7 +159,7 @@ void ce_digit_heard(ce_stream *s, char digit, int duration_ms, int inband)
 {
     ce_stream *peer;
     ce_post(s->e, CE_EV_DIGIT, s, digit, duration_ms, inband, NULL, 0);
-    if (!passes_digits(s, &peer) || s->bridge->relay)
+    if (!passes_digits(s, &peer) || s->bridge->relay || peer->opt.digits_beside)
         return;
     if (inband && peer->te_pt == CE_NO_PT && !s->opt.mute_dtmf)
         return;
@@ -323,8 +323,8 @@ static const int16_t *frame_for_bridge(ce_stream *s)
     ce_stream *peer;
     size_t bytes = s->n_samples * sizeof *s->f->pcm_in;
     const int16_t *pcm = s->f->pcm_in;
-    int te_peer = passes_digits(s, &peer) && peer->te_pt != CE_NO_PT;
-    int mute_digits = s->opt.detect_dtmf && (s->opt.mute_dtmf || te_peer);
+    int apart = passes_digits(s, &peer) && (peer->te_pt != CE_NO_PT || peer->opt.digits_beside);
+    int mute_digits = s->opt.detect_dtmf && (s->opt.mute_dtmf || apart);
     if (mute_digits) {
         int16_t *delay = s->parts.pcm_delay;
         if (s->muting) {

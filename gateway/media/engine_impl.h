@@ -101,6 +101,7 @@ typedef struct {
 
 typedef struct {
     uint8_t detect_dtmf, mute_dtmf, detect_fsk; /* detect_fsk: 0 off, 1 bell202, 2 v23 */
+    uint8_t digits_beside; /* its far end is told the other side's digits, and hears none */
     uint8_t n_tones;
     uint8_t set_echo; /* else it stays, with what it has learned */
     ce_echo *echo;    /* NULL: none */

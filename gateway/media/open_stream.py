@@ -237,6 +237,7 @@ class OpenStream:
             self._handle,
             options.detect_dtmf,
             options.mute_dtmf,
+            options.digits_beside,
             _FSK[options.detect_fsk],
             ratio(options.gain_in_db),
             ratio(options.gain_out_db),

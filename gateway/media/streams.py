@@ -199,6 +199,8 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Detect in-band DTMF; never on together with a negotiated telephone-event."""
     mute_dtmf: bool = False
     """Keep detected in-band digits from the other side (the digits travel as events)."""
+    digits_beside: bool = False
+    """The far end is told the other side's digits in the signalling: it hears none."""
     detect_tones: tuple[str, ...] = ()
     """Names of call-progress tones to look for, such as ``busy``; see `gateway.media.tones`."""
     detect_fsk: str | None = None

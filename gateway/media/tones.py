@@ -117,6 +117,7 @@ def _plan(
         "special_information": special_information,
         "intercept": intercept,
         "howler": _HOWLER,
+        "hold": f"{sound}/150@-24,0/9850",
         "confirmation": _once(sound, 100, 100, 3),
     }
 

@@ -137,6 +137,18 @@ def test_digits_that_the_other_side_hears_are_not_sent_again() -> None:
     assert not box.of(SendDigits)
 
 
+def test_who_is_told_his_digits_is_told_each_once() -> None:
+    box = Box(TALK)
+    leg = box.call("2")
+    place = box.board.endpoints["fxs/2"]
+    box(EndpointChanged(endpoint=msgspec.structs.replace(place, digits_beside=True)))
+    for digit, via in (("1", "inband"), ("1", "inband"), ("2", "rfc4733"), ("2", "info")):
+        box.press(leg, digit, via)
+    box.press(leg, "3", "info")
+    told = [action.digits for action in box.of(SendDigits)]  # type: ignore[union-attr]
+    assert told == ["1", "1", "2", "3"]
+
+
 def test_wrong_pins_close_the_door_also_to_the_next_call() -> None:
     pins = Route(
         name="arm", on=Trigger.DIGITS, digits="*5(XXXX)", pins={"Anna": "4711"}, command=ARM

@@ -48,7 +48,7 @@ async def test_music_on_hold(tmp_path: Path) -> None:
     mulaw(tmp_path / "bert", 1000)
     music = sdp("sendonly", version=2)
     async with (
-        box(HOUSE, ELSEWHERE) as gateway,
+        box(HOUSE.replace('"a1"', '"a1"\ntells_hold = false'), ELSEWHERE) as gateway,
         peers.phone(tmp_path, "anna", "a1", gateway, hz=440) as anna,
     ):
         bert = phone(gateway, "bert").answers(body=sdp(address="127.0.2.31"))
@@ -106,7 +106,11 @@ async def test_a_phone_makes_the_conference(tmp_path: Path) -> None:
         anna.talks("a=sendrecv").pause(0.5).hangs_up()
         third = phone(gateway, "anna").call("203").talks().pause(1.0).hangs_up()
         third.steps[:] = [step.replace("[local_port]>", focus) for step in third.steps]
-        bert = phone(gateway, "bert").answers().is_hung_up()
+        bert = phone(gateway, "bert").answers()
+        for version, (way, back) in enumerate([("sendonly", "recvonly"), ("sendrecv",) * 2], 2):
+            bert.takes("INVITE", f"a={way}").reply(200, body=sdp(back, version=version))
+            bert.takes("ACK")
+        bert.is_hung_up()
         carl = phone(gateway, "carl").answers().is_hung_up()
         await perform(tmp_path, anna, third, bert, carl)
         legs = await gateway.legs(4)

@@ -232,6 +232,11 @@ async def test_digits_to_a_phone_that_wants_info(tmp_path: Path) -> None:
         await carl.wait("CALL_ESTABLISHED")
         gateway.gateway._dispatch(SendDigits(leg="sip/carl#1", digits="4"))
         await until(lambda: "Signal=4" in log(carl), "INFO to carl")
+        # What anna presses is an event of RFC 4733; it reaches carl as INFO, once.
+        await anna.press("7")
+        await until(lambda: "Signal=7" in log(carl), "anna's digit as INFO to carl")
+        await asyncio.sleep(0.5)
+        assert log(carl).count("Signal=7") == 1
         await anna.hang_up()
         await gateway.legs(2)
 

@@ -74,15 +74,46 @@ async def test_hold_in_both_forms(tmp_path: Path) -> None:
         assert (told.count(LegHeld), told.count(LegRetrieved)) == (3, 2)
 
 
+async def test_a_hold_is_told_to_the_other_side(tmp_path: Path) -> None:
+    """In both forms, as the far end's direction; 491 only delays it (RFC 3261 section 14.1)."""
+    async with box(HOUSE, ELSEWHERE) as gateway:
+        anna = (
+            phone(gateway, "anna").call("202").talks()
+            .inside("INVITE", body=sdp("sendonly", version=2)).talks("a=recvonly").pause(4.5)
+            .inside("INVITE", body=sdp(version=3)).talks("a=sendrecv").pause(0.5)
+            .inside("INVITE", body=sdp(version=4, address="0.0.0.0")).talks().pause(0.5)
+            .inside("INVITE", body=sdp(version=5)).talks("a=sendrecv").pause(0.5)
+            .inside("INVITE", body=sdp("inactive", version=6)).talks("a=inactive").pause(0.5)
+            .inside("INVITE", body=sdp(version=7)).talks("a=sendrecv").pause(0.5)
+            .hangs_up()
+        )  # fmt: skip
+        bert = phone(gateway, "bert").answers()
+        bert.takes("INVITE", "a=sendonly").reply(491).takes("ACK")
+        held = [("sendonly", "recvonly"), ("sendrecv", "sendrecv")] * 2
+        held += [("inactive", "inactive"), ("sendrecv", "sendrecv")]
+        for version, (way, back) in enumerate(held, 2):
+            bert.takes("INVITE", f"a={way}").reply(200, body=sdp(back, version=version))
+            bert.takes("ACK")
+        await perform(tmp_path, anna, bert.is_hung_up())
+        told = [(type(e.event), e.event.leg) for e in gateway.seen if isinstance(e.event, LegHeld)]
+        assert told == [(LegHeld, "sip/anna#1")] * 3
+        legs = await gateway.legs(2)
+    assert legs["sip/bert#1"].held_s > 4.0
+
+
 async def test_consultation_hold(tmp_path: Path) -> None:
     """Section 2.2: the first call is held while the second is made, and comes back."""
     async with box(HOUSE, ELSEWHERE) as gateway:
         first = (
             phone(gateway, "anna").call("202").talks()
             .inside("INVITE", body=sdp("sendonly", version=2)).talks("a=recvonly").pause(1.5)
-            .inside("INVITE", body=sdp(version=3)).talks().hangs_up()
+            .inside("INVITE", body=sdp(version=3)).talks().pause(0.7).hangs_up()
         )  # fmt: skip
-        bert = phone(gateway, "bert").answers().is_hung_up()
+        bert = phone(gateway, "bert").answers()
+        for version, (way, back) in enumerate([("sendonly", "recvonly"), ("sendrecv",) * 2], 2):
+            bert.takes("INVITE", f"a={way}").reply(200, body=sdp(back, version=version))
+            bert.takes("ACK")
+        bert.is_hung_up()
         second = phone(gateway, "anna").call("301").talks().pause(0.2).hangs_up()
         await bert.registered(tmp_path)
         async with bert.program(tmp_path) as called, first.program(tmp_path) as caller:

@@ -230,6 +230,29 @@ async def test_in_band_is_detected_and_passed_once(engine, peer, leg, via):
         assert heard_by_multimon(b.pcm()) == "", "the tone itself must not get through too"
 
 
+@multimon
+@pytest.mark.parametrize("comes", ["rfc4733", "inband"])
+async def test_who_is_told_digits_beside_hears_none(engine, peer, leg, comes):
+    a, b = peer(0), peer(0)
+    if comes == "rfc4733":
+        a.te_pt = 101
+    b.te_pt = 101
+    sa = leg(a, StreamOptions(detect_dtmf=comes == "inband"))
+    sb = leg(b, StreamOptions(digits_beside=True))
+    engine.open_bridge("pair")
+    engine.join("pair", sa)
+    engine.join("pair", sb)
+    if comes == "inband":
+        signal = np.concatenate([np.zeros(3200, np.int16), dtmf("159"), np.zeros(4000, np.int16)])
+        await pace(1.6, talk(a, sa.local, signal), listen(b))
+    else:
+        await pace(1.2, press(a, sa.local, "9", at=20), listen(b))
+    found = [e.digit for e in sa.events if isinstance(e, DigitDetected)]
+    assert "".join(found) == ("159" if comes == "inband" else "9")
+    assert heard_by_multimon(b.pcm()) == ""
+    assert list(events_of(b)) == []
+
+
 async def test_speech_like_noise_is_no_digit(engine, peer, leg):
     a = peer(0)
     stream = leg(a, StreamOptions(detect_dtmf=True))

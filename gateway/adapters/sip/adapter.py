@@ -45,6 +45,7 @@ from gateway.core.endpoints import Endpoint
 from gateway.core.events import MessageReceived
 from gateway.core.ids import trace_of
 from gateway.errors import DeviceError, UsageError
+from gateway.protocols.sdp import Direction
 from gateway.protocols.sip import events as sip
 from gateway.protocols.sip.agent import SipAgent
 from gateway.protocols.sip.core import SipConfig
@@ -313,11 +314,12 @@ class Sip(Adapter):
         self._pump_soon()
 
     def hold(self, action: Hold) -> None:
-        self._calls.hold(action.leg, held=True)
+        way = Direction.INACTIVE if action.silent else Direction.SENDONLY
+        self._calls.hold(action.leg, way)
         self._pump_soon()
 
     def retrieve(self, action: Retrieve) -> None:
-        self._calls.hold(action.leg, held=False)
+        self._calls.hold(action.leg, None)
         self._pump_soon()
 
     def report_transfer(self, action: ReportTransfer) -> None:

@@ -35,9 +35,9 @@ class Audio:
     """Stream and session description of one leg."""
 
     __slots__ = (
-        "_codecs", "_follow", "_held", "_hides", "_host", "_id", "_keying", "_leg", "_local_ip",
+        "_codecs", "_follow", "_hides", "_host", "_id", "_keying", "_leg", "_local_ip",
         "_media_timeout_s", "_offer", "_options", "_peer", "_reports", "_shown_ip", "_towards",
-        "_version", "behind_nat", "choice", "stream", "why",
+        "_version", "behind_nat", "choice", "hold_way", "stream", "why",
     )  # fmt: skip
 
     def __init__(
@@ -88,13 +88,20 @@ class Audio:
         self._offer: sdp.SessionDescription | None = None
         self.why = ""
         """Why the last offer or answer was refused."""
-        self._held = False
-        """We put the far end on hold."""
+        self.hold_way: sdp.Direction | None = None
+        """Which way audio goes while we have the far end on hold."""
 
     @property
-    def remote_hold(self) -> bool:
-        """The far end does not listen to us."""
+    def remote_hold(self) -> bool | None:
+        """The far end does not listen to us; None: it cannot, nothing is sent to it."""
+        if self.hold_way is sdp.Direction.INACTIVE:
+            return None
         return self.choice is not None and self.choice.on_hold
+
+    @property
+    def is_sent(self) -> bool:
+        """The far end sends us audio."""
+        return self.choice is not None and self.choice.direction.receives
 
     def _open(self) -> Stream:
         if self.stream is None:
@@ -104,7 +111,7 @@ class Audio:
         return self.stream
 
     def _way(self) -> sdp.Direction:
-        return sdp.Direction.SENDONLY if self._held else sdp.Direction.SENDRECV
+        return self.hold_way or sdp.Direction.SENDRECV
 
     def offer(self) -> bytes:
         """Our offer. Raises `DeviceError` when no port is free, or required SRTP impossible."""
@@ -192,9 +199,9 @@ class Audio:
         """Whether the far end is of our socket's version of IP."""
         return choice.address in _NOBODY or (":" in choice.address) == (":" in self._local_ip)
 
-    def hold(self, held: bool) -> bytes:
-        """A new offer that puts the far end on hold, or takes it off."""
-        self._held = held
+    def hold(self, way: sdp.Direction | None) -> bytes:
+        """A new offer that puts the far end on hold, or takes it off (None)."""
+        self.hold_way = way
         return self.offer()
 
     def _apply(self, choice: sdp.Choice) -> Stream:

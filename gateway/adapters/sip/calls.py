@@ -67,6 +67,7 @@ from gateway.core.events import (
 from gateway.core.ids import trace_of
 from gateway.errors import DeviceError, PeerError, UsageError
 from gateway.media.streams import StreamOptions
+from gateway.protocols.sdp import Direction
 from gateway.protocols.sip import events as sip
 from gateway.protocols.sip.agent import SipAgent
 from gateway.protocols.sip.message import Header, Request, Response
@@ -160,7 +161,11 @@ class Calls:
         """What a phone or trunk wants of its streams: the same in all its calls."""
         known = self._options.get(id(who))
         if known is None:
-            known = StreamOptions(country=self._config.country, **who.shaping)
+            known = StreamOptions(
+                country=self._config.country,
+                digits_beside=who.dtmf is DtmfMode.INFO,
+                **who.shaping,
+            )
             # The configuration keeps `who` as long as this is kept.
             self._options[id(who)] = known
         return known
@@ -604,17 +609,24 @@ class Calls:
         self._note_hold(leg)
 
     def _note_hold(self, leg: Leg) -> None:
-        if leg.connected and leg.audio.remote_hold != leg.held:
+        if leg.connected and leg.audio.remote_hold not in (None, leg.held):
             leg.held = not leg.held
-            self._host.emit(LegHeld(leg=leg.id) if leg.held else LegRetrieved(leg=leg.id))
+            if leg.held:
+                self._host.emit(LegHeld(leg=leg.id, sends=leg.audio.is_sent))
+            else:
+                self._host.emit(LegRetrieved(leg=leg.id))
 
     # During a call
 
-    def hold(self, leg_id: str, *, held: bool) -> None:
-        """Put the far end on hold, or take it off."""
+    def hold(self, leg_id: str, way: Direction | None) -> None:
+        """Put the far end on hold, we sending or not, or take it off (None)."""
         leg = self._legs.get(leg_id)
-        if leg and leg.connected:
-            self.agent.reoffer(leg.sessions[0], leg.audio.hold(held), self._host.now())
+        if leg is None or not leg.connected or leg.audio.hold_way is way:
+            return
+        peer = self._config.phones.get(leg.user) or self._config.trunks.get(leg.user)
+        if peer is not None and not peer.tells_hold:
+            return
+        self.agent.reoffer(leg.sessions[0], leg.audio.hold(way), self._host.now())
 
     def send_digits(self, leg_id: str, digits: str) -> None:
         """Send DTMF the way that the peer's configuration says."""

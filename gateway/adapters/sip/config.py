@@ -120,6 +120,8 @@ class Phone(Shaping, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Calls at a time, so that a second one can wait or be taken in consultation."""
     auto_answer: bool = False
     """Paging and intercom calls may ask it to answer by itself."""
+    tells_hold: bool = True
+    """Tell it with a re-INVITE that its partner put the call on hold; false: it hears so."""
     dtmf: DtmfMode = DtmfMode.AUTO
     codecs: tuple[str, ...] = ()
     """In order of preference; empty: the adapter's."""
@@ -206,6 +208,8 @@ class Trunk(Shaping, frozen=True, kw_only=True, forbid_unknown_fields=True):
     (RFC 7044)."""
     redirects: bool = False
     """Follow its 3xx to the number in its Contact, as if it had called that."""
+    tells_hold: bool = True
+    """Tell it with a re-INVITE that its partner put the call on hold; false: it hears so."""
     dtmf: DtmfMode = DtmfMode.AUTO
     srtp: SrtpMode = SrtpMode.NEVER
 

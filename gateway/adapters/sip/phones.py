@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from gateway.adapters.base import Host
-from gateway.adapters.sip.config import SipSection
+from gateway.adapters.sip.config import DtmfMode, SipSection
 from gateway.adapters.sip.identity import clean
 from gateway.core.endpoints import Condition, Endpoint
 from gateway.protocols.sip.agent import SipAgent
@@ -108,6 +108,7 @@ class Phones:
             location=phone.location,
             number=phone.number,
             capacity=phone.calls,
+            digits_beside=phone.dtmf is DtmfMode.INFO,
             condition=Condition.DOWN if reason else Condition.UP,
             reason=reason,
             absent=bool(reason),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.adapters.base import Host
-from gateway.adapters.sip.config import SipSection, Trunk, first_hop
+from gateway.adapters.sip.config import DtmfMode, SipSection, Trunk, first_hop
 from gateway.adapters.sip.door import Door
 from gateway.adapters.sip.identity import clean
 from gateway.adapters.sip.phones import Probe
@@ -111,6 +111,7 @@ class Trunks:
             label=trunk.label,
             takes_number=True,
             capacity=trunk.calls,
+            digits_beside=trunk.dtmf is DtmfMode.INFO,
             inputs=(MESSAGES,) if trunk.messages else (),
             condition=state.condition,
             reason=state.reason if state.condition is not Condition.UP else "",
