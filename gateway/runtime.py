@@ -95,6 +95,7 @@ class Gateway(Exchange):
             threads=media.threads,
             io_uring=media.io_uring,
             kernel=media.kernel,
+            steer=media.steer,
         )
         self._synthesiser = Synthesiser(box.synthesiser, configuration.data_dir / "speech")
         self.taps = Taps(
@@ -565,6 +566,10 @@ class Gateway(Exchange):
             self.log.error(
                 "media.kernel is refused, or a part of it: those relays stay in user space",
                 reason=refused,
+            )
+        if refused := getattr(self.engine, "steer_refused", ""):
+            self.log.error(
+                "media.steer is refused: each leg's own socket carries its packets", reason=refused
             )
 
     async def _close(self) -> None:

@@ -71,7 +71,10 @@ def examine(configuration: Configuration, client: Client) -> Iterator[Finding]:
     """All checks, in the order of what else depends on them."""
     from gateway.doctor import bundle, files, machine, plan
 
-    status, adapters, realtime = _ask(client)
+    status, adapters, figures = _ask(client)
+    realtime = None
+    if status is not None and status["realtime_wanted"]:
+        realtime = "crosspoint_engine_realtime 1.0" in figures
     down = degraded = None
     if status is not None:
         down = {each["name"]: each["reason"] for each in adapters if each["state"] != "up"}
@@ -84,6 +87,7 @@ def examine(configuration: Configuration, client: Client) -> Iterator[Finding]:
     yield from machine.codecs()
     yield from plan.encryption(configuration)
     yield from machine.limits(status["pid"] if status else None, realtime)
+    yield from machine.packets(configuration, figures)
     yield from machine.ports(configuration, running=running)
     yield from files.devices(configuration)
     yield from files.certificates(configuration)
@@ -96,17 +100,15 @@ def examine(configuration: Configuration, client: Client) -> Iterator[Finding]:
     yield from plan.emergencies(configuration)
 
 
-def _ask(client: Client) -> tuple[dict[str, Any] | None, list[dict[str, Any]], bool | None]:
-    """Status, adapters and real-time state of the running gateway, as far as it answers."""
+def _ask(client: Client) -> tuple[dict[str, Any] | None, list[dict[str, Any]], str]:
+    """Status, adapters and metrics of the running gateway, as far as it answers."""
     try:
         status = client.get("/v1/status")
         adapters = client.get("/v1/adapters")
         figures = client.text("/v1/metrics")
     except CommandError:
-        return None, [], None
-    if not status["realtime_wanted"]:
-        return status, adapters, None
-    return status, adapters, "crosspoint_engine_realtime 1.0" in figures
+        return None, [], ""
+    return status, adapters, figures
 
 
 @click.command("support-bundle")

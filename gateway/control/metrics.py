@@ -321,6 +321,13 @@ def _engine(gateway: Gateway) -> Iterator[Metric]:
                  stats.realtime)  # fmt: skip
     yield _gauge("engine_io_uring", "1 when packets move in batches, for less CPU.",
                  stats.io_uring)  # fmt: skip
+    yield _gauge("engine_steer", "1 when packets go by shared sockets, for less CPU.", stats.steer)
+    yield _gauge("engine_steered_streams", "Streams whose packets come by shared sockets now.",
+                 stats.steered_streams)  # fmt: skip
+    yield _counter("engine_steered_packets", "Packets that came by shared sockets.",
+                   stats.steered_packets)  # fmt: skip
+    yield _counter("engine_steer_dropped", "Packets lost because a shared buffer was full.",
+                   stats.steer_dropped)  # fmt: skip
     yield _gauge("engine_kernel", "1 when the kernel may carry relays.", stats.kernel)
     yield _gauge("engine_kernel_streams", "Streams that the kernel relays now.",
                  stats.kernel_streams)  # fmt: skip

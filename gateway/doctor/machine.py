@@ -113,6 +113,22 @@ def limits(pid: int | None, realtime: bool | None) -> Iterator[Finding]:
         yield ok("open files", f"{whose} may have {files}")
 
 
+def packets(configuration: Configuration, figures: str) -> Iterator[Finding]:
+    """Whether the kernel grants what was asked of it for RTP; figures: the daemon's metrics."""
+    media = configuration.media
+    for name, wanted, right in (
+        ("steer", media.steer, "CAP_NET_RAW"),
+        ("kernel", media.kernel, "CAP_PERFMON"),
+    ):
+        if wanted and f"crosspoint_engine_{name} 0.0" in figures:
+            yield warning(
+                "packets", f"media.{name} is refused: calls cost more CPU; the log says why",
+                f"{_UNIT}: AmbientCapabilities=CAP_BPF CAP_NET_ADMIN {right} below [Service]",
+            )  # fmt: skip
+        elif wanted and f"crosspoint_engine_{name} 1.0" in figures:
+            yield ok("packets", f"media.{name} is granted")
+
+
 def _limits(pid: int | None) -> dict[str, int]:
     text = _read(Path(f"/proc/{pid or 'self'}/limits"))
     found: dict[str, int] = {}

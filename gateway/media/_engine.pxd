@@ -214,10 +214,10 @@ cdef extern from "engine_impl.h" nogil:
         uint64_t ticks, late_ticks, skipped_ticks, dropped_events, send_errors
         uint64_t rx_packets, tx_packets
         int64_t worst_late_ns
-        uint64_t kernel_packets
-        uint32_t n_streams, n_bridges, n_relays, n_kernel
+        uint64_t kernel_packets, steered_packets, steer_dropped
+        uint32_t n_streams, n_bridges, n_relays, n_kernel, n_steered
         uint64_t late_bins[16]
-        uint8_t realtime, locked, running, uring, kernel
+        uint8_t realtime, locked, running, uring, kernel, steer
         double cpu_s
     ctypedef struct ce_engine:
         int event_fd
@@ -235,6 +235,11 @@ cdef extern from "engine_impl.h" nogil:
     int ce_kernel_attach(ce_kernel *k, int interface)
     void ce_kernel_free(ce_kernel *k)
     int ce_kernel_share_new(ce_engine *e, ce_kernel *k, uint32_t first, uint32_t n)
+    ctypedef struct ce_steer:
+        pass
+    ce_steer *ce_steer_new(int n_engines, int sockets_each, const char **what)
+    void ce_steer_free(ce_steer *k)
+    int ce_steer_share_new(ce_engine *e, ce_steer *k, int number)
     ce_stream *ce_stream_new(ce_engine *e, uint32_t id, int kind)
     void ce_stream_free(ce_stream *s)
     ce_bridge *ce_bridge_new()

@@ -210,27 +210,7 @@ def stream_bytes():
     return sizeof_stream()
 
 
-cdef class Kernel:
-    """Relays that the kernel carries, of all cores; outlives them. Raises OSError, whose file name
-    says what was refused."""
-    cdef ce_kernel *k
-
-    def __cinit__(self, uint32_t n_streams):
-        from os import strerror
-        cdef const char *what
-        self.k = ce_kernel_new(n_streams, &what)
-        if self.k == NULL:
-            raise OSError(errno, strerror(errno), what.decode())
-
-    def __dealloc__(self):
-        ce_kernel_free(self.k)
-
-    def attach(self, int interface):
-        """Take packets that come in by an interface (its index); until this object goes."""
-        from os import strerror
-        cdef int r = ce_kernel_attach(self.k, interface)
-        if r:
-            raise OSError(r, strerror(r), "bpf(BPF_LINK_CREATE)")
+include "engine_kernel.pxi"
 
 
 @cython.no_gc_clear  # the worker uses the kernel's memory until it has been joined
@@ -238,6 +218,7 @@ cdef class Core:
     """The worker thread. `push` methods return False when the command ring is full."""
     cdef ce_engine *e
     cdef Kernel kernel
+    cdef Steer steer
 
     def __cinit__(self, uint32_t max_streams, bint realtime, bint uring, str cname):
         cdef bytes name = cname.encode()
@@ -258,6 +239,14 @@ cdef class Core:
         if r:
             raise OSError(r, strerror(r), "socket(AF_NETLINK)")
         self.kernel = kernel
+
+    def steer_by(self, Steer steer, int number):
+        """Let packets go by shared sockets; `number` is this core's; before `start`."""
+        from os import strerror
+        cdef int r = ce_steer_share_new(self.e, steer.k, number)
+        if r:
+            raise OSError(r, strerror(r), "socket(SOCK_RAW)")
+        self.steer = steer
 
     def start(self):
         """Start the thread; raises OSError."""

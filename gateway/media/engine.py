@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from gateway.errors import DeviceError, UsageError
-from gateway.media import _engine, _ports, in_kernel, srtp, wav
+from gateway.media import _engine, _ports, in_kernel, srtp, steering, wav
 from gateway.media.open_stream import CODECS, PLAIN, OpenStream, ratio, rtp_config, wideband_of
 from gateway.media.streams import (
     ByeReceived,
@@ -56,6 +56,14 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     io_uring: bool
     """Packets go through io_uring; without it (the kernel decides) through epoll, for more CPU."""
+    steer: bool
+    """Packets of known far ends come and go by shared sockets (`Engine.steer_refused`)."""
+    steered_streams: int
+    """Streams whose packets come by shared sockets now."""
+    steered_packets: int
+    """Of the packets received: by shared sockets."""
+    steer_dropped: int
+    """By the kernel, because a shared socket's buffer was full."""
     kernel: bool
     """Relays may be handed to the kernel (`Engine.kernel_refused` says why not)."""
     kernel_streams: int
@@ -93,7 +101,8 @@ class Engine:
 
     With `kernel`, what is only relayed is handed to a program at its tc ingress (Linux 6.6,
     CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON). It is taken back as soon as anybody here needs the
-    packets.
+    packets. With `steer`, packets of known far ends come by shared sockets and leave by a raw one
+    (Linux 5.9, CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW), for less CPU.
     """
 
     def __init__(
@@ -105,6 +114,7 @@ class Engine:
         threads: int = 1,
         io_uring: bool = True,
         kernel: bool = False,
+        steer: bool = False,
     ) -> None:
         low, high = ports[0] + ports[0] % 2, ports[1]
         if not 1 <= max_streams <= 65536:
@@ -115,9 +125,11 @@ class Engine:
             raise UsageError(f"threads {threads}; use 1 to 64")
         self._max_streams, self._realtime = max_streams, realtime
         self._threads, self._io_uring = threads, io_uring
-        self._kernel = kernel
+        self._kernel, self._steer = kernel, steer
         self.kernel_refused = ""
         """Why nothing, or not everything, is handed to the kernel although it was asked for."""
+        self.steer_refused = ""
+        """Why there are no shared sockets although they were asked for."""
         self._low, self._pairs = low, (high + 1 - low) // 2
         self._cores: list[_engine.Core] = []
         self._load: dict[_engine.Core, int] = {}
@@ -164,6 +176,8 @@ class Engine:
                 cores.append(core)
             if self._kernel:
                 self.kernel_refused = in_kernel.share(cores, self._max_streams)
+            if self._steer:
+                self.steer_refused = steering.share(cores, self._max_streams)
             for core in cores:
                 core.start()
         except OSError as error:
@@ -447,6 +461,10 @@ class Engine:
             io_uring=everywhere("uring"),
             streams=len(self._streams),
             bridges=len(self._bridges),
+            steer=everywhere("steer"),
+            steered_streams=total("n_steered"),
+            steered_packets=total("steered_packets"),
+            steer_dropped=total("steer_dropped"),
             kernel=everywhere("kernel"),
             kernel_streams=total("n_kernel"),
             kernel_packets=total("kernel_packets"),

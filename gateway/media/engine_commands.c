@@ -39,6 +39,7 @@ static void stream_open(ce_engine *e, ce_stream *s, const ce_rtp_config *c)
     if (s->kind == CE_DEVICE)
         ce_device_start(s);
     stream_watch(e, s);
+    ce_steer_point(s);
     e->st.n_streams++;
     e->n_devices += s->kind == CE_DEVICE;
 }
@@ -55,6 +56,7 @@ void ce_stream_gone(ce_stream *s)
 /* Off this engine; `ce_stream_gone` as soon as the kernel has let go of it too. */
 static void stream_leave(ce_engine *e, ce_stream *s, int how)
 {
+    ce_steer_let_go(s);
     if (s->bridge)
         ce_bridge_leave(s);
     if (s->kind == CE_RTP && how == CE_CLOSES)
@@ -102,6 +104,7 @@ static void stream_adopt(ce_engine *e, ce_stream *s)
         ce_lane_load(&e->encoders, s->encoder_lane, s->parts.carried[1]);
     }
     stream_watch(e, s);
+    ce_steer_point(s);
     e->st.n_streams++;
     e->n_devices += s->kind == CE_DEVICE;
 }
@@ -135,7 +138,10 @@ static void execute(ce_engine *e, const ce_command *c)
     case CE_CMD_CLOSE: stream_leave(e, s, CE_CLOSES); return;
     case CE_CMD_RELEASE: stream_leave(e, s, CE_MOVES); return;
     case CE_CMD_ADOPT: stream_adopt(e, s); return;
-    case CE_CMD_UPDATE: ce_rtp_apply(s, &c->u.rtp, 0); break;
+    case CE_CMD_UPDATE:
+        ce_rtp_apply(s, &c->u.rtp, 0);
+        ce_steer_point(s);
+        break;
     case CE_CMD_CONFIGURE:
         stream_configure(s, &c->u.configure.options, c->u.configure.tone);
         break;

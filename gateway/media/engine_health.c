@@ -31,6 +31,14 @@ void ce_health_send_failed(ce_stream *s, int error)
     s->c.health.send_errno = error;
 }
 
+void ce_health_unsent(ce_stream *s, int error)
+{
+    s->c.tx_packets--;
+    s->e->st.tx_packets--;
+    s->e->st.send_errors++;
+    ce_health_send_failed(s, error);
+}
+
 /* The quickest packet of each window: its transit grows or shrinks steadily where the two clocks
  * do not agree. When all windows are full, two become one, twice as long. */
 void ce_health_arrival(ce_stream *s, uint32_t ts)

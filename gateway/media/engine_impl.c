@@ -20,6 +20,7 @@ enum {
     /* A wake costs some 15 us of CPU, as much as two or three packets, and what others left in the
      * caches: the thread sleeps as long as packets may wait, unless too many would. */
     MOST_A_WAKE = 64,
+    MOST_STEERED = 112, /* larger batches are colder than they save */
     LONGEST_STRIDE = CE_PHASE_MS,
     FULL_PHASE = 128,     /* streams of one tick before another tick is used: a burst of some 1 ms */
     COMMANDS_WAKE = CE_COMMANDS / 4, /* do not let the ring fill up while the thread sleeps long */
@@ -238,6 +239,8 @@ static void drain_sockets(ce_engine *e)
 {
     struct epoll_event ev[EPOLL_BATCH];
     int n;
+    if (e->steer)
+        ce_steer_drain(e);
     if (e->uring)
         ce_uring_drain(e);
     for (int round = 0; round < 8; round++) {
@@ -302,9 +305,10 @@ static int64_t stride(ce_engine *e)
     uint64_t packets = e->st.rx_packets - e->seen_packets, n = e->last_stride;
     e->seen_packets = e->st.rx_packets;
     int waits = !e->st.n_relays; /* in a jitter buffer, whenever it is taken from the socket */
-    if (packets > MOST_A_WAKE && !waits && n > 1)
+    uint64_t most = e->steer ? MOST_STEERED : MOST_A_WAKE;
+    if (packets > most && !waits && n > 1)
         n /= 2;
-    else if ((packets < MOST_A_WAKE / 2 || waits) && n < LONGEST_STRIDE)
+    else if ((packets < most / 2 || waits) && n < LONGEST_STRIDE)
         n *= 2;
     if (e->n_devices && n > 2)
         n = 2; /* a card's blocks wait for us at both ends */
@@ -373,6 +377,8 @@ static void *worker(void *arg)
             e->st.ticks++;
             ce_frames(e, (int)(e->tick % CE_FRAME_MS));
         }
+        if (e->steer)
+            ce_steer_flush(e);
         if (e->uring)
             ce_uring_flush(e);
         if (e->ev_posted) {
@@ -515,6 +521,7 @@ void ce_engine_free(ce_engine *e)
 {
     close_descriptors(e);
     ce_kernel_share_free(e->kernel);
+    ce_steer_share_free(e->steer);
     ce_lanes_free(&e->decoders);
     ce_lanes_free(&e->encoders);
     if (e->frames && e->frames != MAP_FAILED)
@@ -529,6 +536,7 @@ void ce_engine_free(ce_engine *e)
 void ce_engine_stats_get(ce_engine *e, ce_engine_stats *out)
 {
     *out = e->st;
+    out->steer_dropped = ce_steer_dropped(e->steer);
     clockid_t c;
     struct timespec t;
     if (e->st.running && !pthread_getcpuclockid(e->thread, &c) && !clock_gettime(c, &t))

@@ -13,6 +13,7 @@
 #ifndef CE_ENGINE_IMPL_H
 #define CE_ENGINE_IMPL_H
 
+#include <linux/bpf.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -84,6 +85,8 @@ typedef struct ce_srtp ce_srtp;
 typedef struct ce_echo ce_echo;
 typedef struct ce_kernel ce_kernel;
 typedef struct ce_kernel_share ce_kernel_share;
+typedef struct ce_steer ce_steer;
+typedef struct ce_steer_share ce_steer_share;
 
 /* ---- what Python asks for ---- */
 
@@ -291,6 +294,12 @@ typedef struct { /* the packets received are relayed in the kernel; see engine_k
     uint64_t after;                  /* tick of the next attempt */
 } ce_kernel_side;
 
+typedef struct { /* its packets come by a shared socket and leave by another; see engine_steer.c */
+    uint8_t in, out, tos, ttl;
+    uint16_t own_port; /* network byte order, as `own` */
+    uint32_t own;
+} ce_steer_side;
+
 /* What looks for call-progress tones and caller ID. */
 typedef struct {
     cp_tone_rx tones;
@@ -374,6 +383,7 @@ struct ce_stream {
     ce_xr xr;
     ce_cn cn;
     ce_kernel_side kernel;
+    ce_steer_side steer;
     /* header extensions */
     uint8_t pass_ext;
     _Atomic uint32_t ext_serial;
@@ -509,10 +519,10 @@ typedef struct {
     uint64_t ticks, late_ticks, skipped_ticks, dropped_events, send_errors;
     uint64_t rx_packets, tx_packets;
     int64_t worst_late_ns;
-    uint64_t kernel_packets;
-    uint32_t n_streams, n_bridges, n_relays, n_kernel;
+    uint64_t kernel_packets, steered_packets, steer_dropped;
+    uint32_t n_streams, n_bridges, n_relays, n_kernel, n_steered;
     uint64_t late_bins[CE_LATE_BINS]; /* wakes by lateness: under 1 us, 2, 4 ... and the rest */
-    uint8_t realtime, locked, running, uring, kernel;
+    uint8_t realtime, locked, running, uring, kernel, steer;
     double cpu_s;
 } ce_engine_stats;
 
@@ -523,6 +533,7 @@ struct ce_engine {
     int want_realtime, want_uring;
     ce_uring *uring; /* NULL: epoll */
     ce_kernel_share *kernel; /* NULL: every packet comes up */
+    ce_steer_share *steer;   /* NULL: every leg's own socket carries its packets */
     uint64_t tick, wakes;
     int64_t now_ns;
     int64_t rx_ns; /* when the packet at hand came, if the kernel says it, else when it was read */
@@ -601,6 +612,30 @@ void ce_uring_unwatch(ce_stream *s);
 int ce_uring_send(ce_stream *s, const uint8_t *packet, int n); /* copies; leaves with the flush */
 void ce_uring_flush(ce_engine *e);
 void ce_uring_drain(ce_engine *e);
+
+/* engine_bpf.c: descriptors, or -1 with errno */
+enum { CE_BPF_MOST = 512 }; /* instructions */
+typedef struct { /* a program names its maps by number; the kernel wants their descriptors */
+    int n, number[3], fd[3];
+} ce_bpf_maps;
+int ce_bpf(int command, union bpf_attr *a);
+void ce_bpf_clear(union bpf_attr *a); /* before anything is put in */
+int ce_bpf_map(int type, uint32_t key, uint32_t value, uint32_t n, uint32_t flags);
+int ce_bpf_set(int fd, const void *key, const void *value); /* 0 */
+int ce_bpf_program(int type, int attach, const char *name, const uint64_t *words, int n,
+                   const ce_bpf_maps *maps);
+
+/* engine_steer.c */
+ce_steer *ce_steer_new(int n_engines, int sockets_each, const char **what); /* Python's; or NULL */
+void ce_steer_free(ce_steer *k);           /* Python's, when the engines stopped */
+int ce_steer_share_new(ce_engine *e, ce_steer *k, int number); /* Python's; 0 or an errno */
+void ce_steer_share_free(ce_steer_share *h);
+uint64_t ce_steer_dropped(const ce_steer_share *h); /* by the kernel: a shared buffer was full */
+void ce_steer_point(ce_stream *s);  /* its far end is known, or has moved */
+void ce_steer_let_go(ce_stream *s); /* what has come for it is at work before this returns */
+int ce_steer_send(ce_stream *s, const uint8_t *packet, int n); /* copies; -1: another way */
+void ce_steer_flush(ce_engine *e);
+void ce_steer_drain(ce_engine *e);
 
 /* engine_kernel.c */
 ce_kernel *ce_kernel_new(uint32_t n, const char **what); /* Python's; NULL: errno, of what */
@@ -685,6 +720,7 @@ void ce_xr_receive(ce_stream *s, const uint8_t *body, int len, uint32_t ssrc, ui
 /* engine_health.c */
 void ce_health_refused(ce_stream *s, const ce_addr *from, int payload_type); /* -1: its source */
 void ce_health_send_failed(ce_stream *s, int error); /* an errno */
+void ce_health_unsent(ce_stream *s, int error);      /* of a packet that has been counted as sent */
 void ce_health_arrival(ce_stream *s, uint32_t ts);
 void ce_health_frame(ce_stream *s, const int16_t *pcm, int n, double squares, int weight);
 void ce_meter_read(const ce_stream *s, ce_meter *m);

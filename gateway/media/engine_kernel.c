@@ -6,12 +6,10 @@
 #include "engine_impl.h"
 
 #include <errno.h>
-#include <linux/bpf.h>
 #include <linux/rtnetlink.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "relay_bpf.h"
@@ -55,74 +53,13 @@ struct ce_kernel_share { /* one engine's part of it */
     free_place *free;
 };
 
-static int bpf(int command, union bpf_attr *a)
-{
-    return (int)syscall(SYS_bpf, command, a, sizeof *a);
-}
-
-/* The kernel refuses what is not zero behind the last field it looks at; an initializer need not
- * clear more than the member it names. */
-static void clear(union bpf_attr *a)
-{
-    memset(a, 0, sizeof *a);
-}
-
-static int map_new(int type, uint32_t key, uint32_t value, uint32_t n, uint32_t flags)
-{
-    union bpf_attr a;
-    clear(&a);
-    a.map_type = (uint32_t)type;
-    a.key_size = key;
-    a.value_size = value;
-    a.max_entries = n;
-    a.map_flags = flags;
-    return bpf(BPF_MAP_CREATE, &a);
-}
-
-static int map_set(int fd, const void *key, const void *value)
-{
-    union bpf_attr a;
-    clear(&a);
-    a.map_fd = (uint32_t)fd;
-    a.key = (uintptr_t)key;
-    a.value = (uintptr_t)value;
-    return bpf(BPF_MAP_UPDATE_ELEM, &a);
-}
-
 static void map_forget(int fd, const void *key)
 {
     union bpf_attr a;
-    clear(&a);
+    ce_bpf_clear(&a);
     a.map_fd = (uint32_t)fd;
     a.key = (uintptr_t)key;
-    bpf(BPF_MAP_DELETE_ELEM, &a); /* it is there, or it is gone */
-}
-
-/* The program names its maps by number; the kernel wants their descriptors. */
-static int program_new(const ce_kernel *k)
-{
-    struct bpf_insn code[N_PROGRAM];
-    memcpy(code, PROGRAM, sizeof code);
-    for (int i = 0; i < N_PROGRAM; i++) {
-        if (code[i].code != (BPF_LD | BPF_IMM | BPF_DW))
-            continue;
-        int fd = code[i].imm == RK_MAP_PLACES ? k->places
-                 : code[i].imm == RK_MAP_SESSIONS ? k->session_map
-                 : code[i].imm == RK_MAP_LAWS ? k->laws : -1;
-        if (fd >= 0) {
-            code[i].src_reg = BPF_PSEUDO_MAP_FD;
-            code[i].imm = fd;
-        }
-        i++; /* its second half */
-    }
-    union bpf_attr a;
-    clear(&a);
-    a.prog_type = BPF_PROG_TYPE_SCHED_CLS;
-    a.insn_cnt = N_PROGRAM;
-    a.insns = (uintptr_t)code;
-    a.license = (uintptr_t) "Apache-2.0";
-    strcpy(a.prog_name, "rtp_relay");
-    return bpf(BPF_PROG_LOAD, &a);
+    ce_bpf(BPF_MAP_DELETE_ELEM, &a); /* it is there, or it is gone */
 }
 
 static int fill_laws(ce_kernel *k)
@@ -134,7 +71,7 @@ static int fill_laws(ce_kernel *k)
     cp_ulaw_to_alaw(from, to[RK_ULAW_TO_ALAW - 1], 256);
     cp_alaw_to_ulaw(from, to[RK_ALAW_TO_ULAW - 1], 256);
     for (uint32_t i = 0; i < 2; i++)
-        if (map_set(k->laws, &i, to[i]))
+        if (ce_bpf_set(k->laws, &i, to[i]))
             return -1;
     return 0;
 }
@@ -154,9 +91,9 @@ ce_kernel *ce_kernel_new(uint32_t n, const char **what)
     k->n = n;
     k->program = -1;
     k->sessions = MAP_FAILED;
-    k->places = map_new(BPF_MAP_TYPE_HASH, sizeof(struct rk_place), 4, n, 0);
-    k->session_map = map_new(BPF_MAP_TYPE_ARRAY, 4, sizeof *k->sessions, n, BPF_F_MMAPABLE);
-    k->laws = map_new(BPF_MAP_TYPE_ARRAY, 4, 256, 2, 0);
+    k->places = ce_bpf_map(BPF_MAP_TYPE_HASH, sizeof(struct rk_place), 4, n, 0);
+    k->session_map = ce_bpf_map(BPF_MAP_TYPE_ARRAY, 4, sizeof *k->sessions, n, BPF_F_MMAPABLE);
+    k->laws = ce_bpf_map(BPF_MAP_TYPE_ARRAY, 4, 256, 2, 0);
     *what = "bpf(BPF_MAP_CREATE)";
     if (k->places < 0 || k->session_map < 0 || k->laws < 0 || fill_laws(k))
         goto refused;
@@ -166,7 +103,10 @@ ce_kernel *ce_kernel_new(uint32_t n, const char **what)
     if (k->sessions == MAP_FAILED)
         goto refused;
     *what = "bpf(BPF_PROG_LOAD)";
-    if ((k->program = program_new(k)) >= 0)
+    ce_bpf_maps maps = {3, {RK_MAP_PLACES, RK_MAP_SESSIONS, RK_MAP_LAWS},
+                        {k->places, k->session_map, k->laws}};
+    if ((k->program = ce_bpf_program(BPF_PROG_TYPE_SCHED_CLS, 0, "rtp_relay", PROGRAM, N_PROGRAM,
+                                     &maps)) >= 0)
         return k;
 refused:;
     int error = errno;
@@ -180,11 +120,11 @@ int ce_kernel_attach(ce_kernel *k, int interface)
     union bpf_attr a;
     if (k->n_links == LINKS)
         return ENOSPC;
-    clear(&a);
+    ce_bpf_clear(&a);
     a.link_create.prog_fd = (uint32_t)k->program;
     a.link_create.target_fd = (uint32_t)interface;
     a.link_create.attach_type = TCX_INGRESS;
-    int fd = bpf(BPF_LINK_CREATE, &a);
+    int fd = ce_bpf(BPF_LINK_CREATE, &a);
     if (fd < 0)
         return errno;
     k->links[k->n_links++] = fd;
@@ -351,7 +291,7 @@ static int hand_over(ce_stream *s, ce_stream *to)
     s->kernel.place[1] = in.sin_addr.s_addr;
     s->kernel.place[2] = 0;
     memcpy(&s->kernel.place[2], &(uint16_t[2]){s->remote.in4.sin_port, in.sin_port}, 4);
-    if (map_set(h->kernel->places, s->kernel.place, &f->at))
+    if (ce_bpf_set(h->kernel->places, s->kernel.place, &f->at))
         return -1;
     s->kernel.at = f->at;
     s->kernel.state = k->state;

@@ -51,6 +51,7 @@ void ce_rtp_moved(ce_stream *s, const ce_addr *to)
 {
     ce_kernel_take_back_all(s->bridge);
     s->remote = *to;
+    ce_steer_point(s);
 }
 
 /* Learns the address: what must prove itself has done so before. */
@@ -200,7 +201,7 @@ static void send_packet(ce_stream *s, uint8_t *packet, int n)
         return;
     }
     /* MSG_DONTWAIT: a full socket buffer costs this packet, never the tick. */
-    if ((!s->e->uring || ce_uring_send(s, packet, n)) &&
+    if (ce_steer_send(s, packet, n) && (!s->e->uring || ce_uring_send(s, packet, n)) &&
         sendto(s->fd, packet, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL, &s->remote.sa,
                s->addr_len) < 0) {
         s->e->st.send_errors++;

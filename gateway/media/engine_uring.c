@@ -216,14 +216,6 @@ static ce_stream *stream_of(const struct io_uring_cqe *c)
 
 /* Sends complete inside the call or fail at once (MSG_DONTWAIT), so a failure is always seen in
  * the wake that sent, while the stream is sure to exist. */
-static void send_failed(ce_engine *e, ce_stream *s, int error)
-{
-    s->c.tx_packets--;
-    e->st.tx_packets--;
-    e->st.send_errors++;
-    ce_health_send_failed(s, error);
-}
-
 void ce_uring_flush(ce_engine *e)
 {
     ce_uring *u = e->uring;
@@ -236,7 +228,7 @@ void ce_uring_flush(ce_engine *e)
         struct io_uring_cqe *c = &u->cqes[at & u->cq_mask];
         if ((c->user_data & 3) != OF_SEND)
             continue;
-        send_failed(e, stream_of(c), -c->res);
+        ce_health_unsent(stream_of(c), -c->res);
         c->user_data = 0; /* `reap` meets it later */
     }
 }
@@ -279,7 +271,7 @@ static uint32_t reap(ce_engine *e)
         if (!s)
             continue;
         if ((c.user_data & 3) == OF_SEND) {
-            send_failed(e, s, -c.res);
+            ce_health_unsent(s, -c.res);
             continue;
         }
         if (c.flags & IORING_CQE_F_BUFFER)

@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--save", action="store_true")
     args = parser.parse_args()
-    args.threads, args.epoll, args.busy, args.kernel = 1, False, False, False
+    args.threads, args.epoll, args.busy, args.kernel, args.steer = 1, False, False, False, False
     args.tools = Path(os.environ.get("CROSSPOINT_BENCH", ROOT.parent / "shared" / "bench")) / "rtp"
     systems = [s for s in SYSTEMS if s != "rtpengine" or shutil.which(s)]
     print(json.dumps(machine()), flush=True)

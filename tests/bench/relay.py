@@ -63,10 +63,11 @@ async def serve(case: str, calls: int, base: int, map_file: str, args: argparse.
         threads=args.threads,
         io_uring=not args.epoll,
         kernel=args.kernel,
+        steer=args.steer,
     )
     await engine.start()
-    if engine.kernel_refused:
-        sys.exit(engine.kernel_refused)
+    if refused := engine.kernel_refused or engine.steer_refused:
+        sys.exit(refused)
     codecs = CASES.get(case, ("PCMU", "PCMU"))
     streams: list[OpenStream] = []
     lines = []
@@ -112,6 +113,8 @@ async def serve(case: str, calls: int, base: int, map_file: str, args: argparse.
             "skipped_ticks": stats.skipped_ticks,
             "send_errors": stats.send_errors,
             "kernel_packets": stats.kernel_packets,
+            "steered_packets": stats.steered_packets,
+            "steer_dropped": stats.steer_dropped,
             "late": sum(leg.packets_late for leg in legs),
             "lost": sum(leg.packets_lost for leg in legs),
             "concealed": sum(leg.frames_concealed for leg in legs),
@@ -186,6 +189,7 @@ class Bench:
             "--map", map_file, "--threads", str(self.args.threads),
         ]  # fmt: skip
         command += ["--kernel"] * getattr(self.args, "kernel", False)
+        command += ["--steer"] * getattr(self.args, "steer", False)
         command += ["--epoll"] * self.args.epoll + ["--busy"] * self.args.busy
         server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert server.stdout is not None
@@ -218,6 +222,8 @@ class Bench:
             "send_errors",
             "packets_sent",
             "kernel_packets",
+            "steered_packets",
+            "steer_dropped",
         ):
             found[key] = last[key] - first[key]
         for key in ("late_us_p99", "worst_late_ms", "realtime", "io_uring"):
@@ -265,7 +271,8 @@ class Bench:
                 theirs.append(_insist(self.ours, "relay", calls))
             elif other:
                 theirs.append(_insist(self.rtpengine, case, calls))
-        settings = {k: getattr(self.args, k) for k in ("threads", "epoll", "busy", "rounds")}
+        kept = "threads", "epoll", "busy", "steer", "rounds"
+        settings = {k: getattr(self.args, k) for k in kept}
         result: dict[str, Any] = {"case": case, "calls": calls, **settings, **_merged(ours)}
         if theirs:
             against = _merged(theirs)
@@ -342,6 +349,7 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="without rtpengine")
     parser.add_argument("--epoll", action="store_true", help="without io_uring")
     parser.add_argument("--busy", action="store_true", help="beside a busy Python thread")
+    parser.add_argument("--steer", action="store_true", help="by shared sockets (root)")
     parser.add_argument("--kernel", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save", action="store_true")

@@ -210,6 +210,19 @@ def test_processors_and_codecs() -> None:
     assert [each.check for each in machine.clock()] == ["clock"]
 
 
+@pytest.mark.parametrize("name", ["steer", "kernel"])
+def test_what_the_kernel_refuses_for_rtp(tmp_path: Path, name: str) -> None:
+    configuration = configured(tmp_path, f"[media]\n{name} = true\n")
+    refused = list(machine.packets(configuration, f"crosspoint_engine_{name} 0.0\n"))
+    assert f"media.{name} is refused" in of(refused, "warning")[0]
+    assert "CAP_BPF" in refused[0].remedy
+    granted = list(machine.packets(configuration, f"crosspoint_engine_{name} 1.0\n"))
+    assert of(granted, "ok") == [f"media.{name} is granted"]
+    unasked = configured(tmp_path, "")
+    assert not list(machine.packets(unasked, f"crosspoint_engine_{name} 0.0\n"))
+    assert not list(machine.packets(configuration, ""))  # the daemon does not run
+
+
 def test_from_the_command_line(box: Box) -> None:
     box.config.chmod(0o640)
     found = json.loads(box.run("doctor", "--json").stdout)

@@ -19,7 +19,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _NEWNET = 0x40000000
 _SIOCETHTOOL, _ETHTOOL_STXCSUM = 0x8946, 0x17
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), -1)
-_BPF_PROG_QUERY, _TCX_INGRESS = 16, 46
+_BPF_PROG_QUERY, _SK_LOOKUP, _TCX_INGRESS = 16, 36, 46
 
 
 def _check(result: int, what: str) -> None:
@@ -99,8 +99,19 @@ def _sum_here(interface: str) -> None:
 
 def programs(interface: str) -> int:
     """How many BPF programs see what comes in by an interface of this namespace (tcx)."""
-    attr = ctypes.create_string_buffer(
-        struct.pack("III20x", socket.if_nametoindex(interface), _TCX_INGRESS, 0) + bytes(96)
-    )
+    return _programs(socket.if_nametoindex(interface), _TCX_INGRESS)
+
+
+def lookups() -> int:
+    """How many BPF programs choose sockets in this namespace (sk_lookup)."""
+    network = _here()
+    try:
+        return _programs(network, _SK_LOOKUP)
+    finally:
+        os.close(network)
+
+
+def _programs(target: int, attached: int) -> int:
+    attr = ctypes.create_string_buffer(struct.pack("III20x", target, attached, 0) + bytes(96))
     _check(_LIBC.syscall(_SYS_BPF, _BPF_PROG_QUERY, attr, 64), "bpf(BPF_PROG_QUERY)")
     return int(struct.unpack_from("I", attr, 24)[0])

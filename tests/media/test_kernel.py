@@ -489,7 +489,8 @@ async def test_it_is_off_unless_it_is_asked_for():
     await engine.stop()
 
 
-def test_the_instructions_are_those_of_the_source():
-    sources = b"".join((MEDIA / name).read_bytes() for name in ("relay_bpf.c", "relay_bpf.h"))
-    made = (MEDIA / "relay_bpf.inc").read_text()
+@pytest.mark.parametrize("name", ["relay_bpf", "steer_bpf"])
+def test_the_instructions_are_those_of_the_source(name):
+    sources = b"".join((MEDIA / f"{name}.{kind}").read_bytes() for kind in "ch")
+    made = (MEDIA / f"{name}.inc").read_text()
     assert hashlib.sha256(sources).hexdigest() in made, "run `make bpf`"
