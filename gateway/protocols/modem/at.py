@@ -90,6 +90,11 @@ class Dialogue:
         self._said: list[Said] = []
 
     @property
+    def n_waiting(self) -> int:
+        """Commands that wait for their turn."""
+        return len(self._waiting)
+
+    @property
     def idle(self) -> bool:
         """Nothing is asked and nothing waits."""
         return self._pending is None and not self._waiting
@@ -126,6 +131,11 @@ class Dialogue:
     def forget(self) -> None:
         """Drop the commands that wait; the pending one goes on."""
         self._waiting.clear()
+
+    def urge(self, command: str) -> None:
+        """Send a command past all queues; nobody hears its answer."""
+        self._out += b"AT" + command.encode("ascii") + b"\r"
+        self._said.append(Said("AT" + command, True))
 
     def receive(self, data: bytes, now: float) -> list[Answer | Unasked]:
         """What octets from the modem mean."""

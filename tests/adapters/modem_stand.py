@@ -1,0 +1,180 @@
+"""A simulated radio module: AT commands on one pseudo-terminal, PCM on another.
+
+It is ours as the adapter is, written from the makers' command forms: it shows that both agree, not
+that a module in the field does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import pty
+import struct
+import termios
+import tty
+from types import TracebackType
+
+_SIZE = 320
+
+
+class Brain:
+    """What a module answers. Sans-IO: `feed` gives what it says."""
+
+    def __init__(self, maker: str = "quectel") -> None:
+        self.maker = maker
+        self.commands: list[str] = []
+        self.call: tuple[int, int, str] | None = None
+        """Direction (1: to the module), state of ``+CLCC``, number."""
+        self.audio = False
+        self.creg = '2,1,"00C3","0012",7'
+        self.sim = "READY"
+        self.dial_result = "OK"
+        self.refuse_audio = 0
+        self.keeps_call = False
+        self.deaf = False
+        self.digits = ""
+        self.echo = True
+        self._rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        *lines, self._rest = (self._rest + data).split(b"\r")
+        if self.deaf:
+            return b""
+        out = b""
+        for line in lines:
+            if self.echo:
+                out += line + b"\r"
+            out += b"".join(b"\r\n" + each.encode() + b"\r\n" for each in self._do(line.decode()))
+        return out
+
+    def ring(self, number: str) -> bytes:
+        self.call = (1, 4, number)
+        return b"\r\nRING\r\n" + (f'\r\n+CLIP: "{number}",129\r\n'.encode() if number else b"")
+
+    def state(self, state: int) -> bytes:
+        assert self.call is not None
+        self.call = (self.call[0], state, self.call[2])
+        if self.maker == "simcom" and state == 0:
+            return b"\r\nVOICE CALL: BEGIN\r\n"
+        return b"\r\n^DSCI: 1,0,3,0,1,129\r\n"
+
+    def _do(self, line: str) -> list[str]:
+        assert line.startswith("AT"), line
+        self.commands.append(line[2:])
+        match line[2:]:
+            case "E0":
+                self.echo = False
+            case "+CGMI" | "+CGMM" | "+CGMR" as what:
+                return [{"I": "Simulated", "M": "SM1", "R": "1.0"}[what[-1]], "OK"]
+            case "+CPIN?":
+                return [f"+CPIN: {self.sim}", "OK"] if self.sim else ["+CME ERROR: 10"]
+            case "+CREG?":
+                return [f"+CREG: {self.creg}", "OK"]
+            case "+CSQ":
+                return ["+CSQ: 17,99", "OK"]
+            case "+COPS?":
+                return ['+COPS: 0,0,"Simulated Net",7', "OK"]
+            case "+QPCMV?" | "+QPCMV=0" | "+QPCMV=1,0" as what:
+                if self.maker != "quectel":
+                    return ["ERROR"]
+                self.audio = what.endswith("1,0")
+            case "+CPCMREG?" | "+CPCMREG=0" as what:
+                if self.maker != "simcom":
+                    return ["ERROR"]
+                self.audio = False
+            case "+CPCMREG=1":
+                if self.refuse_audio:
+                    self.refuse_audio -= 1
+                    return ["ERROR"]
+                self.audio = True
+            case "+CLCC":
+                if self.call is None:
+                    return ["OK"]
+                way, state, number = self.call
+                return [f'+CLCC: 1,{way},{state},0,0,"{number}",129', "OK"]
+            case "+CHUP" | "H":
+                if not self.keeps_call:
+                    self.call = None
+            case "A":
+                if self.call is None:
+                    return ["NO CARRIER"]
+                self.call = (1, 0, self.call[2])
+            case dial if dial.startswith("D"):
+                if self.dial_result == "OK":
+                    self.call = (0, 2, dial[1:].rstrip(";"))
+                return [self.dial_result]
+            case digit if digit.startswith("+VTS="):
+                self.digits += digit[5:]
+            case "+CEREG=2" | "+CEREG?" | "^DSCI=1":
+                return ["ERROR"]
+        return ["OK"]
+
+
+class RadioModule(Brain):
+    """The same on pseudo-terminals: `path` takes commands, `pcm_path` is its audio.
+
+    It says `hz` as loud as a peak of 8000, 20 ms at a time by its own clock, and keeps what it
+    hears in `heard`. A context manager.
+    """
+
+    def __init__(self, maker: str = "quectel", *, hz: float = 1000.0) -> None:
+        super().__init__(maker)
+        self.hz = hz
+        self.silent = False
+        self.heard = bytearray()
+        self.path = self.pcm_path = ""
+        self._fds: list[int] = []
+
+    async def __aenter__(self) -> RadioModule:
+        for _ in range(2):
+            master, slave = pty.openpty()
+            tty.setraw(slave, termios.TCSANOW)
+            os.set_blocking(master, False)
+            self._fds += (master, slave)
+        self.path, self.pcm_path = os.ttyname(self._fds[1]), os.ttyname(self._fds[3])
+        asyncio.get_running_loop().add_reader(self._fds[0], self._readable)
+        self._speaking = asyncio.create_task(self._speak())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.unplug()
+        self._speaking.cancel()
+        await asyncio.wait({self._speaking})
+
+    def unplug(self) -> None:
+        """It vanishes from the bus."""
+        if self._fds:
+            asyncio.get_running_loop().remove_reader(self._fds[0])
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+
+    def say(self, data: bytes) -> None:
+        if self._fds:
+            os.write(self._fds[0], data)
+
+    def _readable(self) -> None:
+        self.say(self.feed(os.read(self._fds[0], 4096)))
+
+    async def _speak(self) -> None:
+        n, due = 0, asyncio.get_running_loop().time()
+        while self._fds:
+            if self.audio and self.call and self.call[1] == 0 and not self.silent:
+                turns = (self.hz * (n + k) / 8000 for k in range(_SIZE // 2))
+                block = struct.pack(
+                    f"<{_SIZE // 2}h", *(round(8000 * math.sin(math.tau * t)) for t in turns)
+                )
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._fds[2], block)
+                n += _SIZE // 2
+                with contextlib.suppress(BlockingIOError):
+                    self.heard += os.read(self._fds[2], 4096)
+            due += 0.02
+            await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))

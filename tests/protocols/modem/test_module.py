@@ -1,0 +1,275 @@
+"""The module against a simulated one; time is turned by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import UsageError
+from gateway.protocols.modem.lines import Registration
+from gateway.protocols.modem.module import (
+    WATCH_CALL_S,
+    Alerting,
+    Connected,
+    Down,
+    Happening,
+    Module,
+    Offered,
+    Release,
+    Released,
+    Status,
+    Up,
+)
+from tests.adapters.modem_stand import Brain
+
+
+class Wire:
+    """A module of ours, the simulated one, and their clock."""
+
+    def __init__(self, brain: Brain, *, up: bool = True) -> None:
+        self.brain, self.module, self.now = brain, Module(), 0.0
+        self.found: list[Happening] = []
+        self.module.start(0.0)
+        self.exchange()
+        if up:
+            assert Up() in self.found
+            self.until(0.1)
+            self.found.clear()
+
+    def exchange(self) -> None:
+        while data := self.module.take():
+            self.hear(self.brain.feed(data))
+
+    def hear(self, data: bytes) -> None:
+        self.found += self.module.receive(data, self.now)
+        self.exchange()
+
+    def until(self, end: float) -> None:
+        turns = 0
+        while (due := max(self.module.due(), self.now)) <= end:
+            self.now = due
+            self.found += self.module.advance(due)
+            self.exchange()
+            turns += 1
+            assert turns < 10_000, "the module spins"
+        self.now = end
+
+    def of(self, kind: type) -> list[Happening]:
+        return [each for each in self.found if isinstance(each, kind)]
+
+
+@pytest.mark.parametrize("maker", ["quectel", "simcom"])
+def test_brought_up(maker: str) -> None:
+    wire = Wire(Brain(maker), up=False)
+    wire.until(1.0)
+    assert wire.module.free
+    assert wire.of(Status)[-1] == Status(
+        registration=Registration.HOME, technology="LTE", network="Simulated Net",
+        signal_dbm=-79, maker="Simulated", model="SM1", firmware="1.0",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"sim": "SIM PIN"}, "asks for SIM PIN"),
+        ({"sim": ""}, "no SIM"),
+        ({"maker": "nobody's"}, "AT+QPCMV"),
+        ({"deaf": True}, "no answer to AT"),
+    ],
+)
+def test_what_cannot_be_used_says_why(change: dict[str, object], why: str) -> None:
+    brain = Brain()
+    for name, value in change.items():
+        setattr(brain, name, value)
+    wire = Wire(brain, up=False)
+    wire.until(30.0)
+    (down,) = wire.of(Down)
+    assert isinstance(down, Down)
+    assert why in down.why
+    assert not any(each.startswith("+CPIN=") for each in brain.commands)
+
+
+@pytest.mark.parametrize("maker", ["quectel", "simcom"])
+def test_a_call_of_ours(maker: str) -> None:
+    wire = Wire(Brain(maker))
+    wire.module.dial("+49301234", 0.1)
+    wire.exchange()
+    assert not wire.module.free
+    assert wire.brain.audio is (maker == "quectel")
+    wire.hear(wire.brain.state(3))
+    wire.until(2.0)
+    assert wire.found == [Alerting()]
+    wire.hear(wire.brain.state(0))
+    wire.until(4.0)
+    assert wire.found == [Alerting(), Connected()]
+    assert wire.brain.audio
+    assert wire.module.digits("1a,#", wire.now) == 3
+    wire.exchange()
+    assert wire.brain.digits == "1A#"
+    wire.module.hangup(wire.now)
+    wire.exchange()
+    assert wire.found[2:] == [Released(Release.NORMAL)]
+    assert wire.brain.call is None
+    assert not wire.brain.audio
+    assert wire.module.free
+    shown = "".join(each.text for each in wire.module.said())
+    assert "+VTS=?" in shown
+    assert "+VTS=1" not in shown
+
+
+@pytest.mark.parametrize(
+    ("result", "why"),
+    [
+        ("BUSY", Release.BUSY),
+        ("NO ANSWER", Release.NO_ANSWER),
+        ("NO CARRIER", Release.FAILED),
+        ("+CME ERROR: 30", Release.FAILED),
+    ],
+)
+def test_a_call_that_does_not_get_through(result: str, why: Release) -> None:
+    brain = Brain()
+    brain.dial_result = result
+    wire = Wire(brain)
+    wire.module.dial("1", wire.now)
+    wire.exchange()
+    assert wire.found == [Released(why, result)]
+    assert wire.module.free
+
+
+@pytest.mark.parametrize("number", ["030123456", ""])
+def test_a_call_to_us(number: str) -> None:
+    wire = Wire(Brain())
+    wire.hear(wire.brain.ring(number))
+    assert wire.found == [Offered(number)]
+    wire.hear(b"\r\nRING\r\n")
+    wire.module.answer(wire.now)
+    wire.exchange()
+    assert wire.found[1:] == [Connected()]
+    wire.brain.call = None
+    wire.hear(b"\r\nNO CARRIER\r\n")
+    assert wire.found[2:] == [Released(Release.NORMAL, "NO CARRIER")]
+
+
+def test_the_caller_gives_up() -> None:
+    wire = Wire(Brain())
+    wire.hear(wire.brain.ring("1"))
+    wire.brain.call = None
+    wire.until(2.0)
+    assert wire.found == [Offered("1"), Released(Release.CANCELLED, "no longer listed")]
+
+
+def test_a_ring_without_a_call_is_nothing() -> None:
+    wire = Wire(Brain())
+    wire.hear(b"\r\nRING\r\n")
+    wire.until(20.0)
+    assert not wire.of(Offered)
+    assert not wire.of(Released)
+    assert wire.module.free
+
+
+def test_a_lost_release_is_noticed() -> None:
+    wire = Wire(Brain())
+    wire.module.dial("1", wire.now)
+    wire.exchange()
+    wire.hear(wire.brain.state(0))
+    wire.until(2.0)
+    assert wire.found == [Connected()]
+    wire.brain.call = None
+    wire.until(2.0 + WATCH_CALL_S)
+    assert wire.found[1:] == [Released(Release.NORMAL, "no longer listed")]
+
+
+def test_a_call_that_stays_resets_the_module() -> None:
+    wire = Wire(Brain())
+    wire.hear(wire.brain.ring("1"))
+    wire.module.answer(wire.now)
+    wire.exchange()
+    wire.brain.keeps_call = True
+    wire.module.hangup(wire.now)
+    wire.exchange()
+    wire.until(wire.now + 10.0)
+    assert not wire.of(Released)
+    assert wire.of(Down) == [Down("it was reset")]
+    assert wire.brain.commands[-1] == "+CFUN=1,1"
+
+
+@pytest.mark.parametrize(("refused", "works"), [(4, True), (5, False)])
+def test_audio_that_is_refused_is_tried_five_times(refused: int, works: bool) -> None:
+    brain = Brain("simcom")
+    brain.refuse_audio = refused
+    wire = Wire(brain)
+    wire.module.dial("1", wire.now)
+    wire.exchange()
+    wire.hear(wire.brain.state(0))
+    wire.until(10.0)
+    if works:
+        assert wire.found == [Connected()]
+    else:
+        assert wire.found == [Released(Release.NO_AUDIO, "AT+CPCMREG=1: ERROR")]
+
+
+def test_a_module_that_hangs_is_down() -> None:
+    wire = Wire(Brain())
+    wire.brain.deaf = True
+    wire.until(120.0)
+    assert wire.of(Down) == [Down("it answers no command")]
+
+
+def test_registration_that_is_lost() -> None:
+    wire = Wire(Brain())
+    wire.hear(b"\r\n+CREG: 3\r\n")
+    (status,) = wire.of(Status)
+    assert isinstance(status, Status)
+    assert status.registration is Registration.DENIED
+    assert not wire.module.free
+    with pytest.raises(UsageError, match="not free"):
+        wire.module.dial("1", wire.now)
+
+
+def test_no_command_gets_in_with_a_number() -> None:
+    wire = Wire(Brain())
+    with pytest.raises(UsageError, match="digits"):
+        wire.module.dial("1;+CFUN=0", wire.now)
+    assert wire.module.free
+
+
+_WORDS = st.sampled_from(
+    [b"OK", b"ERROR", b"RING", b"NO CARRIER", b"BUSY", b'+CLIP: "1",129', b"^DSCI: 1", b"> ",
+     b"+CLCC: 1,1,4,0,0", b"+CLCC: 1,0,0,0,0", b"VOICE CALL: BEGIN", b"VOICE CALL: END: 3",
+     b"+CREG: 1", b"+CREG: 0", b"+CME ERROR: 3"]
+)  # fmt: skip
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["dial", "answer", "hangup", "digits", "wait", ""]),
+            st.binary(max_size=30) | _WORDS,
+        ),
+        max_size=40,
+    )
+)
+def test_garbage_raises_nothing_and_each_call_ends_once(steps: list[tuple[str, bytes]]) -> None:
+    wire = Wire(Brain())
+    dialled = 0
+    for what, data in steps:
+        if what == "dial" and wire.module.free:
+            wire.module.dial("1", wire.now)
+            dialled += 1
+        elif what == "answer":
+            wire.module.answer(wire.now)
+        elif what == "hangup":
+            wire.module.hangup(wire.now)
+        elif what == "digits":
+            wire.module.digits("1" * 100, wire.now)
+        elif what == "wait":
+            wire.until(wire.now + 7.0)
+        wire.hear(data + b"\r\n")
+    wire.module.hangup(wire.now)
+    wire.brain.call = None
+    wire.until(wire.now + 200.0)
+    ended = len(wire.of(Released))
+    begun = dialled + len(wire.of(Offered))
+    assert ended == begun or (wire.of(Down) and ended == begun - 1)
