@@ -33,6 +33,8 @@ class Brain:
         self.dial_result = "OK"
         self.refuse_audio = 0
         self.keeps_call = False
+        self.alerts = False
+        """The called telephone rings as soon as the dialled call was listed once."""
         self.deaf = False
         self.digits = ""
         self.echo = True
@@ -93,6 +95,8 @@ class Brain:
                 if self.call is None:
                     return ["OK"]
                 way, state, number = self.call
+                if self.alerts and state == 2:
+                    self.call = (way, 3, number)
                 return [f'+CLCC: 1,{way},{state},0,0,"{number}",129', "OK"]
             case "+CHUP" | "H":
                 if not self.keeps_call:
@@ -122,6 +126,7 @@ class RadioModule(Brain):
     def __init__(self, maker: str = "quectel", *, hz: float = 1000.0) -> None:
         super().__init__(maker)
         self.hz = hz
+        self.alerts = True
         self.silent = False
         self.heard = bytearray()
         self.path = self.pcm_path = ""

@@ -178,8 +178,7 @@ class Module:
             return [*found, *self._tell()]
         if now >= self._watch_signal:
             self._watch_signal = now + WATCH_SIGNAL_S
-            self._ask("+CSQ", now, self._signal, prefix="+CSQ:", quiet=True)
-            self._ask("+COPS?", now, self._network, prefix="+COPS:", quiet=True, timeout_s=10.0)
+            self._ask_signal(now)
         if now >= self._watch_call:
             self._list(now)
         if now >= self._retry:
@@ -282,6 +281,7 @@ class Module:
             self._ask(each, now, _ignore, timeout_s=10.0)
         self._ask("+CREG?", now, self._registration, prefix="+CREG:")
         self._ask("+CEREG?", now, self._registration, prefix="+CEREG:")
+        self._ask_signal(now)
         self._probe(list(_MAKERS.values()), now)
 
     def _probe(self, makers: list[_Maker], now: float) -> None:
@@ -302,7 +302,7 @@ class Module:
 
     def _brought_up(self, answer: Answer, now: float) -> None:
         self._up = True
-        self._watch_signal = now
+        self._watch_signal = now + WATCH_SIGNAL_S
         self._found.append(Up())
         self._found.append(self.status)
 
@@ -326,6 +326,10 @@ class Module:
         if best[0] not in (Registration.HOME, Registration.ROAMING):
             best = self._registrations.get("+CREG", best)
         self._know(registration=best[0], technology=best[1])
+
+    def _ask_signal(self, now: float) -> None:
+        self._ask("+CSQ", now, self._signal, prefix="+CSQ:", quiet=True)
+        self._ask("+COPS?", now, self._network, prefix="+COPS:", quiet=True, timeout_s=10.0)
 
     def _signal(self, answer: Answer, now: float) -> None:
         for line in answer.lines:

@@ -1,0 +1,89 @@
+"""Modems: the adapter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from gateway.adapters.base import Adapter, Host
+from gateway.adapters.modem.config import Config as ModemConfig
+from gateway.adapters.modem.trunk import INPUTS, Trunk
+from gateway.core.actions import Answer, Dial, Hangup, Progress, Ring, SendDigits
+from gateway.core.endpoints import Endpoint
+from gateway.errors import DeviceError
+
+_FIRST_S = 10.0
+"""So long a start waits for modules; those that are slower come up later."""
+
+
+class ModemTrunks(Adapter):
+    """Radio modules as trunks, each an endpoint with one call at a time."""
+
+    kind = "modem"
+    Config = ModemConfig
+
+    def __init__(self, name: str, config: ModemConfig, host: Host) -> None:
+        super().__init__(name, config, host)
+        self._trunks: dict[str, Trunk] = {}
+
+    def endpoints(self) -> Iterable[Endpoint]:
+        for name, modem in self.config.modems.items():
+            yield Endpoint(
+                id=f"{self.name}/{name}", label=modem.label, location=modem.location,
+                number=modem.number, takes_number=True, inputs=INPUTS,
+                detail={"port": modem.port},
+            )  # fmt: skip
+
+    async def run(self) -> None:
+        for endpoint in self.endpoints():
+            modem = self.config.modems[endpoint.id.partition("/")[2]]
+            self._trunks[endpoint.id] = Trunk(endpoint, modem, self.config.reopen_s, self.host)
+        tasks = [
+            self.host.create_task(trunk.serve(), name=id_) for id_, trunk in self._trunks.items()
+        ]
+        try:
+            firsts = [trunk.first for trunk in self._trunks.values()]
+            done, waiting = await asyncio.wait(firsts, timeout=_FIRST_S)
+            if not waiting and all(first.result() for first in done):
+                raise DeviceError("; ".join(first.result() for first in firsts))
+            self.host.ready()
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            for trunk in self._trunks.values():
+                trunk.stop()
+            self._trunks.clear()
+
+    def safe_state(self) -> None:
+        for trunk in self._trunks.values():
+            trunk.safe_state()
+
+    # Actions
+
+    def dial(self, action: Dial) -> None:
+        trunk = self._trunks.get(action.endpoint)
+        if trunk is None:
+            raise DeviceError(f"there is no modem {action.endpoint}")
+        trunk.dial(action)
+
+    def ring(self, action: Ring) -> None:
+        """The network has its own ringing tone for who calls."""
+
+    def progress(self, action: Progress) -> None:
+        """A module has no audio before the answer."""
+
+    def answer(self, action: Answer) -> None:
+        if (trunk := self._of(action.leg)) is not None:
+            trunk.answer(action.leg)
+
+    def hangup(self, action: Hangup) -> None:
+        if (trunk := self._of(action.leg)) is not None:
+            trunk.hangup(action.leg, action.cause)
+
+    def send_digits(self, action: SendDigits) -> None:
+        if (trunk := self._of(action.leg)) is not None:
+            trunk.send_digits(action.leg, action.digits)
+
+    def _of(self, leg: str) -> Trunk | None:
+        return self._trunks.get(leg.rpartition("#")[0])

@@ -1,0 +1,366 @@
+"""Trunk: one radio module, its endpoint and its call."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from gateway.adapters.base import Host
+from gateway.adapters.modem.config import Modem
+from gateway.adapters.modem.speech import PcmPort
+from gateway.core.actions import Dial
+from gateway.core.causes import Cause
+from gateway.core.endpoints import Condition, Endpoint
+from gateway.core.events import (
+    InputChanged,
+    LegAnswered,
+    LegEnded,
+    LegOffered,
+    LegRinging,
+    Quality,
+)
+from gateway.drivers.serial import SerialPort
+from gateway.errors import DeviceError, UsageError
+from gateway.media.streams import StreamOptions
+from gateway.protocols.modem.lines import Registration
+from gateway.protocols.modem.module import (
+    Alerting,
+    Connected,
+    Down,
+    Happening,
+    Module,
+    Offered,
+    Release,
+    Released,
+    Status,
+    Up,
+)
+
+INPUTS: Final = ("registered", "signal", "no-audio")
+"""``signal`` in dBm."""
+_SIGNAL_STEP_DB: Final = 3
+_MAX_REOPEN_S: Final = 60.0
+_CAUSES: Final = {
+    Release.NORMAL: Cause.NORMAL,
+    Release.BUSY: Cause.BUSY,
+    Release.NO_ANSWER: Cause.NO_ANSWER,
+    Release.CANCELLED: Cause.CANCELLED,
+    Release.FAILED: Cause.NETWORK_OUT_OF_ORDER,
+    Release.NO_AUDIO: Cause.TEMPORARY_FAILURE,
+}
+
+
+@dataclass(eq=False)
+class _Leg:
+    id: str
+    outgoing: bool
+    answered: bool = False
+    cause: Cause | None = None
+    """Why we hang up; the module has not confirmed it yet."""
+    detail: str = ""
+    speech: PcmPort | None = None
+    watch: asyncio.TimerHandle | None = None
+
+
+class Trunk:
+    """Driven by `serve` and the actions on its leg. `first` is done when the module was brought up
+    for the first time, with an empty text, or with why it could not be."""
+
+    def __init__(self, endpoint: Endpoint, config: Modem, reopen_s: float, host: Host) -> None:
+        self.first: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._endpoint, self._config, self._reopen_s = endpoint, config, reopen_s
+        self._host = host
+        self._module = Module()
+        self._port: SerialPort | None = None
+        self._leg: _Leg | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._down: asyncio.Future[str] | None = None
+        self._inputs: dict[str, float] = {}
+        self._up = False
+
+    # Running
+
+    async def serve(self) -> None:
+        """Open, and open anew, until cancelled."""
+        pause = self._reopen_s
+        while True:
+            self._up = False
+            why = await self._once()
+            self._lost(why)
+            if not self.first.done():
+                self.first.set_result(why)
+            pause = self._reopen_s if self._up else min(2 * pause, _MAX_REOPEN_S)
+            await asyncio.sleep(pause)
+
+    async def _once(self) -> str:
+        self._module = Module()
+        self._down = asyncio.get_running_loop().create_future()
+        try:
+            self._port = await SerialPort.open(
+                self._config.port, self._config.settings, self._received, self._unplugged
+            )
+        except DeviceError as error:
+            return str(error)
+        self._module.start(self._host.now())
+        self._kick()
+        return await self._down
+
+    def _unplugged(self, why: str) -> None:
+        self._end_of_line(f"{self._config.port}: {why}")
+
+    def _end_of_line(self, why: str) -> None:
+        if self._down is not None and not self._down.done():
+            self._down.set_result(why)
+        # At once: the call's other side must not wait for a task to be scheduled.
+        if self._leg is not None:
+            self._end(self._leg, Cause.ADAPTER_LOST, why)
+
+    def _lost(self, why: str) -> None:
+        self._close()
+        if self._up:
+            self._host.count("modems_lost")
+        self._host.log.warning("modem is down", endpoint=self._endpoint.id, reason=why)
+        self._set(Condition.DOWN, why)
+        for name in ("registered", "signal"):
+            if name in self._inputs:
+                self._host.emit(
+                    InputChanged(
+                        endpoint=self._endpoint.id, input=name, value=self._inputs.pop(name),
+                        quality=Quality.STALE,
+                    )
+                )  # fmt: skip
+
+    def stop(self) -> None:
+        """End the call, go on hook and close."""
+        self.safe_state()
+        if self._leg is not None:
+            self._end(self._leg, Cause.SHUTDOWN)
+        self._close()
+
+    def safe_state(self) -> None:
+        """On hook, past all queues."""
+        if self._port is not None and self._leg is not None:
+            self._module.on_hook()
+            self._write()
+
+    def _close(self) -> None:
+        if self._leg is not None:
+            self._end(self._leg, Cause.ADAPTER_LOST)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        port, self._port = self._port, None
+        if port is not None:
+            port.close()
+
+    # The line
+
+    def _received(self, data: bytes) -> None:
+        if self._port is not None:
+            self._deal(self._module.receive(data, self._host.now()))
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._deal(self._module.advance(self._host.now()))
+
+    def _deal(self, found: list[Happening]) -> None:
+        for each in found:
+            self._happened(each)
+        for name, n in self._module.talk.counters.items():
+            self._host.count(name, n)
+        self._module.talk.counters.clear()
+        self._kick()
+
+    def _kick(self) -> None:
+        if self._port is None:
+            return
+        self._write()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self._module.due() - self._host.now()
+        if due < 86400.0:
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, due), self._tick)
+
+    def _write(self) -> None:
+        about = self._leg.id if self._leg is not None else self._endpoint.id
+        for said in self._module.said():
+            self._host.wire(about, said.text, kind="at", outward=said.outward)
+        data = self._module.take()
+        if data and self._port is not None and not self._port.write(data):
+            self._host.count("not_sent")
+
+    # From the module
+
+    def _happened(self, what: Happening) -> None:
+        leg = self._leg
+        match what:
+            case Up():
+                self._up = True
+                if not self.first.done():
+                    self.first.set_result("")
+            case Down(why=why):
+                self._write()
+                self._end_of_line(why)
+            case Status():
+                self._status(what)
+            case Offered(number=number):
+                self._offered(number)
+            case Alerting() if leg is not None and leg.cause is None:
+                self._host.emit(LegRinging(leg=leg.id))
+            case Connected() if leg is not None and leg.cause is None:
+                self._connected(leg)
+            case Released(why=why, detail=detail) if leg is not None:
+                cause = leg.cause or _CAUSES[why]
+                if why is Release.NORMAL and leg.cause is None and leg.outgoing:
+                    cause = Cause.NORMAL if leg.answered else Cause.REJECTED
+                self._end(leg, cause, leg.detail or detail)
+
+    def _status(self, status: Status) -> None:
+        reason = ""
+        if status.registration is Registration.DENIED:
+            reason = "the network refuses the SIM"
+        elif not status.registered:
+            reason = f"not registered in a network ({status.registration.name.lower()})"
+        known = {
+            "maker": status.maker, "model": status.model, "firmware": status.firmware,
+            "network": status.network, "technology": status.technology,
+        }  # fmt: skip
+        self._set(
+            Condition.DOWN if reason else Condition.UP, reason,
+            {name: value for name, value in known.items() if value},
+        )  # fmt: skip
+        self._input("registered", float(status.registered))
+        last = self._inputs.get("signal")
+        if status.signal_dbm is not None and (
+            last is None or abs(status.signal_dbm - last) >= _SIGNAL_STEP_DB
+        ):
+            self._input("signal", float(status.signal_dbm))
+
+    def _set(self, condition: Condition, reason: str, detail: dict[str, str] | None = None) -> None:
+        self._host.set_endpoint(
+            msgspec.structs.replace(
+                self._endpoint, condition=condition, reason=reason,
+                detail={**self._endpoint.detail, **(detail or {})},
+            )
+        )  # fmt: skip
+
+    def _input(self, name: str, value: float) -> None:
+        if self._inputs.get(name) != value:
+            self._inputs[name] = value
+            self._host.emit(
+                InputChanged(
+                    endpoint=self._endpoint.id, input=name, value=value,
+                    trace=self._host.new_trace(),
+                )
+            )  # fmt: skip
+
+    def _offered(self, number: str) -> None:
+        self._leg = leg = _Leg(self._host.new_leg(self._endpoint.id), outgoing=False)
+        self._host.emit(
+            LegOffered(
+                leg=leg.id, endpoint=self._endpoint.id, called=self._config.calls, calling=number,
+                hidden=not number, trace=self._host.new_trace(), demanded_at=self._host.now(),
+                priority=self._config.level,
+            )
+        )  # fmt: skip
+
+    # Audio
+
+    def _connected(self, leg: _Leg) -> None:
+        options = StreamOptions(detect_dtmf=True, **self._config.shaping)
+
+        def lost(why: str) -> None:
+            self._hang_up(leg, Cause.ADAPTER_LOST, f"{self._config.audio}: {why}")
+
+        try:
+            leg.speech = PcmPort(self._host, leg.id, self._config.audio, options, lost)
+        except DeviceError as error:
+            self._host.log.error("no audio", endpoint=self._endpoint.id, reason=str(error))
+            self._hang_up(leg, Cause.OUT_OF_ORDER, str(error))
+            return
+        leg.answered = True
+        leg.watch = asyncio.get_running_loop().call_later(
+            self._config.audio_within_s, self._watch, leg
+        )
+        self._host.emit(LegAnswered(leg=leg.id))
+
+    def _watch(self, leg: _Leg) -> None:
+        leg.watch = None
+        if leg.speech is None or leg.cause is not None:
+            return
+        if leg.speech.n_heard:
+            if "no-audio" in self._inputs:
+                self._input("no-audio", 0.0)
+            return
+        self._host.count("no_audio")
+        self._host.log.error(
+            "the module gives no audio: it is reset", endpoint=self._endpoint.id, leg=leg.id
+        )
+        self._input("no-audio", 1.0)
+        self._end(leg, Cause.TEMPORARY_FAILURE, "no audio from the module")
+        now = self._host.now()
+        self._module.on_hook()
+        self._module.reset(now)
+        self._deal(self._module.advance(now))
+
+    # Actions
+
+    def dial(self, action: Dial) -> None:
+        """Begin a call."""
+        if self._leg is not None:
+            self._host.emit(LegEnded(leg=action.leg, cause=Cause.BUSY))
+            return
+        if not self._module.free or self._port is None:
+            down = self._port is None or not self._module.status.registered
+            cause = Cause.OUT_OF_ORDER if down else Cause.BUSY
+            self._host.emit(LegEnded(leg=action.leg, cause=cause))
+            return
+        try:
+            self._module.dial(action.number, self._host.now())
+        except UsageError as error:
+            self._host.emit(
+                LegEnded(leg=action.leg, cause=Cause.ADDRESS_INCOMPLETE, detail=str(error))
+            )
+            return
+        self._leg = _Leg(action.leg, outgoing=True)
+        self._kick()
+
+    def answer(self, leg: str) -> None:
+        """Answer the leg."""
+        if self._leg is not None and self._leg.id == leg and not self._leg.outgoing:
+            self._module.answer(self._host.now())
+            self._kick()
+
+    def hangup(self, leg: str, cause: Cause) -> None:
+        """End the leg."""
+        if self._leg is not None and self._leg.id == leg:
+            self._hang_up(self._leg, cause)
+
+    def send_digits(self, leg: str, digits: str) -> None:
+        """Send DTMF; the network makes the tones."""
+        if self._leg is not None and self._leg.id == leg:
+            wanted = sum(each in "0123456789*#ABCD" for each in digits.upper())
+            sent = self._module.digits(digits, self._host.now())
+            if sent < wanted:
+                self._host.count("digits_dropped", wanted - sent)
+            self._kick()
+
+    def _hang_up(self, leg: _Leg, cause: Cause, detail: str = "") -> None:
+        if leg.cause is None:
+            leg.cause, leg.detail = cause, detail
+            self._module.hangup(self._host.now())
+            self._kick()
+
+    def _end(self, leg: _Leg, cause: Cause, detail: str = "") -> None:
+        if self._leg is not leg:
+            return
+        self._leg = None
+        if leg.watch is not None:
+            leg.watch.cancel()
+        if leg.speech is not None:
+            leg.speech.close()
+        self._host.emit(LegEnded(leg=leg.id, cause=cause, detail=detail))

@@ -1,0 +1,229 @@
+"""The modem adapter keeps every promise on a simulated radio module, and speech goes both ways."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.adapters.modem import ModemTrunks
+from gateway.core.actions import Answer, Hangup, SendDigits
+from gateway.core.causes import Cause
+from gateway.core.endpoints import Condition
+from gateway.core.events import (
+    InputChanged,
+    LegAnswered,
+    LegEnded,
+    LegOffered,
+    LegRinging,
+)
+from gateway.errors import DeviceError
+from gateway.media.engine import Engine
+from gateway.testing import PROMISES, Scenario, TestHost, check_adapter, until
+from gateway.testing.audio import level_at, read_wav, write_wav
+from gateway.testing.audio import tone as samples
+from gateway.typed import ConfigErrors
+from tests.adapters.modem_stand import RadioModule
+
+
+def steady(samples: Sequence[int], hz: float) -> float:
+    """Level of a frequency, as the middle of all pieces of 100 ms: a slipped block is no tone."""
+    pieces = [samples[at : at + 800] for at in range(0, len(samples) - 799, 800)]
+    return statistics.median(level_at(piece, hz) for piece in pieces)
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Engine]:
+    made = Engine(max_streams=8, ports=(31400, 31499), realtime=False)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+def section(module: RadioModule, **more: Any) -> dict[str, Any]:
+    return {"port": module.path, "audio": module.pcm_path, "audio_within_s": 10.0, **more}
+
+
+@contextlib.asynccontextmanager
+async def running(
+    module: RadioModule, engine: Any = None, **more: Any
+) -> AsyncIterator[tuple[TestHost, Any]]:
+    host = TestHost("modem", engine=engine)
+    adapter = host.make(
+        ModemTrunks, {"reopen_s": 0.1, "modems": {"a": section(module, calls="600", **more)}}
+    )
+    async with host.running():
+        await until(lambda: host.endpoints["modem/a"].condition is Condition.UP)
+        yield host, adapter
+
+
+async def test_promises(engine: Engine) -> None:
+    async def answer(adapter: Any, module: RadioModule) -> None:
+        await until(lambda: module.call)
+        module.say(module.state(3))
+        module.say(module.state(0))
+
+    scenario = Scenario(
+        name="modem",
+        dial="modem/a",
+        number="+49301234",
+        world=RadioModule,
+        configure=lambda module: {"modems": {"a": section(module)}},
+        offer=lambda adapter, module: module.say(module.ring("030123456")),
+        answer=answer,
+        garbage=lambda adapter, module: module.say(b"\xff\x00\r\n+CLCC: x\r\nOK\r\n+CREG: ,\r\n"),
+        engine=engine,
+    )
+    config = {"modems": {"a": {"port": "/dev/ttyUSB2", "audio": "/dev/ttyUSB1"}}}
+    report = await check_adapter(ModemTrunks, config, scenario)
+    assert report.kept == list(PROMISES), report.unchecked
+
+
+@pytest.mark.parametrize("maker", ["quectel", "simcom"])
+async def test_somebody_calls_and_both_are_heard(
+    maker: str, engine: Engine, tmp_path: Path
+) -> None:
+    spoken = write_wav(tmp_path / "spoken.wav", samples(440, 8.0, dbm0=-10))
+    async with RadioModule(maker) as module, running(module, engine) as (host, adapter):
+        module.say(module.ring("030123456"))
+        offered = await host.wait_for(LegOffered)
+        assert (offered.called, offered.calling, offered.hidden) == ("600", "030123456", False)
+        leg = offered.leg
+        adapter.answer(Answer(leg=leg))
+        await host.wait_for(LegAnswered, leg=leg)
+        host.stream(leg).play_file(str(spoken))
+        host.stream(leg).record(str(tmp_path / "got.wav"))
+        await until(lambda: len(module.heard) >= 2 * 12000)
+        host.stream(leg).stop_record()
+        await host.recorded(tmp_path / "got.wav")
+        heard = memoryview(bytes(module.heard[2 * 4000 : 2 * 12000])).cast("h")
+        got = read_wav(tmp_path / "got.wav")[0][0][3200:11200]
+        assert steady(heard, 440) == pytest.approx(-10, abs=1)
+        assert steady(heard, 1000) < -40
+        # A peak of 8000 is -9.1 dBm0.
+        assert steady(got, 1000) == pytest.approx(-9.1, abs=1)
+        assert steady(got, 440) < -40
+        adapter.send_digits(SendDigits(leg=leg, digits="42#"))
+        await until(lambda: module.digits == "42#")
+        module.call = None
+        module.say(b"\r\nNO CARRIER\r\n")
+        ended = await host.wait_for(LegEnded, leg=leg)
+        assert (ended.cause, ended.detail) == (Cause.NORMAL, "NO CARRIER")
+        await until(lambda: not module.audio)
+    assert host.refused == []
+
+
+async def test_a_call_of_ours_rings_is_answered_and_ended(engine: Engine) -> None:
+    async with RadioModule() as module, running(module, engine) as (host, adapter):
+        leg = host.dial("modem/a", "+49301234")
+        await until(lambda: module.call)
+        assert "D+49301234;" in module.commands
+        second = host.dial("modem/a", "1")
+        assert host.of(LegEnded, leg=second)[0].cause is Cause.BUSY
+        module.say(module.state(3))
+        await host.wait_for(LegRinging, leg=leg)
+        module.say(module.state(0))
+        await host.wait_for(LegAnswered, leg=leg)
+        adapter.hangup(Hangup(leg=leg))
+        assert (await host.wait_for(LegEnded, leg=leg)).cause is Cause.NORMAL
+        assert module.call is None
+
+
+async def test_what_cannot_be_dialled_ends_with_a_cause() -> None:
+    async with RadioModule() as module, running(module) as (host, _):
+        module.dial_result = "BUSY"
+        leg = host.dial("modem/a", "1")
+        assert (await host.wait_for(LegEnded, leg=leg)).cause is Cause.BUSY
+        leg = host.dial("modem/a", "1;+CFUN=0")
+        assert host.of(LegEnded, leg=leg)[0].cause is Cause.ADDRESS_INCOMPLETE
+        module.say(b"\r\n+CREG: 3\r\n")
+        await until(lambda: host.endpoints["modem/a"].condition is Condition.DOWN)
+        assert host.endpoints["modem/a"].reason == "the network refuses the SIM"
+        leg = host.dial("modem/a", "1")
+        assert host.of(LegEnded, leg=leg)[0].cause is Cause.OUT_OF_ORDER
+
+
+async def test_a_module_that_vanishes_ends_its_call(engine: Engine) -> None:
+    async with RadioModule() as module, running(module, engine) as (host, _):
+        leg = host.dial("modem/a", "1")
+        await until(lambda: module.call)
+        module.say(module.state(0))
+        await host.wait_for(LegAnswered, leg=leg)
+        module.unplug()
+        assert (await host.wait_for(LegEnded, leg=leg)).cause is Cause.ADAPTER_LOST
+        await until(lambda: host.endpoints["modem/a"].condition is Condition.DOWN)
+        assert host.counters["modems_lost"] == 1
+
+
+async def test_a_module_without_audio_is_reset(engine: Engine) -> None:
+    async with (
+        RadioModule("simcom") as module,
+        running(module, engine, audio_within_s=0.3) as (host, _),
+    ):
+        module.silent = True
+        leg = host.dial("modem/a", "1")
+        await until(lambda: module.call)
+        module.say(module.state(0))
+        ended = await host.wait_for(LegEnded, leg=leg)
+        assert ended.cause is Cause.TEMPORARY_FAILURE
+        await host.wait_for(InputChanged, input="no-audio", value=1.0)
+        await until(lambda: "+CRESET" in module.commands)
+        await until(lambda: module.commands.count("+CPIN?") == 2)
+        await until(lambda: host.endpoints["modem/a"].condition is Condition.UP)
+
+
+async def test_a_stop_goes_on_hook(engine: Engine) -> None:
+    async with RadioModule() as module:
+        async with running(module, engine) as (host, _):
+            leg = host.dial("modem/a", "1")
+            await until(lambda: module.call)
+        assert host.of(LegEnded, leg=leg)[0].cause is Cause.SHUTDOWN
+        await until(lambda: module.call is None)
+
+
+async def test_one_dead_module_does_not_stop_the_other() -> None:
+    async with RadioModule() as module:
+        host = TestHost("modem")
+        dead = {"port": "/dev/no-such-port", "audio": "/dev/no-such-audio"}
+        host.make(ModemTrunks, {"modems": {"a": section(module), "b": dead}})
+        async with host.running():
+            await until(lambda: host.endpoints["modem/a"].condition is Condition.UP)
+            assert host.endpoints["modem/b"].condition is Condition.DOWN
+            assert "no-such-port" in host.endpoints["modem/b"].reason
+            module.say(module.ring(""))
+            assert (await host.wait_for(LegOffered)).hidden
+
+
+async def test_without_any_module_it_says_which_port() -> None:
+    host = TestHost("modem")
+    adapter = host.make(
+        ModemTrunks, {"modems": {"a": {"port": "/dev/no-such-port", "audio": "/dev/x"}}}
+    )
+    with pytest.raises(DeviceError, match="no-such-port"):
+        await adapter.run()
+    await host.put_tasks_away()
+
+
+@pytest.mark.parametrize(
+    ("modems", "what"),
+    [
+        ({}, "no modem"),
+        ({"a": {"port": "/dev/x", "audio": "/dev/x"}}, "same"),
+        ({"a": {"port": "/dev/x", "audio": "x"}}, "path"),
+        ({"a/b": {"port": "/dev/x", "audio": "/dev/y"}}, "letters"),
+        (
+            {
+                "a": {"port": "/dev/x", "audio": "/dev/y"},
+                "b": {"port": "/dev/z", "audio": "/dev/y"},
+            },
+            "same port",
+        ),
+    ],
+)
+def test_bad_configuration(modems: dict[str, Any], what: str) -> None:
+    with pytest.raises(ConfigErrors, match=what):
+        TestHost("modem").make(ModemTrunks, {"modems": modems})
