@@ -194,7 +194,11 @@ class Dialogue:
         command = self._pending
         if command is not None and line.upper() == "AT" + command.text.upper():
             return  # the modem's echo
-        final = line in ("OK", "ERROR") or line.startswith("CONNECT") or _ERROR.fullmatch(line)
+        final = (
+            line in ("OK", "ERROR")
+            or line.startswith("CONNECT")
+            or _ERROR.fullmatch(line) is not None
+        )
         if line in _CALL_OVER:
             # During any other command they tell of a call's end.
             final = command is not None and command.text[:1] in "DA"

@@ -156,9 +156,13 @@ class Module:
         self._up = self._dead = False
         self._unanswered = self._woken = 0
         self._registrations: dict[str, tuple[Registration, str]] = {}
-        self._watch_signal = math.inf
-        self._rang = 0.0
-        self._begin(_Phase.IDLE)
+        self._phase = _Phase.IDLE
+        self._told = self._seen = False
+        """The far end was told of; the module has listed the call."""
+        self._tries = 0
+        self._since = self._rang = 0.0
+        """Our dialling was taken; the last ring."""
+        self._retry = self._watch_call = self._watch_signal = math.inf
         self._why = (Release.NORMAL, "")
 
     # Driven by
@@ -572,7 +576,6 @@ class Module:
     def _begin(self, phase: _Phase) -> None:
         self._phase = phase
         self._told = self._seen = False
-        """The far end was told of; the module has listed the call."""
         self._tries = 0
         self._since = 0.0
         self._retry = self._watch_call = math.inf
