@@ -7,7 +7,7 @@ set -euo pipefail
 
 build="gcc libc6-dev make pkg-config python3 python3-dev python3-venv"
 run="$build baresip-core dahdi espeak-ng libhamlib-utils libsrtp2-1 sox"
-test="$run baresip-ffmpeg ffmpeg flite kamailio kamailio-tls-modules libasound2-plugins
+test="$run baresip-ffmpeg ffmpeg flite gammu kamailio kamailio-tls-modules libasound2-plugins
   libmodbus-dev libopus0 libspandsp-dev linphone-cli mbpoll minimodem mosquitto mosquitto-clients
   prometheus multimon-ng netcat-openbsd postgresql-15 rtpengine-daemon sip-tester sipsak sngrep socat sofia-sip-bin sqlite3 svxlink-server svxreflector tmux tshark curl iproute2
   conntrack coturn dnsmasq-base iptables openssl cpio dahdi-source gcc-12 kmod qemu-system-x86 xz-utils"

@@ -17,6 +17,11 @@ import tty
 from types import TracebackType
 
 _SIZE = 320
+_TAKEN = frozenset(
+    ("", "+CMEE=1", "+COPS=3,0", "+CREG=2", "+CREG=0", "+CLIP=1", '+QGPSCFG="outport","none"',
+     '+CSCS="GSM"', "+CFUN=1", "+CFUN=1,1", "+CRESET",
+     "+CGREG=2", "+CGATT=1")
+)  # fmt: skip
 
 
 class Brain:
@@ -41,7 +46,8 @@ class Brain:
         self._rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        *lines, self._rest = (self._rest + data).split(b"\r")
+        # An escape gives up a prompt for text, and is nothing when there is none.
+        *lines, self._rest = (self._rest + data.replace(b"\x1b", b"")).split(b"\r")
         if self.deaf:
             return b""
         out = b""
@@ -63,17 +69,29 @@ class Brain:
         return b"\r\n^DSCI: 1,0,3,0,1,129\r\n"
 
     def _do(self, line: str) -> list[str]:
+        if not line:
+            return []
         assert line.startswith("AT"), line
         self.commands.append(line[2:])
         match line[2:]:
-            case "E0":
-                self.echo = False
+            case "E0" | "E1" as what:
+                self.echo = what == "E1"
             case "+CGMI" | "+CGMM" | "+CGMR" as what:
                 return [{"I": "Simulated", "M": "SM1", "R": "1.0"}[what[-1]], "OK"]
+            case "+CGSN":
+                return ["490154203237518", "OK"]
+            case "+CSCS?":
+                return ['+CSCS: "GSM"', "OK"]
+            case "+CSCS=?":
+                return ['+CSCS: ("GSM")', "OK"]
             case "+CPIN?":
                 return [f"+CPIN: {self.sim}", "OK"] if self.sim else ["+CME ERROR: 10"]
             case "+CREG?":
                 return [f"+CREG: {self.creg}", "OK"]
+            case "+CGATT?":
+                return ["+CGATT: 1", "OK"]
+            case "+CGREG?":
+                return [f"+CGREG: {self.creg}", "OK"]
             case "+CSQ":
                 return ["+CSQ: 17,99", "OK"]
             case "+COPS?":
@@ -107,11 +125,11 @@ class Brain:
                 self.call = (1, 0, self.call[2])
             case dial if dial.startswith("D"):
                 if self.dial_result == "OK":
-                    self.call = (0, 2, dial[1:].rstrip(";"))
+                    self.call = (0, 2, dial[1:].lstrip("T").rstrip(";"))
                 return [self.dial_result]
             case digit if digit.startswith("+VTS="):
                 self.digits += digit[5:]
-            case "+CEREG=2" | "+CEREG?" | "^DSCI=1":
+            case other if other not in _TAKEN:
                 return ["ERROR"]
         return ["OK"]
 

@@ -1,8 +1,13 @@
-"""The modem adapter keeps every promise on a simulated radio module, and speech goes both ways."""
+"""The modem adapter keeps every promise on a simulated radio module, and speech goes both ways.
+
+The simulated module is ours; gammu, a foreign host, identifies it and dials with it.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import shutil
 import statistics
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -115,6 +120,36 @@ async def test_somebody_calls_and_both_are_heard(
         assert (ended.cause, ended.detail) == (Cause.NORMAL, "NO CARRIER")
         await until(lambda: not module.audio)
     assert host.refused == []
+
+
+@pytest.mark.skipif(shutil.which("gammu") is None, reason="gammu is not installed")
+async def test_a_foreign_host_understands_the_simulated_module(tmp_path: Path) -> None:
+    async with RadioModule() as module:
+        settings = tmp_path / "gammurc"
+        settings.write_text(f"[gammu]\ndevice={module.path}\nconnection=at115200\n")
+
+        async def gammu(*words: str) -> str:
+            process = await asyncio.create_subprocess_exec(
+                "gammu", "-c", str(settings), *words,
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            )  # fmt: skip
+            try:
+                async with asyncio.timeout(30.0):
+                    out, _ = await process.communicate()
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+            assert process.returncode == 0, out
+            return out.decode()
+
+        identity = await gammu("identify")
+        assert "Simulated" in identity
+        assert "490154203237518" in identity
+        await gammu("dialvoice", "030123")
+        assert module.call == (0, 2, "030123")
+        await gammu("cancelcall")
+        assert module.call is None
 
 
 async def test_a_call_of_ours_rings_is_answered_and_ended(engine: Engine) -> None:
