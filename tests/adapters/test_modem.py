@@ -146,6 +146,9 @@ async def test_a_foreign_host_understands_the_simulated_module(tmp_path: Path) -
         identity = await gammu("identify")
         assert "Simulated" in identity
         assert "490154203237518" in identity
+        network = await gammu("networkinfo")
+        assert "home network" in network
+        assert '"Simulated Net"' in network
         await gammu("dialvoice", "030123")
         assert module.call == (0, 2, "030123")
         await gammu("cancelcall")
