@@ -166,9 +166,19 @@ async def test_a_call_of_ours_rings_is_answered_and_ended(engine: Engine) -> Non
         await host.wait_for(LegRinging, leg=leg)
         module.say(module.state(0))
         await host.wait_for(LegAnswered, leg=leg)
+        adapter.send_digits(SendDigits(leg=leg, digits="7"))
+        await until(lambda: module.digits == "7")
         adapter.hangup(Hangup(leg=leg))
         assert (await host.wait_for(LegEnded, leg=leg)).cause is Cause.NORMAL
         assert module.call is None
+        seen = [
+            (entry.outward, entry.data)
+            for entry in host.exchange.wires.entries()
+            if entry.kind == "at" and entry.about == leg
+        ]
+        assert (True, "ATD+49301234;") in seen
+        assert (True, "AT+VTS=?") in seen
+        assert (True, "AT+VTS=7") not in seen
 
 
 async def test_what_cannot_be_dialled_ends_with_a_cause() -> None:
