@@ -39,7 +39,7 @@ class Brain:
         self.refuse_audio = 0
         self.keeps_call = False
         self.alerts = False
-        """The called telephone rings as soon as the dialled call was listed once."""
+        """The called telephone rings at once."""
         self.deaf = False
         self.digits = ""
         self.echo = True
@@ -113,8 +113,6 @@ class Brain:
                 if self.call is None:
                     return ["OK"]
                 way, state, number = self.call
-                if self.alerts and state == 2:
-                    self.call = (way, 3, number)
                 return [f'+CLCC: 1,{way},{state},0,0,"{number}",129', "OK"]
             case "+CHUP" | "H":
                 if not self.keeps_call:
@@ -124,9 +122,12 @@ class Brain:
                     return ["NO CARRIER"]
                 self.call = (1, 0, self.call[2])
             case dial if dial.startswith("D"):
-                if self.dial_result == "OK":
-                    self.call = (0, 2, dial[1:].lstrip("T").rstrip(";"))
-                return [self.dial_result]
+                if self.dial_result != "OK":
+                    return [self.dial_result]
+                self.call = (0, 2, dial[1:].lstrip("T").rstrip(";I"))
+                if self.alerts:
+                    self.call = (0, 3, self.call[2])
+                    return ["OK", "^DSCI: 1,0,7,0,1,129"]
             case digit if digit.startswith("+VTS="):
                 self.digits += digit[5:]
             case other if other not in _TAKEN:

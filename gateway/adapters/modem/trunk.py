@@ -25,19 +25,19 @@ from gateway.core.events import (
 from gateway.drivers.serial import SerialPort
 from gateway.errors import DeviceError, UsageError
 from gateway.media.streams import StreamOptions
-from gateway.protocols.modem.lines import Registration
-from gateway.protocols.modem.module import (
+from gateway.protocols.modem.happenings import (
     Alerting,
     Connected,
     Down,
     Happening,
-    Module,
     Offered,
     Release,
     Released,
     Status,
     Up,
 )
+from gateway.protocols.modem.lines import Registration
+from gateway.protocols.modem.module import Module
 
 INPUTS: Final = ("registered", "signal", "no-audio")
 """``signal`` in dBm."""
@@ -207,8 +207,8 @@ class Trunk:
                 self._end_of_line(why)
             case Status():
                 self._status(what)
-            case Offered(number=number):
-                self._offered(number)
+            case Offered(number=number, hidden=hidden):
+                self._offered(number, hidden)
             case Alerting() if leg is not None and leg.cause is None:
                 self._host.emit(LegRinging(leg=leg.id))
             case Connected() if leg is not None and leg.cause is None:
@@ -258,12 +258,12 @@ class Trunk:
                 )
             )  # fmt: skip
 
-    def _offered(self, number: str) -> None:
+    def _offered(self, number: str, hidden: bool) -> None:
         self._leg = leg = _Leg(self._host.new_leg(self._endpoint.id), outgoing=False)
         self._host.emit(
             LegOffered(
                 leg=leg.id, endpoint=self._endpoint.id, called=self._config.calls, calling=number,
-                hidden=not number, trace=self._host.new_trace(), demanded_at=self._host.now(),
+                hidden=hidden, trace=self._host.new_trace(), demanded_at=self._host.now(),
                 priority=self._config.level,
             )
         )  # fmt: skip
@@ -320,7 +320,7 @@ class Trunk:
             self._host.emit(LegEnded(leg=action.leg, cause=cause))
             return
         try:
-            self._module.dial(action.number, self._host.now())
+            self._module.dial(action.number, self._host.now(), hidden=action.hidden)
         except UsageError as error:
             self._host.emit(
                 LegEnded(leg=action.leg, cause=Cause.ADDRESS_INCOMPLETE, detail=str(error))

@@ -95,6 +95,11 @@ class Dialogue:
         return len(self._waiting)
 
     @property
+    def waiting_for_answer(self) -> bool:
+        """A command is pending."""
+        return self._pending is not None
+
+    @property
     def idle(self) -> bool:
         """Nothing is asked and nothing waits."""
         return self._pending is None and not self._waiting
@@ -108,24 +113,24 @@ class Dialogue:
         timeout_s: float = 5.0,
         shown: str = "",
         quiet: bool = False,
+        first: bool = False,
     ) -> None:
         """Queue a command, without ``AT``; its `Answer` comes from `receive` or `advance`.
 
         prefix: how lines of the answer begin; a line that begins otherwise and is known to come
         unasked is not taken for one. shown: what is shown instead of it (digits). quiet: not shown
-        unless it fails, for what is asked all day. Raises `UsageError`: control characters in it,
-        or `MAX_WAITING` wait already.
+        unless it fails, for what is asked all day. first: before all that wait. Raises
+        `UsageError`: control characters in it, or `MAX_WAITING` wait already.
         """
         if not command.isprintable() or not command.isascii():
             raise UsageError(f"AT{command!r}: only printable ASCII goes into a command")
         if len(self._waiting) >= MAX_WAITING:
             raise UsageError(f"{MAX_WAITING} commands wait already: the modem does not answer")
-        self._waiting.append(
-            _Command(
-                text=command, shown=shown or command, prefix=prefix, timeout_s=timeout_s,
-                quiet=quiet, lines=[],
-            )
+        made = _Command(
+            text=command, shown=shown or command, prefix=prefix, timeout_s=timeout_s,
+            quiet=quiet, lines=[],
         )  # fmt: skip
+        self._waiting.insert(0 if first else len(self._waiting), made)
         self._next(now)
 
     def forget(self) -> None:

@@ -60,12 +60,14 @@ def listed_call(line: str) -> ListedCall | None:
         return None
 
 
-def caller(line: str) -> str | None:
-    """The number of ``+CLIP: "030123456",129`` (section 7.11); empty: hidden or not known."""
+def caller(line: str) -> tuple[str, bool] | None:
+    """The number of ``+CLIP: "030123456",129,,,,0``, and whether the caller withholds it (section
+    7.11); an empty number that is not withheld is one that the network does not know."""
     fields = _fields(line, "+CLIP:")
     if len(fields) < 2:
         return None
-    return _number(fields[0], fields[1])
+    number, validity = _number(fields[0], fields[1]), fields[5].strip() if len(fields) > 5 else ""
+    return ("", True) if validity == "1" else (number, not number and validity == "")
 
 
 def registration(line: str) -> tuple[Registration, str] | None:

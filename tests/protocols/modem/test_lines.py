@@ -27,14 +27,17 @@ def test_a_listed_call() -> None:
 @pytest.mark.parametrize(
     ("line", "number"),
     [
-        ('+CLIP: "030123456",129', "030123456"),
-        ('+CLIP: "4930123456",145,,,"Bert",0', "+4930123456"),
-        ('+CLIP: "",128,,,,1', ""),
-        ('+CLIP: "x;AT",129', ""),
+        ('+CLIP: "030123456",129', ("030123456", False)),
+        ('+CLIP: "4930123456",145,,,"Bert",0', ("+4930123456", False)),
+        ('+CLIP: "",128,,,,1', ("", True)),
+        ('+CLIP: "4930123456",145,,,,1', ("", True)),
+        ('+CLIP: "",128,,,,2', ("", False)),
+        ('+CLIP: "",128', ("", True)),
+        ('+CLIP: "x;AT",129', ("", True)),
         ("+CLIP: ", None),
     ],
 )
-def test_who_calls(line: str, number: str | None) -> None:
+def test_who_calls(line: str, number: object) -> None:
     assert lines.caller(line) == number
 
 

@@ -7,20 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import UsageError
-from gateway.protocols.modem.lines import Registration
-from gateway.protocols.modem.module import (
-    WATCH_CALL_S,
+from gateway.protocols.modem.calling import WATCH_CALL_S
+from gateway.protocols.modem.happenings import (
     Alerting,
     Connected,
     Down,
     Happening,
-    Module,
     Offered,
     Release,
     Released,
     Status,
     Up,
 )
+from gateway.protocols.modem.lines import Registration
+from gateway.protocols.modem.module import Module
 from tests.adapters.modem_stand import Brain
 
 
@@ -142,7 +142,7 @@ def test_a_call_that_does_not_get_through(result: str, why: Release) -> None:
 def test_a_call_to_us(number: str) -> None:
     wire = Wire(Brain())
     wire.hear(wire.brain.ring(number))
-    assert wire.found == [Offered(number)]
+    assert wire.found == [Offered(number, hidden=not number)]
     wire.hear(b"\r\nRING\r\n")
     wire.module.answer(wire.now)
     wire.exchange()
@@ -150,6 +150,21 @@ def test_a_call_to_us(number: str) -> None:
     wire.brain.call = None
     wire.hear(b"\r\nNO CARRIER\r\n")
     assert wire.found[2:] == [Released(Release.NORMAL, "NO CARRIER")]
+
+
+def test_a_caller_may_hide_and_so_may_we() -> None:
+    wire = Wire(Brain())
+    wire.hear(b'\r\n+CLIP: "",128,,,,2\r\n')
+    assert wire.found == [Offered("")], "the network does not know who calls"
+    wire = Wire(Brain())
+    wire.brain.call = (1, 4, "030")
+    wire.brain.deaf = True
+    wire.hear(b'\r\nRING\r\n+CLIP: "030",129,,,,1\r\n')
+    assert wire.found == [Offered("", hidden=True)]
+    wire = Wire(Brain())
+    wire.module.dial("030", wire.now, hidden=True)
+    wire.exchange()
+    assert "D030I;" in wire.brain.commands
 
 
 def test_the_caller_gives_up() -> None:

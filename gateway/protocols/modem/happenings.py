@@ -1,0 +1,76 @@
+"""Happenings: what a radio module tells of itself and of its call."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+import msgspec
+
+from gateway.protocols.modem.lines import Registration
+
+
+class Release(Enum):
+    """Why a call is over."""
+
+    NORMAL = auto()
+    BUSY = auto()
+    NO_ANSWER = auto()
+    CANCELLED = auto()
+    """The caller gave up before an answer."""
+    FAILED = auto()
+    """The module or the network refused to dial."""
+    NO_AUDIO = auto()
+    """The module would not switch its audio on."""
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """How the module is; told when something of it changed."""
+
+    registration: Registration = Registration.NONE
+    technology: str = ""
+    network: str = ""
+    signal_dbm: int | None = None
+    maker: str = ""
+    model: str = ""
+    firmware: str = ""
+
+    @property
+    def registered(self) -> bool:
+        """Whether calls can be made."""
+        return self.registration in (Registration.HOME, Registration.ROAMING)
+
+
+class Up(msgspec.Struct, frozen=True, gc=False):
+    """It is brought up. It need not be registered yet."""
+
+
+class Down(msgspec.Struct, frozen=True, gc=False):
+    """It cannot be used; to be opened anew. `why` is for a technician."""
+
+    why: str
+
+
+class Offered(msgspec.Struct, frozen=True, gc=False):
+    """Somebody calls. `number` is empty when it is hidden or not known."""
+
+    number: str
+    hidden: bool = False
+    """The caller does not want to be shown."""
+
+
+class Alerting(msgspec.Struct, frozen=True, gc=False):
+    """The called telephone rings."""
+
+
+class Connected(msgspec.Struct, frozen=True, gc=False):
+    """The call is answered, by either side, and the module's audio is on."""
+
+
+class Released(msgspec.Struct, frozen=True, gc=False):
+    """The call is over, and the module is free for another one."""
+
+    why: Release
+    detail: str = ""
+
+
+Happening = Status | Up | Down | Offered | Alerting | Connected | Released
