@@ -16,12 +16,24 @@ import termios
 import tty
 from types import TracebackType
 
+from gateway.protocols.modem.pdu import Submitted
+
 _SIZE = 320
 _TAKEN = frozenset(
     ("", "+CMEE=1", "+COPS=3,0", "+CREG=2", "+CREG=0", "+CLIP=1", '+QGPSCFG="outport","none"',
      '+CSCS="GSM"', "+CFUN=1", "+CFUN=1,1", "+CRESET",
-     "+CGREG=2", "+CGATT=1")
+     "+CGREG=2", "+CGATT=1", "+CMGF=0", '+CPMS="ME","ME","ME"', "+CNMI=2,1,0,0,0",
+     "+QTONEDET=1", "+DDET=1", "^DSCI=1")
 )  # fmt: skip
+
+
+def delivered(one: Submitted) -> str:
+    """What the network makes of it for the receiver: the same text under another head."""
+    octets = bytes.fromhex(one.hexadecimal)[1:]
+    at = 4 + (octets[2] + 1) // 2
+    head = bytes((octets[0] & 0x40 | 0x04,)) + octets[2 : at + 2]
+    stamp = bytes.fromhex("62112251000040")
+    return (b"\0" + head + stamp + octets[at + 3 :]).hex()
 
 
 class Brain:
@@ -43,19 +55,57 @@ class Brain:
         self.deaf = False
         self.digits = ""
         self.echo = True
+        self.stored: dict[int, str] = {}
+        """Short messages that came, by place."""
+        self.sent: list[str] = []
+        self.knows_texts = True
+        self.refuses_text = ""
+        self.finds_keys = True
+        self._asks = 0
+        """Octets of the short message that it waits for."""
         self._rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        # An escape gives up a prompt for text, and is nothing when there is none.
-        *lines, self._rest = (self._rest + data.replace(b"\x1b", b"")).split(b"\r")
-        if self.deaf:
-            return b""
+        self._rest += data
         out = b""
-        for line in lines:
-            if self.echo:
-                out += line + b"\r"
-            out += b"".join(b"\r\n" + each.encode() + b"\r\n" for each in self._do(line.decode()))
+        while self._rest and not self.deaf:
+            if self._asks:
+                end = next((n for n, sign in enumerate(self._rest) if sign in b"\x1a\x1b"), -1)
+                if end < 0:
+                    break
+                given_up = self._rest[end : end + 1] == b"\x1b"
+                text, self._rest = self._rest[:end].decode(), self._rest[end + 1 :]
+                lines = ["OK"] if given_up else self._submit(text, self._asks)
+                self._asks = 0
+            else:
+                # An escape gives up a prompt for text, and is nothing when there is none.
+                line, end, rest = self._rest.replace(b"\x1b", b"").partition(b"\r")
+                if not end:
+                    break
+                self._rest = rest
+                if self.echo:
+                    out += line + b"\r"
+                lines = self._do(line.decode())
+            out += b"".join(b"\r\n" + each.encode() + b"\r\n" for each in lines)
+            if self._asks:
+                out += b"\r\n> "
         return out
+
+    def deliver(self, *pdus: str) -> bytes:
+        """Short messages come from the network."""
+        out = b""
+        for pdu in pdus:
+            place = next(n for n in range(256) if n not in self.stored)
+            self.stored[place] = pdu
+            out += b'\r\n+CMTI: "ME",%d\r\n' % place
+        return out
+
+    def _submit(self, pdu: str, n_octets: int) -> list[str]:
+        if self.refuses_text:
+            return [self.refuses_text]
+        assert len(pdu) // 2 - 1 - int(pdu[:2], 16) == n_octets
+        self.sent.append(pdu)
+        return [f"+CMGS: {len(self.sent)}", "OK"]
 
     def ring(self, number: str) -> bytes:
         self.call = (1, 4, number)
@@ -130,6 +180,21 @@ class Brain:
                     return ["OK", "^DSCI: 1,0,7,0,1,129"]
             case digit if digit.startswith("+VTS="):
                 self.digits += digit[5:]
+            case "+QTONEDET=1" | "+DDET=1" if not self.finds_keys:
+                return ["ERROR"]
+            case "+CMGF=0" if not self.knows_texts:
+                return ["ERROR"]
+            case "+CMGL=4":
+                texts = [
+                    (f"+CMGL: {place},1,,{len(pdu) // 2 - 1 - int(pdu[:2], 16)}", pdu)
+                    for place, pdu in self.stored.items()
+                ]
+                return [*(line for text in texts for line in text), "OK"]
+            case what if what.startswith("+CMGD="):
+                self.stored.pop(int(what[6:]), None)
+            case what if what.startswith("+CMGS="):
+                self._asks = int(what[6:])
+                return []
             case other if other not in _TAKEN:
                 return ["ERROR"]
         return ["OK"]

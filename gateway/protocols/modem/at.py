@@ -13,7 +13,7 @@ from gateway.errors import UsageError
 
 MAX_LINE: Final = 1024
 """Octets; a longer line is no answer of a modem."""
-MAX_LINES: Final = 64
+MAX_LINES: Final = 512
 """Lines of one answer; further ones are dropped and counted."""
 MAX_WAITING: Final = 64
 """Commands that wait for their turn."""
@@ -23,9 +23,17 @@ LATE_S: Final = 3.0
 _CALL_OVER: Final = frozenset({"NO CARRIER", "BUSY", "NO ANSWER", "NO DIALTONE", "NO DIAL TONE"})
 _ERROR: Final = re.compile(r"\+CM([ES]) ERROR: ?(.{1,80})")
 _UNASKED: Final = re.compile(
-    r"RING$|\+CRING: |\+CLIP: |\+CCWA: |\+CMTI: |\+CUSD: |\^|VOICE CALL: |MISSED_CALL: |\+QIND: "
-    r"|\+QUSIM: |\+SIMCARD: |SMS (READY|DONE)$|PB DONE$|RDY$|POWERED DOWN$|NORMAL POWER DOWN$"
+    r"RING$|\+CRING: |\+CLIP: |\+CCWA: |\+CMTI: |\+CMT: |\+CDSI: |\+CUSD: |\+QTONEDET: |\+RXDTMF: "
+    r"|\^|VOICE CALL: |MISSED_CALL: |\+QIND: |\+QUSIM: |\+SIMCARD: |SMS (READY|DONE)$|PB DONE$|RDY$"
+    r"|POWERED DOWN$|NORMAL POWER DOWN$"
 )
+
+
+_KEY: Final = re.compile(r"(\+(?:QTONEDET|RXDTMF): ?).*")
+_PDU: Final = re.compile(r"(?:[0-9A-F]{2}){10,}", re.IGNORECASE)
+_PROMPT: Final = b">"
+_SUBSTITUTE: Final = b"\x1a"
+_ESCAPE: Final = b"\x1b"
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -57,7 +65,7 @@ class Unasked(msgspec.Struct, frozen=True, gc=False):
 
 
 class Said(msgspec.Struct, frozen=True, gc=False):
-    """What went over the line, fit to be shown: digits are not in it."""
+    """What went over the line, fit to be shown: neither digits nor texts are in it."""
 
     text: str
     outward: bool
@@ -69,6 +77,9 @@ class _Command(msgspec.Struct, kw_only=True):
     prefix: str
     timeout_s: float
     quiet: bool
+    kept: bool
+    body: str
+    """What the modem gets when it asks for it."""
     lines: list[str]
 
 
@@ -86,6 +97,8 @@ class Dialogue:
         self._late_until = -math.inf
         self._rest = b""
         self._skipping = False
+        self._follows = False
+        """The next line belongs to the last one."""
         self._out = bytearray()
         self._said: list[Said] = []
 
@@ -114,31 +127,37 @@ class Dialogue:
         shown: str = "",
         quiet: bool = False,
         first: bool = False,
+        kept: bool = False,
+        body: str = "",
     ) -> None:
         """Queue a command, without ``AT``; its `Answer` comes from `receive` or `advance`.
 
         prefix: how lines of the answer begin; a line that begins otherwise and is known to come
         unasked is not taken for one. shown: what is shown instead of it (digits). quiet: not shown
-        unless it fails, for what is asked all day. first: before all that wait. Raises
+        unless it fails, for what is asked all day. first: before all that wait. kept: `forget` does
+        not drop it. body: what follows when the modem asks for it (TS 27.005 section 3.5.1). Raises
         `UsageError`: control characters in it, or `MAX_WAITING` wait already.
         """
-        if not command.isprintable() or not command.isascii():
+        if not (command + body).isprintable() or not (command + body).isascii():
             raise UsageError(f"AT{command!r}: only printable ASCII goes into a command")
         if len(self._waiting) >= MAX_WAITING:
             raise UsageError(f"{MAX_WAITING} commands wait already: the modem does not answer")
         made = _Command(
             text=command, shown=shown or command, prefix=prefix, timeout_s=timeout_s,
-            quiet=quiet, lines=[],
+            quiet=quiet, kept=kept, body=body, lines=[],
         )  # fmt: skip
         self._waiting.insert(0 if first else len(self._waiting), made)
         self._next(now)
 
     def forget(self) -> None:
-        """Drop the commands that wait; the pending one goes on."""
-        self._waiting.clear()
+        """Drop the commands that wait, but for those to be kept; the pending one goes on."""
+        self._waiting = deque(command for command in self._waiting if command.kept)
 
     def urge(self, command: str) -> None:
         """Send a command past all queues; nobody hears its answer."""
+        if self._pending is not None and self._pending.body:
+            # Else it would be taken for the text that the modem asks for.
+            self._out += _ESCAPE
         self._out += b"AT" + command.encode("ascii") + b"\r"
         self._said.append(Said("AT" + command, True))
 
@@ -157,6 +176,10 @@ class Dialogue:
             if not self._skipping:
                 self.counters["too_long"] += 1
             self._rest, self._skipping = b"", True
+        if self._rest.strip() == _PROMPT and self._pending is not None and self._pending.body:
+            self._out += self._pending.body.encode("ascii") + _SUBSTITUTE
+            self._said.append(Said(_shown(self._pending.body), True))
+            self._pending.body, self._rest = "", b""
         self._next(now)
         return found
 
@@ -166,6 +189,8 @@ class Dialogue:
         if self._pending is not None and now >= self._due:
             self._late_until = now + LATE_S
             self.counters["timeouts"] += 1
+            if self._pending.body:
+                self._out += _ESCAPE
             self._over("timeout", found)
         self._next(now)
         return found
@@ -197,6 +222,10 @@ class Dialogue:
 
     def _line(self, line: str, found: list[Answer | Unasked]) -> None:
         command = self._pending
+        if self._follows:
+            self._follows = False
+            self._unasked(line, found)
+            return
         if command is not None and line.upper() == "AT" + command.text.upper():
             return  # the modem's echo
         final = (
@@ -209,8 +238,7 @@ class Dialogue:
             final = command is not None and command.text[:1] in "DA"
         if command is None:
             if not final:
-                self._said.append(Said(line, False))
-                found.append(Unasked(line))
+                self._unasked(line, found)
             else:
                 # Of the command that was given up: what waits need not wait for it any more.
                 self.counters["late"] += 1
@@ -218,12 +246,16 @@ class Dialogue:
         elif final:
             self._over(line, found)
         elif line in _CALL_OVER or not self._answers(command, line):
-            self._said.append(Said(line, False))
-            found.append(Unasked(line))
+            self._unasked(line, found)
         elif len(command.lines) < MAX_LINES:
             command.lines.append(line)
         else:
             self.counters["too_long"] += 1
+
+    def _unasked(self, line: str, found: list[Answer | Unasked]) -> None:
+        self._follows = line.startswith("+CMT:")
+        self._said.append(Said(_shown(line), False))
+        found.append(Unasked(line))
 
     def _answers(self, command: _Command, line: str) -> bool:
         if command.prefix:
@@ -236,7 +268,14 @@ class Dialogue:
         assert command is not None
         answer = Answer(command=command.text, final=final, lines=tuple(command.lines))
         if not command.quiet:
-            self._said += [Said(line, False) for line in (*command.lines, final)]
+            self._said += [Said(_shown(line), False) for line in (*command.lines, final)]
         elif not answer.ok:
             self._said += [Said("AT" + command.shown, True), Said(final, False)]
         found.append(answer)
+
+
+def _shown(line: str) -> str:
+    """A line without what nobody may read."""
+    if _PDU.fullmatch(line):
+        return f"(a text message, {len(line) // 2} octets)"
+    return _KEY.sub(r"\1?", line)

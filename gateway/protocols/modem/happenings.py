@@ -73,4 +73,41 @@ class Released(msgspec.Struct, frozen=True, gc=False):
     detail: str = ""
 
 
-Happening = Status | Up | Down | Offered | Alerting | Connected | Released
+class Pressed(msgspec.Struct, frozen=True, gc=False):
+    """The far end pressed a key, as the module found in the audio."""
+
+    digit: str
+
+
+class TextCame(msgspec.Struct, frozen=True, gc=False):
+    """A text message came; of a long one all parts are together."""
+
+    sender: str
+    text: str
+
+
+class TextSent(msgspec.Struct, frozen=True, gc=False):
+    """The network has taken the text."""
+
+
+class TextFailed(msgspec.Struct, frozen=True, gc=False):
+    """The text was not taken."""
+
+    why: str
+    passing: bool
+    """It may be taken later."""
+
+
+Happening = (
+    Status
+    | Up
+    | Down
+    | Offered
+    | Alerting
+    | Connected
+    | Released
+    | Pressed
+    | TextCame
+    | TextSent
+    | TextFailed
+)

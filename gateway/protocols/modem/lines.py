@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import re
 from enum import IntEnum
+from itertools import pairwise
 from typing import Final
 
 import msgspec
@@ -100,6 +101,32 @@ def network(line: str) -> str | None:
     fields = _fields(line, "+COPS:")
     name = fields[2] if len(fields) > 2 else ""
     return name[:64] if name.isprintable() and name else None
+
+
+def key(line: str) -> str | None:
+    """The key of Quectel's ``+QTONEDET: 49`` (a code of ASCII) or SIMCom's ``+RXDTMF: 1``."""
+    name, _, value = line.partition(":")
+    value = value.strip()
+    if name == "+QTONEDET" and re.fullmatch(r"[0-9]{2,3}", value):
+        value = chr(int(value))
+    elif name != "+RXDTMF":
+        return None
+    return value.upper() if re.fullmatch(r"[0-9*#A-Da-d]", value) else None
+
+
+def stored_texts(answer: tuple[str, ...]) -> list[tuple[int, str]]:
+    """Index and PDU of the received messages in what ``AT+CMGL=4`` shows (TS 27.005 section 3.4.2):
+    ``+CMGL: 3,1,,24`` and in the next line the PDU."""
+    found = []
+    for head, pdu in pairwise(answer):
+        fields = _fields(head, "+CMGL:")
+        try:
+            index, state = int(fields[0]), int(fields[1])
+        except (ValueError, IndexError):
+            continue
+        if state in (0, 1) and not pdu.startswith("+CMGL:"):
+            found.append((index, pdu))
+    return found
 
 
 def dialled(number: str) -> str:

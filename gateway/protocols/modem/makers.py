@@ -18,16 +18,19 @@ class Maker(msgspec.Struct, frozen=True, kw_only=True):
     """Once connected; may have to be repeated."""
     off: str
     setup: tuple[str, ...]
+    keys: str
+    """Report the keys that the far end presses."""
     reset: str
 
 
 MAKERS: Final = {
     "quectel": Maker(
         probe="+QPCMV?", before=("+QPCMV=0", "+QPCMV=1,0"), after="", off="+QPCMV=0",
-        setup=('+QGPSCFG="outport","none"', "^DSCI=1"), reset="+CFUN=1,1",
+        setup=('+QGPSCFG="outport","none"', "^DSCI=1"),
+        keys="+QTONEDET=1", reset="+CFUN=1,1",
     ),
     "simcom": Maker(
         probe="+CPCMREG?", before=("+CPCMREG=0",), after="+CPCMREG=1", off="+CPCMREG=0",
-        setup=(), reset="+CRESET",
+        setup=(), keys="+DDET=1", reset="+CRESET",
     ),
 }  # fmt: skip

@@ -6,17 +6,19 @@ Commands of 3GPP TS 27.007.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Final
 
 import msgspec
 
 from gateway.errors import UsageError
-from gateway.protocols.modem import lines
+from gateway.protocols.modem import lines, pdu
 from gateway.protocols.modem.at import Answer, Dialogue, Said, Unasked
 from gateway.protocols.modem.calling import Calling, Heard, ignore
-from gateway.protocols.modem.happenings import Down, Happening, Status, Up
+from gateway.protocols.modem.happenings import Down, Happening, Pressed, Status, Up
 from gateway.protocols.modem.lines import Registration
 from gateway.protocols.modem.makers import MAKERS, Maker
+from gateway.protocols.modem.texts import Texts
 
 WATCH_SIGNAL_S: Final = 30.0
 _WAKE_TRIES: Final = 5
@@ -30,18 +32,24 @@ class Module:
     Never raises for what comes from the module.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keys: bool = False) -> None:
+        """keys: have the module find the keys that the far end presses."""
+        self.keys = False
+        """It does."""
         self.talk = Dialogue()
+        self._keys_wanted = keys
         self.status = Status()
         self._maker: Maker | None = None
-        self._heard: list[Heard] = []
-        """For each command asked, in their order: who waits for its answer."""
+        self._heard: list[tuple[Heard, bool]] = []
+        """For each command asked, in their order: who waits for its answer, and whether it is
+        kept."""
         self._found: list[Happening] = []
         self._up = self._dead = False
         self._unanswered = self._woken = 0
         self._registrations: dict[str, tuple[Registration, str]] = {}
         self._watch_signal = math.inf
         self._calling = Calling(self)
+        self._texts = Texts(self)
 
     # Driven by
 
@@ -62,11 +70,12 @@ class Module:
             self._watch_signal = now + WATCH_SIGNAL_S
             self._ask_signal(now)
         self._calling.advance(now)
+        self._texts.advance(now)
         return [*found, *self._tell()]
 
     def due(self) -> float:
         """When `advance` has something to do."""
-        return min(self.talk.due(), self._watch_signal, self._calling.due())
+        return min(self.talk.due(), self._watch_signal, self._calling.due(), self._texts.due())
 
     def take(self) -> bytes:
         """Octets to be sent now."""
@@ -101,6 +110,27 @@ class Module:
     def digits(self, digits: str, now: float) -> int:
         """Send DTMF in a call, which the network makes audible; how many were taken."""
         return self._calling.digits(digits, now)
+
+    # Texts
+
+    @property
+    def sends_texts(self) -> bool:
+        """Whether it knows texts at all."""
+        return self._texts.able
+
+    @property
+    def can_send(self) -> bool:
+        """Whether a text can be sent now."""
+        return self._texts.able and self.status.registered and not self._texts.sending
+
+    def send(self, number: str, text: str, reference: int, now: float) -> None:
+        """Send a text; `TextSent` or `TextFailed` follows. reference: see `pdu.submitted`. Raises
+        `UsageError`: not `can_send`, or what `pdu.submitted` raises it for."""
+        if not self.can_send:
+            raise UsageError("the module cannot send a text now")
+        self._texts.send(pdu.submitted(number, text, reference), now)
+
+    # All of it
 
     def reset(self, now: float) -> None:
         """Start the module anew: its audio is dead. `Down` comes of the next `advance`."""
@@ -158,15 +188,21 @@ class Module:
             self._maker = makers[0]
             for each in (*makers[0].setup, makers[0].off):
                 self.ask(each, now, ignore)
+            if self._keys_wanted:
+                self.ask(makers[0].keys, now, self._keys_found)
             self.ask("+CLCC", now, self._brought_up, prefix="+CLCC:")
 
         self.ask(makers[0].probe, now, answered, prefix=makers[0].probe.rstrip("?"))
+
+    def _keys_found(self, answer: Answer, now: float) -> None:
+        self.keys = answer.ok
 
     def _brought_up(self, answer: Answer, now: float) -> None:
         self._up = True
         self._watch_signal = now + WATCH_SIGNAL_S
         self._found.append(Up())
         self._found.append(self.status)
+        self._texts.begin(now)
 
     # Watching
 
@@ -218,7 +254,7 @@ class Module:
                 elif not self._dead:
                     self._registered(each.line)
                 continue
-            waits = self._heard.pop(0)
+            waits, _ = self._heard.pop(0)
             self._unanswered = self._unanswered + 1 if each.final == "timeout" else 0
             if self._dead:
                 continue
@@ -235,8 +271,14 @@ class Module:
     def _unasked(self, line: str, now: float) -> None:
         if self._dead:
             return
+        if self._texts.unasked(line, now):
+            return
         word = line.partition(":")[0]
         match word:
+            case "+QTONEDET" | "+RXDTMF":
+                key = lines.key(line)
+                if key is not None and self._calling.talking:
+                    self._found.append(Pressed(key))
             case "+CREG" | "+CEREG":
                 self._registered(line)
             case "RDY" | "POWERED DOWN" | "NORMAL POWER DOWN":
@@ -251,6 +293,11 @@ class Module:
         """Whose module it is; known once it is up."""
         assert self._maker is not None
         return self._maker
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What was counted."""
+        return self.talk.counters
 
     @property
     def n_waiting(self) -> int:
@@ -268,22 +315,26 @@ class Module:
         shown: str = "",
         quiet: bool = False,
         first: bool = False,
+        kept: bool = False,
+        body: str = "",
     ) -> None:
-        """Give a command; `heard` gets its answer. first: before all that wait."""
+        """Give a command; `heard` gets its answer. The rest as in `Dialogue.request`."""
         place = int(self.talk.waiting_for_answer) if first else len(self._heard)
         self.talk.request(
-            command, now, prefix=prefix, timeout_s=timeout_s, shown=shown, quiet=quiet, first=first
-        )
-        self._heard.insert(place, heard)
+            command, now, prefix=prefix, timeout_s=timeout_s, shown=shown, quiet=quiet, first=first,
+            kept=kept, body=body,
+        )  # fmt: skip
+        self._heard.insert(place, (heard, kept))
 
     def tell(self, what: Happening) -> None:
         """Something happened."""
         self._found.append(what)
 
     def drop_waiting(self) -> None:
-        """Forget what waits for its turn."""
+        """Forget what waits for its turn, but for what is to be kept."""
         self.talk.forget()
-        del self._heard[0 if self.talk.idle else 1 :]
+        n = int(self.talk.waiting_for_answer)
+        self._heard[n:] = [each for each in self._heard[n:] if each[1]]
 
     # Inside
 
@@ -293,6 +344,7 @@ class Module:
             self._up = False
             self._watch_signal = math.inf
             self._calling.stop()
+            self._texts.stop()
             self._found.append(Down(why))
 
 

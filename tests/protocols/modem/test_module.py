@@ -14,21 +14,27 @@ from gateway.protocols.modem.happenings import (
     Down,
     Happening,
     Offered,
+    Pressed,
     Release,
     Released,
     Status,
+    TextCame,
+    TextFailed,
+    TextSent,
     Up,
 )
 from gateway.protocols.modem.lines import Registration
 from gateway.protocols.modem.module import Module
-from tests.adapters.modem_stand import Brain
+from gateway.protocols.modem.pdu import submitted
+from gateway.protocols.modem.texts import LOOK_S, PARTS_S
+from tests.adapters.modem_stand import Brain, delivered
 
 
 class Wire:
     """A module of ours, the simulated one, and their clock."""
 
-    def __init__(self, brain: Brain, *, up: bool = True) -> None:
-        self.brain, self.module, self.now = brain, Module(), 0.0
+    def __init__(self, brain: Brain, *, up: bool = True, keys: bool = False) -> None:
+        self.brain, self.module, self.now = brain, Module(keys=keys), 0.0
         self.found: list[Happening] = []
         self.module.start(0.0)
         self.exchange()
@@ -250,17 +256,168 @@ def test_no_command_gets_in_with_a_number() -> None:
     assert wire.module.free
 
 
+HELLO = "07911326040000F0040B911346610089F60000208062917314080CC8F71D14969741F977FD07"
+
+
+def parts(text: str, reference: int = 5) -> list[str]:
+    return [delivered(each) for each in submitted("+4917012345", text, reference)]
+
+
+def test_a_text_comes_and_is_deleted() -> None:
+    wire = Wire(Brain())
+    wire.hear(wire.brain.deliver(HELLO))
+    assert wire.found == [TextCame("+31641600986", "How are you?")]
+    assert not wire.brain.stored
+    shown = "".join(each.text for each in wire.module.said())
+    assert '+CMTI: "ME",0' in shown
+    assert HELLO not in shown
+
+
+def test_what_came_while_nobody_listened_is_told() -> None:
+    brain = Brain()
+    brain.deliver(HELLO, HELLO)
+    wire = Wire(brain, up=False)
+    wire.until(1.0)
+    assert wire.of(TextCame) == [TextCame("+31641600986", "How are you?")] * 2
+    assert not brain.stored
+    # And what came without a word, or with one that was lost.
+    brain.deliver(HELLO)
+    wire.until(1.0 + LOOK_S)
+    assert len(wire.of(TextCame)) == 3
+
+
+def test_a_long_text_is_told_when_all_of_it_is_there() -> None:
+    wire = Wire(Brain())
+    long = "A long text, €, " * 20
+    first, *rest = parts(long)
+    wire.hear(wire.brain.deliver(*rest[::-1]))
+    wire.hear(wire.brain.deliver(*parts("я" * 100, 5)))
+    assert wire.found == [TextCame("+4917012345", "я" * 100)]
+    assert len(wire.brain.stored) == len(rest), "what is not told survives a restart"
+    wire.hear(wire.brain.deliver(first))
+    assert wire.found[1:] == [TextCame("+4917012345", long)]
+    assert not wire.brain.stored
+    wire.hear(wire.brain.deliver(*rest))
+    wire.until(PARTS_S + 2 * LOOK_S)
+    assert wire.found[2:] == [
+        TextCame("+4917012345", "[...]" + long[153 - long[:153].count("€") :])
+    ]
+
+
+def test_a_text_that_is_not_stored_comes_at_once() -> None:
+    wire = Wire(Brain())
+    wire.module.dial("1", wire.now)
+    wire.hear(f"\r\n+CMT: ,24\r\n{HELLO}\r\n".encode())
+    assert wire.of(TextCame) == [TextCame("+31641600986", "How are you?")]
+
+
+def test_unreadable_texts_do_not_fill_the_module() -> None:
+    wire = Wire(Brain())
+    wire.hear(wire.brain.deliver("00" * 12))
+    assert not wire.brain.stored
+    assert wire.module.talk.counters["texts_unreadable"] == 1
+    assert wire.found == []
+
+
+def test_a_text_is_sent_in_as_many_parts_as_it_takes() -> None:
+    wire = Wire(Brain())
+    text = "Pump 3: level too high. " * 10
+    wire.module.send("+4917012345", text, 9, wire.now)
+    assert not wire.module.can_send
+    with pytest.raises(UsageError, match="now"):
+        wire.module.send("1", "x", 0, wire.now)
+    wire.exchange()
+    assert wire.found == [TextSent()]
+    assert wire.brain.sent == [each.hexadecimal for each in submitted("+4917012345", text, 9)]
+    shown = "".join(each.text for each in wire.module.said())
+    assert "AT+CMGS=" in shown
+    assert wire.brain.sent[0] not in shown
+
+
+@pytest.mark.parametrize(
+    ("refusal", "passing"), [("+CMS ERROR: 38", True), ("+CMS ERROR: 21", False), ("ERROR", True)]
+)
+def test_a_text_that_is_refused(refusal: str, passing: bool) -> None:
+    wire = Wire(Brain())
+    wire.brain.refuses_text = refusal
+    wire.module.send("1", "x" * 300, 0, wire.now)
+    wire.exchange()
+    assert wire.found == [TextFailed(refusal, passing)]
+    assert wire.module.can_send
+
+
+def test_a_text_that_is_not_answered_is_not_sent_twice() -> None:
+    wire = Wire(Brain())
+    wire.brain.deaf = True
+    wire.module.send("1", "x", 0, wire.now)
+    wire.exchange()
+    wire.brain._rest = b""
+    wire.until(40.0)
+    assert wire.of(TextFailed) == [TextFailed("timeout", False)]
+
+
+def test_a_call_is_hung_up_while_a_text_is_asked_for() -> None:
+    wire = Wire(Brain())
+    wire.hear(wire.brain.ring("1"))
+    wire.module.answer(wire.now)
+    wire.exchange()
+    wire.module.send("1", "x", 0, wire.now)
+    wire.module.hangup(wire.now)
+    wire.exchange()
+    assert wire.of(TextSent)
+    assert wire.of(Released) == [Released(Release.NORMAL)]
+    wire.module.send("1", "x", 0, wire.now)
+    assert wire.module.take().startswith(b"AT+CMGS=")
+    wire.module.on_hook()
+    assert wire.module.take() == b"\x1bAT+CHUP\r"
+
+
+def test_a_module_without_texts_is_a_telephone() -> None:
+    brain = Brain()
+    brain.knows_texts = False
+    wire = Wire(brain)
+    assert wire.module.free
+    assert not wire.module.sends_texts
+    assert not wire.module.can_send
+
+
+@pytest.mark.parametrize(
+    ("maker", "line", "key"),
+    [
+        ("quectel", "+QTONEDET: 49", "1"),
+        ("quectel", "+QTONEDET: 35", "#"),
+        ("simcom", "+RXDTMF: d", "D"),
+    ],
+)
+def test_keys_that_the_module_finds(maker: str, line: str, key: str) -> None:
+    wire = Wire(Brain(maker), keys=True)
+    assert wire.module.keys
+    wire.hear(f"\r\n{line}\r\n".encode())
+    assert wire.found == [], "there is no call"
+    wire.hear(wire.brain.ring("1"))
+    wire.module.answer(wire.now)
+    wire.exchange()
+    wire.found.clear()
+    wire.hear(f"\r\n{line}\r\n".encode())
+    assert wire.found == [Pressed(key)]
+    assert line not in "\n".join(each.text for each in wire.module.said())
+    deaf = Brain(maker)
+    deaf.finds_keys = False
+    assert not Wire(deaf, keys=True).module.keys
+
+
 _WORDS = st.sampled_from(
     [b"OK", b"ERROR", b"RING", b"NO CARRIER", b"BUSY", b'+CLIP: "1",129', b"^DSCI: 1", b"> ",
      b"+CLCC: 1,1,4,0,0", b"+CLCC: 1,0,0,0,0", b"VOICE CALL: BEGIN", b"VOICE CALL: END: 3",
-     b"+CREG: 1", b"+CREG: 0", b"+CME ERROR: 3"]
+     b"+CREG: 1", b"+CREG: 0", b"+CME ERROR: 3", b'+CMTI: "ME",1', b"+CMGL: 1,1,,24", b"+CMT: ,24",
+     HELLO.encode(), parts("x" * 200)[0].encode(), parts("x" * 200)[1].encode(), b"+RXDTMF: 1"]
 )  # fmt: skip
 
 
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["dial", "answer", "hangup", "digits", "wait", ""]),
+            st.sampled_from(["dial", "answer", "hangup", "digits", "text", "wait", ""]),
             st.binary(max_size=30) | _WORDS,
         ),
         max_size=40,
@@ -279,6 +436,8 @@ def test_garbage_raises_nothing_and_each_call_ends_once(steps: list[tuple[str, b
             wire.module.hangup(wire.now)
         elif what == "digits":
             wire.module.digits("1" * 100, wire.now)
+        elif what == "text" and wire.module.can_send:
+            wire.module.send("1", "x" * 200, 0, wire.now)
         elif what == "wait":
             wire.until(wire.now + 7.0)
         wire.hear(data + b"\r\n")
