@@ -71,7 +71,7 @@ def examine(configuration: Configuration, client: Client) -> Iterator[Finding]:
     """All checks, in the order of what else depends on them."""
     from gateway.doctor import bundle, files, machine, plan
 
-    status, adapters, figures = _ask(client)
+    status, adapters, endpoints, figures = _ask(client)
     realtime = None
     if status is not None and status["realtime_wanted"]:
         realtime = "crosspoint_engine_realtime 1.0" in figures
@@ -82,6 +82,7 @@ def examine(configuration: Configuration, client: Client) -> Iterator[Finding]:
         degraded = {each["name"]: each["reason"] for each in stores}
     running = status is not None
     yield from plan.adapters(down, degraded)
+    yield from plan.places(endpoints)
     yield from machine.clock()
     yield from machine.processor()
     yield from machine.codecs()
@@ -100,15 +101,18 @@ def examine(configuration: Configuration, client: Client) -> Iterator[Finding]:
     yield from plan.emergencies(configuration)
 
 
-def _ask(client: Client) -> tuple[dict[str, Any] | None, list[dict[str, Any]], str]:
-    """Status, adapters and metrics of the running gateway, as far as it answers."""
+def _ask(
+    client: Client,
+) -> tuple[dict[str, Any] | None, list[dict[str, Any]], list[dict[str, Any]], str]:
+    """Status, adapters, endpoints and metrics of the running gateway, as far as it answers."""
     try:
         status = client.get("/v1/status")
         adapters = client.get("/v1/adapters")
+        endpoints = client.get("/v1/endpoints")
         figures = client.text("/v1/metrics")
     except CommandError:
-        return None, [], ""
-    return status, adapters, figures
+        return None, [], [], ""
+    return status, adapters, endpoints, figures
 
 
 @click.command("support-bundle")

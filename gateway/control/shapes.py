@@ -96,6 +96,9 @@ class EndpointView(msgspec.Struct, kw_only=True):
     """Empty: a place of the gateway itself, whose alarms are about journal and records."""
     condition: Condition
     reason: str
+    """Why it is down; of one that is up: what is doubtful about it."""
+    absent: bool
+    """It is down because whoever it belongs to is not there: no fault."""
     duplex: Duplex
     can_ring: bool
     takes_number: bool

@@ -128,6 +128,7 @@ def endpoints(gateway: Gateway) -> list[EndpointView]:
             adapter=adapter,
             condition=place.condition,
             reason=place.reason,
+            absent=place.absent,
             duplex=place.duplex,
             can_ring=place.can_ring,
             takes_number=place.takes_number,

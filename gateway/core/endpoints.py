@@ -60,7 +60,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Raises alarms and takes their acknowledgement."""
     condition: Condition = Condition.UNKNOWN
     reason: str = ""
-    """Why it is down, in words for a technician."""
+    """Why it is down, in words for a technician; of one that is up: what is doubtful about it."""
     absent: bool = False
     """It is down because whoever it belongs to is not there (a telephone that is not registered):
     no fault, and callers are told so."""

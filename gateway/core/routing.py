@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gateway.core.calls import Leg
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Target
-from gateway.core.events import LegOffered
+from gateway.core.events import LegOffered, MessageReceived
 from gateway.core.hunting import Hunt
 from gateway.core.numbers import Completeness
 from gateway.core.paging import Paging
@@ -101,6 +101,25 @@ class Routing:
         for endpoint in self.board.endpoints.values():
             if number and endpoint.number == number:
                 return Target(endpoint.id)
+        return None
+
+    def for_text(self, event: MessageReceived) -> Target | None:
+        """Who gets a text: the extension with its number, else the first trunk of the route that
+        would take a call to it."""
+        extension = self.lookup(event.recipient)
+        if extension or not event.recipient:
+            return extension
+        call = LegOffered(
+            leg="", endpoint=event.endpoint, called=event.recipient, calling=event.sender,
+            trace=event.trace, demanded_at=self.board.now,
+        )  # fmt: skip
+        match, _ = self.board.table.match(call, self.board.wall)
+        if match is None or match.route.route.refuse:
+            return None
+        for target in self.expand(match, match.route.route.targets):
+            trunk = self.board.endpoints.get(target.endpoint)
+            if trunk and trunk.takes_number and target.number:
+                return target
         return None
 
     def _directory(self, leg: Leg, event: LegOffered, refusals: list[tuple[str, str]]) -> None:

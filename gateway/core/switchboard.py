@@ -627,13 +627,14 @@ class Switchboard:
             service.finished(event.ok, event.detail)
 
     def _message_received(self, event: MessageReceived) -> None:
-        """An extension gets the texts to its number, of whatever network."""
-        target = self.routing.lookup(event.recipient)
+        """An extension gets the texts to its number, of whatever network; others go out where a
+        call to their number would."""
+        target = self.routing.for_text(event)
         if target and target.endpoint != event.endpoint:
             self.act(
                 SendMessage(
                     endpoint=target.endpoint,
-                    recipient=event.recipient,
+                    recipient=target.number or event.recipient,
                     text=event.text,
                     sender=event.sender,
                     trace=event.trace,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator
+from typing import Any
 
 from gateway.config import Configuration
 from gateway.core.routes import Trigger
@@ -77,3 +78,16 @@ def adapters(down: dict[str, str] | None, degraded: dict[str, str] | None) -> It
         yield wrong("storage", f"the {name} does not reach the disk: {reason}", "gateway status")
     if not down:
         yield ok("adapters", "all up")
+
+
+def places(endpoints: list[dict[str, Any]]) -> Iterator[Finding]:
+    """What the running gateway says of its endpoints: those down, but for telephones that are not
+    there, and those it has doubts about (a weak signal)."""
+    for place in endpoints:
+        reason = place["reason"]
+        if place["condition"] == "down" and not place["absent"]:
+            yield wrong("endpoints", f"{place['id']} is down: {reason or 'no reason is given'}",
+                        f"gateway endpoints {place['id']} --detail")  # fmt: skip
+        elif place["condition"] == "up" and reason:
+            yield warning("endpoints", f"{place['id']}: {reason}",
+                          f"gateway endpoints {place['id']} --detail")  # fmt: skip

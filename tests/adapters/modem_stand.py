@@ -16,20 +16,19 @@ import termios
 import tty
 from types import TracebackType
 
-from gateway.protocols.modem.pdu import Submitted
-
 _SIZE = 320
 _TAKEN = frozenset(
     ("", "+CMEE=1", "+COPS=3,0", "+CREG=2", "+CREG=0", "+CLIP=1", '+QGPSCFG="outport","none"',
      '+CSCS="GSM"', "+CFUN=1", "+CFUN=1,1", "+CRESET",
-     "+CGREG=2", "+CGATT=1", "+CMGF=0", '+CPMS="ME","ME","ME"', "+CNMI=2,1,0,0,0",
+     "+CGREG=2", "+CGATT=1", "+CMGF=0", "+CNMI=2,1,0,0,0",
      "+QTONEDET=1", "+DDET=1", "^DSCI=1")
 )  # fmt: skip
 
 
-def delivered(one: Submitted) -> str:
+def delivered(submitted: str) -> str:
     """What the network makes of it for the receiver: the same text under another head."""
-    octets = bytes.fromhex(one.hexadecimal)[1:]
+    octets = bytes.fromhex(submitted)
+    octets = octets[1 + octets[0] :]
     at = 4 + (octets[2] + 1) // 2
     head = bytes((octets[0] & 0x40 | 0x04,)) + octets[2 : at + 2]
     stamp = bytes.fromhex("62112251000040")
@@ -46,6 +45,7 @@ class Brain:
         """Direction (1: to the module), state of ``+CLCC``, number."""
         self.audio = False
         self.creg = '2,1,"00C3","0012",7'
+        self.csq = 17
         self.sim = "READY"
         self.dial_result = "OK"
         self.refuse_audio = 0
@@ -143,7 +143,7 @@ class Brain:
             case "+CGREG?":
                 return [f"+CGREG: {self.creg}", "OK"]
             case "+CSQ":
-                return ["+CSQ: 17,99", "OK"]
+                return [f"+CSQ: {self.csq},99", "OK"]
             case "+COPS?":
                 return ['+COPS: 0,0,"Simulated Net",7', "OK"]
             case "+QPCMV?" | "+QPCMV=0" | "+QPCMV=1,0" as what:
@@ -190,6 +190,16 @@ class Brain:
                     for place, pdu in self.stored.items()
                 ]
                 return [*(line for text in texts for line in text), "OK"]
+            case "+CPMS=?":
+                return ['+CPMS: ("ME"),("ME"),("ME")', "OK"]
+            case what if what.startswith('+CPMS="ME"'):
+                n = len(self.stored)
+                return [f"+CPMS: {n},255,{n},255,{n},255", "OK"]
+            case what if what.startswith("+CMGR="):
+                pdu = self.stored.get(int(what[6:]))
+                if pdu is None:
+                    return ["+CMS ERROR: 321"]
+                return [f"+CMGR: 1,,{len(pdu) // 2 - 1 - int(pdu[:2], 16)}", pdu, "OK"]
             case what if what.startswith("+CMGD="):
                 self.stored.pop(int(what[6:]), None)
             case what if what.startswith("+CMGS="):

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import shutil
 import statistics
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,27 @@ from typing import Any
 import pytest
 
 from gateway.adapters.modem import ModemTrunks
-from gateway.core.actions import Answer, Hangup, SendDigits
+from gateway.core.actions import Answer, Hangup, SendDigits, SendMessage
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Condition
 from gateway.core.events import (
+    AlarmCleared,
+    AlarmRaised,
+    DigitPressed,
     InputChanged,
     LegAnswered,
     LegEnded,
     LegOffered,
     LegRinging,
+    MessageReceived,
 )
-from gateway.errors import DeviceError
+from gateway.errors import DeviceError, UsageError
 from gateway.media.engine import Engine
 from gateway.testing import PROMISES, Scenario, TestHost, check_adapter, until
 from gateway.testing.audio import level_at, read_wav, write_wav
 from gateway.testing.audio import tone as samples
 from gateway.typed import ConfigErrors
-from tests.adapters.modem_stand import RadioModule
+from tests.adapters.modem_stand import RadioModule, delivered
 
 
 def steady(samples: Sequence[int], hz: float) -> float:
@@ -50,7 +55,7 @@ async def engine() -> AsyncIterator[Engine]:
 
 
 def section(module: RadioModule, **more: Any) -> dict[str, Any]:
-    return {"port": module.path, "audio": module.pcm_path, "audio_within_s": 10.0, **more}
+    return {"port": module.path, "audio": module.pcm_path, "audio_within_s": 10.0} | more
 
 
 @contextlib.asynccontextmanager
@@ -102,10 +107,11 @@ async def test_somebody_calls_and_both_are_heard(
         await host.wait_for(LegAnswered, leg=leg)
         host.stream(leg).play_file(str(spoken))
         host.stream(leg).record(str(tmp_path / "got.wav"))
-        await until(lambda: len(module.heard) >= 2 * 12000)
+        begin = len(module.heard)
+        await until(lambda: len(module.heard) >= begin + 2 * 12000)
         host.stream(leg).stop_record()
         await host.recorded(tmp_path / "got.wav")
-        heard = memoryview(bytes(module.heard[2 * 4000 : 2 * 12000])).cast("h")
+        heard = memoryview(bytes(module.heard[begin + 2 * 4000 : begin + 2 * 12000])).cast("h")
         got = read_wav(tmp_path / "got.wav")[0][0][3200:11200]
         assert steady(heard, 400) == pytest.approx(-10, abs=1)
         assert steady(heard, 1000) < -40
@@ -123,7 +129,7 @@ async def test_somebody_calls_and_both_are_heard(
 
 
 @pytest.mark.skipif(shutil.which("gammu") is None, reason="gammu is not installed")
-async def test_a_foreign_host_understands_the_simulated_module(tmp_path: Path) -> None:
+async def test_a_foreign_host_uses_the_simulated_module_and_exchanges_texts(tmp_path: Path) -> None:
     async with RadioModule() as module:
         settings, words = tmp_path / "gammurc", tmp_path / "words"
         # With the model gammu need not find out, which takes it seconds.
@@ -145,14 +151,34 @@ async def test_a_foreign_host_understands_the_simulated_module(tmp_path: Path) -
             assert process.returncode == 0, out
             return out.decode()
 
-        shown = await gammu("identify", "networkinfo", "dialvoice 030123")
-        assert "Simulated" in shown
-        assert "490154203237518" in shown
-        assert "home network" in shown
-        assert '"Simulated Net"' in shown
-        assert module.call == (0, 3, "030123")
-        await gammu("cancelcall")
-        assert module.call is None
+        async with RadioModule() as other, running(other, texts="201") as (host, adapter):
+            there = SendMessage(
+                endpoint="modem/a", recipient="+4917012345", text="Füllstand € " * 20, trace="t7"
+            )
+            adapter.send_message(there)
+            await until(lambda: host.counters["messages_sent"])
+            module.deliver(*map(delivered, other.sent))
+            shown = await gammu(
+                "identify", "networkinfo", "getallsms",
+                'sendsms TEXT +4917054321 -smscnumber +4917000000 -unicode -text "Pumpe я läuft"',
+                "dialvoice 030123",
+            )  # fmt: skip
+            for known in ("Simulated", "490154203237518", "home network", '"Simulated Net"',
+                          "+4917012345", "part 2 of 2"):  # fmt: skip
+                assert known in shown
+            assert shown.count("€") == 20
+            assert module.call == (0, 3, "030123")
+            # And back: what gammu wrote.
+            other.say(other.deliver(*map(delivered, module.sent)))
+            came = await host.wait_for(MessageReceived)
+            assert (came.sender, came.recipient, came.text) == (
+                "+4917054321", "201", "Pumpe я läuft"
+            )  # fmt: skip
+            # What was sent is found with the trace of who asked for it.
+            said = [entry for entry in host.exchange.wires.entries() if entry.key == "t7"]
+            assert sum(str(entry.data).startswith("AT+CMGS=") for entry in said) == 2
+            assert not any("F\u00fcllstand" in str(entry.data) for entry in said)
+        assert host.refused == []
 
 
 async def test_a_call_of_ours_rings_is_answered_and_ended(engine: Engine) -> None:
@@ -205,6 +231,108 @@ async def test_a_module_that_vanishes_ends_its_call(engine: Engine) -> None:
         assert (await host.wait_for(LegEnded, leg=leg)).cause is Cause.ADAPTER_LOST
         await until(lambda: host.endpoints["modem/a"].condition is Condition.DOWN)
         assert host.counters["modems_lost"] == 1
+
+
+async def test_a_module_that_comes_back_is_used_again() -> None:
+    """It vanishes with a text that waits; under the same name it is there again."""
+    async with (
+        RadioModule() as module,
+        RadioModule() as later,
+        lasting(module) as names,
+        running(module, fault_after_s=0.0, **names) as (host, adapter),
+    ):
+        module.refuses_text = "+CMS ERROR: 38"
+        adapter.send_message(SendMessage(endpoint="modem/a", recipient="1", text="high water"))
+        await until(lambda: any(each.startswith("+CMGS=") for each in module.commands))
+        module.unplug()
+        raised = await host.wait_for(AlarmRaised)
+        assert (raised.kind, raised.alarm) == ("fault", "fault")
+        assert host.endpoints["modem/a"].condition is Condition.DOWN
+        point(names, later)
+        await until(lambda: host.endpoints["modem/a"].condition is Condition.UP)
+        assert host.of(AlarmCleared)[-1].endpoint == "modem/a"
+        assert host.counters["modems_lost"] == 1
+        leg = host.dial("modem/a", "1")
+        await until(lambda: later.call)
+        adapter.hangup(Hangup(leg=leg))
+        await host.wait_for(LegEnded, leg=leg)
+
+
+def point(names: dict[str, str], module: RadioModule) -> None:
+    for name, path in ((names["port"], module.path), (names["audio"], module.pcm_path)):
+        Path(name).unlink(missing_ok=True)
+        Path(name).symlink_to(path)
+
+
+@contextlib.asynccontextmanager
+async def lasting(module: RadioModule) -> AsyncIterator[dict[str, str]]:
+    """Names that stay when the module comes back elsewhere, as udev gives them."""
+    with tempfile.TemporaryDirectory() as place:
+        names = {"port": f"{place}/at", "audio": f"{place}/pcm"}
+        point(names, module)
+        yield names
+
+
+async def test_texts_that_cannot_be_sent() -> None:
+    async with RadioModule() as module, running(module, texts_an_hour=2) as (host, adapter):
+
+        def send(text: str = "x", to: str = "+4917012345") -> None:
+            adapter.send_message(SendMessage(endpoint="modem/a", recipient=to, text=text))
+
+        with pytest.raises(UsageError, match="nobody"):
+            send(to="nobody")
+        with pytest.raises(DeviceError, match="texts_an_hour = 2"):
+            send("x" * 400)
+        module.refuses_text = "+CMS ERROR: 21"
+        send()
+        await until(lambda: host.counters["messages_failed"] == 1)
+        assert host.counters["messages_refused"] == 1
+        assert sum(each.startswith("+CMGS=") for each in module.commands) == 1
+    async with RadioModule() as module:
+        module.knows_texts = False
+        async with running(module) as (host, adapter):
+            with pytest.raises(DeviceError, match="sends no texts"):
+                adapter.send_message(SendMessage(endpoint="modem/a", recipient="1", text="x"))
+
+
+@pytest.mark.parametrize(
+    ("change", "condition", "reason"),
+    [
+        ({"sim": ""}, Condition.DOWN, "no SIM can be read (+CME ERROR: 10)"),
+        ({"sim": "SIM PIN"}, Condition.DOWN, "the SIM asks for SIM PIN"),
+        ({"creg": "2,2"}, Condition.DOWN, "not registered in a network (searching)"),
+        ({"csq": 2}, Condition.UP, "weak signal, -109 dBm"),
+    ],
+)
+async def test_what_is_wrong_stands_beside_the_endpoint(
+    change: dict[str, Any], condition: Condition, reason: str
+) -> None:
+    host = TestHost("modem")
+    async with RadioModule() as module, RadioModule() as fine:
+        for name, value in change.items():
+            setattr(module, name, value)
+        host.make(
+            ModemTrunks, {"modems": {"a": section(module, fault_after_s=0.0), "b": section(fine)}}
+        )
+        async with host.running():
+            await until(lambda: host.endpoints["modem/a"].reason)
+            place = host.endpoints["modem/a"]
+            assert (place.condition, reason in place.reason) == (condition, True), place
+            if condition is Condition.DOWN:
+                assert reason in (await host.wait_for(AlarmRaised)).text
+            else:
+                assert place.detail["signal"] == "-109 dBm"
+                assert host.of(AlarmRaised) == []
+
+
+async def test_keys_from_the_module(engine: Engine) -> None:
+    async with RadioModule() as module, running(module, engine, keys="module") as (host, adapter):
+        module.say(module.ring("1"))
+        leg = (await host.wait_for(LegOffered)).leg
+        adapter.answer(Answer(leg=leg))
+        await host.wait_for(LegAnswered, leg=leg)
+        module.say(b"\r\n+QTONEDET: 53\r\n")
+        assert (await host.wait_for(DigitPressed, leg=leg)).digit == "5"
 
 
 async def test_a_module_without_audio_is_reset(engine: Engine) -> None:

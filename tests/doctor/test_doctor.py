@@ -223,6 +223,20 @@ def test_what_the_kernel_refuses_for_rtp(tmp_path: Path, name: str) -> None:
     assert not list(machine.packets(configuration, ""))  # the daemon does not run
 
 
+def test_endpoints_that_are_down_or_in_doubt() -> None:
+    fine = {"id": "lte/a", "condition": "up", "reason": "", "absent": False}
+    found = list(plan.places([
+        fine,
+        {**fine, "id": "lte/b", "condition": "down", "reason": "the SIM asks for SIM PIN"},
+        {**fine, "id": "lte/c", "reason": "weak signal, -111 dBm"},
+        {**fine, "id": "sip/anna", "condition": "down", "absent": True},
+        {**fine, "id": "mqtt/x", "condition": "unknown", "reason": "not heard of"},
+    ]))  # fmt: skip
+    assert of(found, "wrong") == ["lte/b is down: the SIM asks for SIM PIN"]
+    assert of(found, "warning") == ["lte/c: weak signal, -111 dBm"]
+    assert found[0].remedy == "gateway endpoints lte/b --detail"
+
+
 def test_from_the_command_line(box: Box) -> None:
     box.config.chmod(0o640)
     found = json.loads(box.run("doctor", "--json").stdout)

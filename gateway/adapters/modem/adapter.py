@@ -8,7 +8,16 @@ from collections.abc import Iterable
 from gateway.adapters.base import Adapter, Host
 from gateway.adapters.modem.config import Config as ModemConfig
 from gateway.adapters.modem.trunk import INPUTS, Trunk
-from gateway.core.actions import Answer, Dial, Hangup, Progress, Ring, SendDigits
+from gateway.core.actions import (
+    AcknowledgeAlarm,
+    Answer,
+    Dial,
+    Hangup,
+    Progress,
+    Ring,
+    SendDigits,
+    SendMessage,
+)
 from gateway.core.endpoints import Endpoint
 from gateway.errors import DeviceError
 
@@ -31,6 +40,7 @@ class ModemTrunks(Adapter):
             yield Endpoint(
                 id=f"{self.name}/{name}", label=modem.label, location=modem.location,
                 number=modem.number, takes_number=True, inputs=INPUTS,
+                alarm=modem.fault_severity != "none",
                 detail={"port": modem.port},
             )  # fmt: skip
 
@@ -62,10 +72,7 @@ class ModemTrunks(Adapter):
     # Actions
 
     def dial(self, action: Dial) -> None:
-        trunk = self._trunks.get(action.endpoint)
-        if trunk is None:
-            raise DeviceError(f"there is no modem {action.endpoint}")
-        trunk.dial(action)
+        self._at(action.endpoint).dial(action)
 
     def ring(self, action: Ring) -> None:
         """The network has its own ringing tone for who calls."""
@@ -84,6 +91,18 @@ class ModemTrunks(Adapter):
     def send_digits(self, action: SendDigits) -> None:
         if (trunk := self._of(action.leg)) is not None:
             trunk.send_digits(action.leg, action.digits)
+
+    def send_message(self, action: SendMessage) -> None:
+        self._at(action.endpoint).send_text(action)
+
+    def acknowledge_alarm(self, action: AcknowledgeAlarm) -> None:
+        """Nothing is sent: the alarm of a module is the gateway's own."""
+
+    def _at(self, endpoint: str) -> Trunk:
+        trunk = self._trunks.get(endpoint)
+        if trunk is None:
+            raise DeviceError(f"there is no modem {endpoint}")
+        return trunk
 
     def _of(self, leg: str) -> Trunk | None:
         return self._trunks.get(leg.rpartition("#")[0])

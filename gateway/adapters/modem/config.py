@@ -32,6 +32,16 @@ class Modem(_Section, Shaping, frozen=True, kw_only=True):
     """Directory number: what others dial to reach it."""
     calls: str = ""
     """Number that calls from outside are for; empty: the route decides."""
+    texts: str = ""
+    """Number that text messages from outside are for; empty: the one that calls are for."""
+    texts_an_hour: Annotated[int, msgspec.Meta(ge=0, le=3600)] = 60
+    """Texts of more are refused: each costs money, and whoever can send one could send many."""
+    keys: Literal["audio", "module"] = "audio"
+    """Who finds the keys that the far end presses; the gateway, too, if the module cannot."""
+    fault_severity: Literal["none", "warning", "minor", "major", "critical"] = "major"
+    """Of the alarm that a module which cannot make calls raises."""
+    fault_after_s: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 30.0
+    """How long that may be so without an alarm: a reset and a change of cells are none."""
     priority: Literal["routine", "priority", "urgent", "emergency"] = "routine"
     """Of calls from outside."""
     audio_within_s: Annotated[float, msgspec.Meta(ge=0.1, le=30)] = 0.5

@@ -10,17 +10,23 @@ import msgspec
 
 from gateway.adapters.base import Host
 from gateway.adapters.modem.config import Modem
+from gateway.adapters.modem.outbox import Outbox
 from gateway.adapters.modem.speech import PcmPort
-from gateway.core.actions import Dial
+from gateway.core.actions import Dial, SendMessage
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Condition, Endpoint
 from gateway.core.events import (
+    AlarmCleared,
+    AlarmRaised,
+    DigitPressed,
     InputChanged,
     LegAnswered,
     LegEnded,
     LegOffered,
     LegRinging,
+    MessageReceived,
     Quality,
+    Severity,
 )
 from gateway.drivers.serial import SerialPort
 from gateway.errors import DeviceError, UsageError
@@ -31,9 +37,13 @@ from gateway.protocols.modem.happenings import (
     Down,
     Happening,
     Offered,
+    Pressed,
     Release,
     Released,
     Status,
+    TextCame,
+    TextFailed,
+    TextSent,
     Up,
 )
 from gateway.protocols.modem.lines import Registration
@@ -41,6 +51,10 @@ from gateway.protocols.modem.module import Module
 
 INPUTS: Final = ("registered", "signal", "no-audio")
 """``signal`` in dBm."""
+ALARM: Final = "fault"
+WEAK_DBM: Final = -105
+"""Calls break off at such a level."""
+_MAX_TEXT: Final = 4096
 _SIGNAL_STEP_DB: Final = 3
 _MAX_REOPEN_S: Final = 60.0
 _CAUSES: Final = {
@@ -74,6 +88,13 @@ class Trunk:
         self._endpoint, self._config, self._reopen_s = endpoint, config, reopen_s
         self._host = host
         self._module = Module()
+        self._outbox = Outbox(endpoint.id, config.texts_an_hour, host)
+        self._alarmed: bool | None = None
+        """None: not known, a run before this one may have raised it."""
+        self._fault: asyncio.TimerHandle | None = None
+        self._reason = ""
+        self._signal_dbm: int | None = None
+        """As last told."""
         self._port: SerialPort | None = None
         self._leg: _Leg | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -96,7 +117,7 @@ class Trunk:
             await asyncio.sleep(pause)
 
     async def _once(self) -> str:
-        self._module = Module()
+        self._module = Module(keys=self._config.keys == "module")
         self._down = asyncio.get_running_loop().create_future()
         try:
             self._port = await SerialPort.open(
@@ -123,6 +144,8 @@ class Trunk:
         if self._up:
             self._host.count("modems_lost")
         self._host.log.warning("modem is down", endpoint=self._endpoint.id, reason=why)
+        self._outbox.lost()
+        self._signal_dbm = None
         self._set(Condition.DOWN, why)
         for name in ("registered", "signal"):
             if name in self._inputs:
@@ -139,6 +162,10 @@ class Trunk:
         if self._leg is not None:
             self._end(self._leg, Cause.SHUTDOWN)
         self._close()
+        self._outbox.close()
+        if self._fault is not None:
+            self._fault.cancel()
+            self._fault = None
 
     def safe_state(self) -> None:
         """On hook, past all queues."""
@@ -177,18 +204,20 @@ class Trunk:
     def _kick(self) -> None:
         if self._port is None:
             return
+        self._outbox.send(self._module)
         self._write()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due = self._module.due() - self._host.now()
+        due = min(self._module.due(), self._outbox.due()) - self._host.now()
         if due < 86400.0:
             self._timer = asyncio.get_running_loop().call_later(max(0.0, due), self._tick)
 
     def _write(self) -> None:
         about = self._leg.id if self._leg is not None else self._endpoint.id
+        key = "" if self._leg is not None else self._outbox.trace
         for said in self._module.said():
-            self._host.wire(about, said.text, kind="at", outward=said.outward)
+            self._host.wire(about, said.text, kind="at", outward=said.outward, key=key)
         data = self._module.take()
         if data and self._port is not None and not self._port.write(data):
             self._host.count("not_sent")
@@ -207,6 +236,16 @@ class Trunk:
                 self._end_of_line(why)
             case Status():
                 self._status(what)
+            case TextCame():
+                self._text_came(what)
+            case TextSent():
+                self._write()
+                self._outbox.sent()
+            case TextFailed():
+                self._write()
+                self._outbox.failed(what)
+            case Pressed(digit=digit) if leg is not None and leg.answered and leg.cause is None:
+                self._host.emit(DigitPressed(leg=leg.id, digit=digit, via="inband"))
             case Offered(number=number, hidden=hidden):
                 self._offered(number, hidden)
             case Alerting() if leg is not None and leg.cause is None:
@@ -225,28 +264,59 @@ class Trunk:
             reason = "the network refuses the SIM"
         elif not status.registered:
             reason = f"not registered in a network ({status.registration.name.lower()})"
+        if status.signal_dbm is None:
+            self._signal_dbm = None
+        elif self._signal_dbm is None or (
+            abs(status.signal_dbm - self._signal_dbm) >= _SIGNAL_STEP_DB
+        ):
+            self._signal_dbm = status.signal_dbm
+            self._input("signal", float(status.signal_dbm))
+        weak = self._signal_dbm is not None and self._signal_dbm <= WEAK_DBM
         known = {
             "maker": status.maker, "model": status.model, "firmware": status.firmware,
             "network": status.network, "technology": status.technology,
+            "texts": "yes" if status.texts else "",
+            "signal": f"{self._signal_dbm} dBm" if self._signal_dbm is not None else "",
         }  # fmt: skip
         self._set(
-            Condition.DOWN if reason else Condition.UP, reason,
+            Condition.DOWN if reason else Condition.UP,
+            reason or (f"weak signal, {self._signal_dbm} dBm" if weak else ""),
             {name: value for name, value in known.items() if value},
         )  # fmt: skip
         self._input("registered", float(status.registered))
-        last = self._inputs.get("signal")
-        if status.signal_dbm is not None and (
-            last is None or abs(status.signal_dbm - last) >= _SIGNAL_STEP_DB
-        ):
-            self._input("signal", float(status.signal_dbm))
 
     def _set(self, condition: Condition, reason: str, detail: dict[str, str] | None = None) -> None:
+        self._reason = reason
+        if condition is Condition.UP:
+            self._clear()
+        elif self._fault is None and not self._alarmed and self._config.fault_severity != "none":
+            loop = asyncio.get_running_loop()
+            self._fault = loop.call_later(self._config.fault_after_s, self._raise)
         self._host.set_endpoint(
             msgspec.structs.replace(
                 self._endpoint, condition=condition, reason=reason,
                 detail={**self._endpoint.detail, **(detail or {})},
             )
         )  # fmt: skip
+
+    def _raise(self) -> None:
+        self._fault, self._alarmed = None, True
+        self._host.emit(
+            AlarmRaised(
+                endpoint=self._endpoint.id, alarm=ALARM, kind="fault",
+                severity=Severity[self._config.fault_severity.upper()],
+                text=f"{self._config.label or self._endpoint.id}: {self._reason}",
+                trace=self._host.new_trace(), raised_at=self._host.now(),
+            )
+        )  # fmt: skip
+
+    def _clear(self) -> None:
+        if self._fault is not None:
+            self._fault.cancel()
+            self._fault = None
+        if self._alarmed is not False:
+            self._alarmed = False
+            self._host.emit(AlarmCleared(endpoint=self._endpoint.id, alarm=ALARM))
 
     def _input(self, name: str, value: float) -> None:
         if self._inputs.get(name) != value:
@@ -268,10 +338,23 @@ class Trunk:
             )
         )  # fmt: skip
 
+    def _text_came(self, text: TextCame) -> None:
+        self._host.count("messages_received")
+        shown = "".join(sign for sign in text.text if sign.isprintable() or sign == "\n")
+        sender = "".join(sign for sign in text.sender if sign.isprintable())
+        self._host.emit(
+            MessageReceived(
+                endpoint=self._endpoint.id, sender=sender,
+                recipient=self._config.texts or self._config.calls,
+                text=shown[:_MAX_TEXT].encode("utf-8", "replace").decode(),
+                trace=self._host.new_trace(),
+            )
+        )  # fmt: skip
+
     # Audio
 
     def _connected(self, leg: _Leg) -> None:
-        options = StreamOptions(detect_dtmf=True, **self._config.shaping)
+        options = StreamOptions(detect_dtmf=not self._module.keys, **self._config.shaping)
 
         def lost(why: str) -> None:
             self._hang_up(leg, Cause.ADAPTER_LOST, f"{self._config.audio}: {why}")
@@ -348,6 +431,13 @@ class Trunk:
             if sent < wanted:
                 self._host.count("digits_dropped", wanted - sent)
             self._kick()
+
+    def send_text(self, action: SendMessage) -> None:
+        """Send a text message. Raises `DeviceError`, `UsageError`."""
+        if self._up and not self._module.sends_texts:
+            raise DeviceError(f"{self._endpoint.id}: this module sends no texts")
+        self._outbox.put(action)
+        self._kick()
 
     def _hang_up(self, leg: _Leg, cause: Cause, detail: str = "") -> None:
         if leg.cause is None:

@@ -33,6 +33,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     maker: str = ""
     model: str = ""
     firmware: str = ""
+    texts: bool = False
+    """It sends and stores text messages."""
 
     @property
     def registered(self) -> bool:

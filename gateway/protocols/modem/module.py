@@ -190,6 +190,7 @@ class Module:
                 self.ask(each, now, ignore)
             if self._keys_wanted:
                 self.ask(makers[0].keys, now, self._keys_found)
+            self._texts.begin(now)
             self.ask("+CLCC", now, self._brought_up, prefix="+CLCC:")
 
         self.ask(makers[0].probe, now, answered, prefix=makers[0].probe.rstrip("?"))
@@ -202,7 +203,6 @@ class Module:
         self._watch_signal = now + WATCH_SIGNAL_S
         self._found.append(Up())
         self._found.append(self.status)
-        self._texts.begin(now)
 
     # Watching
 
@@ -329,6 +329,10 @@ class Module:
     def tell(self, what: Happening) -> None:
         """Something happened."""
         self._found.append(what)
+
+    def texts_are_there(self) -> None:
+        """The module can send and store texts."""
+        self._know(texts=True)
 
     def drop_waiting(self) -> None:
         """Forget what waits for its turn, but for what is to be kept."""

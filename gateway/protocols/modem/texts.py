@@ -45,6 +45,7 @@ class Desk(Protocol):
         body: str = "",
     ) -> None: ...
     def tell(self, what: Happening) -> None: ...
+    def texts_are_there(self) -> None: ...
 
 
 class _Long(msgspec.Struct, kw_only=True):
@@ -85,6 +86,7 @@ class Texts:
         if not answer.ok:
             return
         self.able = True
+        self._desk.texts_are_there()
         self._desk.ask('+CPMS="ME","ME","ME"', now, ignore, kept=True, timeout_s=10.0)
         self._desk.ask("+CNMI=2,1,0,0,0", now, ignore, kept=True)
         self._list(now, quiet=True)

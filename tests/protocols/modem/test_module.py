@@ -72,7 +72,7 @@ def test_brought_up(maker: str) -> None:
     assert wire.module.free
     assert wire.of(Status)[-1] == Status(
         registration=Registration.HOME, technology="LTE", network="Simulated Net",
-        signal_dbm=-79, maker="Simulated", model="SM1", firmware="1.0",
+        signal_dbm=-79, maker="Simulated", model="SM1", firmware="1.0", texts=True,
     )  # fmt: skip
 
 
@@ -260,7 +260,7 @@ HELLO = "07911326040000F0040B911346610089F60000208062917314080CC8F71D14969741F97
 
 
 def parts(text: str, reference: int = 5) -> list[str]:
-    return [delivered(each) for each in submitted("+4917012345", text, reference)]
+    return [delivered(each.hexadecimal) for each in submitted("+4917012345", text, reference)]
 
 
 def test_a_text_comes_and_is_deleted() -> None:

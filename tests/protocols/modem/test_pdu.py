@@ -74,7 +74,7 @@ def test_another_decoder_reads_the_same(text: str) -> None:
             data = element["data"]
             assert (data["parts_count"], data["part_number"]) == (len(parts), n)
     # And ours reads what the network makes of it.
-    ours = [pdu.received(delivered(part)) for part in parts]
+    ours = [pdu.received(delivered(part.hexadecimal)) for part in parts]
     assert "".join(each.text for each in ours) == expected
     assert {each.sender for each in ours} == {"+4917012345"}
     if len(parts) > 1:
@@ -113,7 +113,7 @@ def test_garbage_is_no_text(line: str) -> None:
 
 @given(st.integers(0, 100), st.integers(0, 255))
 def test_a_broken_one_is_no_worse_than_garbage(at: int, octet: int) -> None:
-    octets = bytearray.fromhex(delivered(pdu.submitted("+4917012345", "y" * 200, 3)[0]))
+    octets = bytearray.fromhex(delivered(pdu.submitted("+4917012345", "y" * 200, 3)[0].hexadecimal))
     octets[at] = octet
     for data in (octets, octets[:at]):
         try:
