@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from gateway._codecs import g711
 from gateway.lab.intercom_bus import CallPoint
 from gateway.lab.linecard import Outside
+from gateway.lab.radio_module import RadioModule
 from gateway.testing.audio import level, level_at
 
 RATE: Final = 8000
@@ -66,6 +67,19 @@ class StationEar:
 
     async def end(self) -> bytes:
         return bytes(g711.decode_ulaw(bytes(self._station.heard)))
+
+
+class MobileEar:
+    """A telephone in the mobile network."""
+
+    def __init__(self, module: RadioModule) -> None:
+        self._module = module
+
+    async def begin(self) -> None:
+        self._module.heard.clear()
+
+    async def end(self) -> bytes:
+        return bytes(self._module.heard)
 
 
 class Heard:

@@ -2,8 +2,8 @@
 
 Around the gateway, which runs as a process of its own as on any box: a virtual line card with two
 telephones and an exchange line, a broker with an alarm panel, baresip as the outside caller, an
-intercom bus with two stations, a radio, a hall with a loudspeaker, a cabinet with contacts and
-relays, and another PBX if pyVoIP is installed.
+intercom bus with two stations, a radio, a module of a mobile network, a hall with a loudspeaker, a
+cabinet with contacts and relays, and another PBX if pyVoIP is installed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from gateway.lab.broker import Panel, broker
 from gateway.lab.cabinet import Cabinet, cabinet
 from gateway.lab.daemon import Daemon, daemon
 from gateway.lab.hall import Hall, hall
-from gateway.lab.heard import RATE, Ear, Heard, LineEar, StationEar
+from gateway.lab.heard import RATE, Ear, Heard, LineEar, MobileEar, StationEar
 from gateway.lab.intercom_bus import CallPoint, CallPointBus
 from gateway.lab.linecard import Exchange, LineCard, Outside, Telephone
 from gateway.lab.pbx import Pbx
+from gateway.lab.radio_module import RadioModule, delivered
 from gateway.lab.softphone import Softphone, free_port
 from gateway.lab.transceiver import VOICE_HZ, Transceiver
+from gateway.protocols.modem import pdu
 from gateway.testing.audio import read_wav, tone, write_wav
 
 SITE: Final = Path(__file__).parents[2] / "hardware" / "lab"
@@ -43,6 +45,7 @@ SOFTPHONE_HZ: Final = 1000.0
 TELEPHONE_HZ: Final = 440.0
 LINE_HZ: Final = 620.0
 STATION_HZ: Final = {"gate": 700.0, "platform": 760.0}
+MOBILE_HZ: Final = 900.0
 BELL_HZ: Final = 560.0
 # Everything around the gateway shares one thread here, which may be held up for longer than a
 # station of its own would be.
@@ -76,6 +79,7 @@ class Stand:
         self.bus: CallPointBus
         self.stations: dict[str, CallPoint] = {}
         self.radio: Transceiver
+        self.module: RadioModule
         self.hall: Hall
         self.cabinet: Cabinet
         self.pbx: Pbx | None = None
@@ -112,6 +116,7 @@ class Stand:
         }
         self.bus = await enter(CallPointBus(*self.stations.values(), watchdog_s=_WATCHDOG_S))
         self.radio = await enter(Transceiver(self.directory / "radio"))
+        self.module = await enter(RadioModule(hz=MOBILE_HZ))
         self.hall = await enter(hall())
         self.cabinet = await enter(cabinet())
         if not self.no_pbx:
@@ -146,6 +151,8 @@ class Stand:
                 sip=self.sip_port,
                 broker=broker_port,
                 bus=self.bus.path,
+                at=self.module.path,
+                pcm=self.module.pcm_path,
                 rig=self.radio.rig_port,
                 squelch=self.radio.squelch_path,
                 receives=self.radio.receives_at,
@@ -164,6 +171,7 @@ class Stand:
             "line card": str(self.card.directory),
             "intercom bus": self.bus.path,
             "radio": f"rigctld 127.0.0.1:{self.radio.rig_port}, squelch {self.radio.squelch_path}",
+            "radio module": f"AT {self.module.path}, PCM {self.module.pcm_path}",
             "hall": f"RTP to {self.hall.group}:{self.hall.port} on lo",
             "cabinet": f"Modbus TCP 127.0.0.1:{self.cabinet.port}",
             "MQTT broker": f"127.0.0.1:{broker_port}",
@@ -227,6 +235,36 @@ class Stand:
             await self.line.send_caller_id(number)
         await self.line.ring(count=0)
 
+    def mobile_calls(self, number: str = "") -> None:
+        """Somebody in the mobile network calls. Raises `DeviceError`: there is a call already."""
+        if self.module.call is not None:
+            raise DeviceError("there is a call already")
+        self.module.say(self.module.ring(number))
+
+    def mobile_answers(self) -> None:
+        """Whoever is called there answers. Raises `DeviceError`: nobody is called."""
+        if self.module.call is None or self.module.call[0] == 1:
+            raise DeviceError("nobody is called there")
+        self.module.say(self.module.state(0))
+
+    @property
+    def mobile_state(self) -> str:
+        """``idle``, ``talking``, ``calling`` (us) or ``dialled`` (by us)."""
+        if self.module.call is None:
+            return "idle"
+        to_us, state, _ = self.module.call
+        return "talking" if state == 0 else "calling" if to_us else "dialled"
+
+    def mobile_hangs_up(self) -> None:
+        """The telephone there hangs up."""
+        self.module.call = None
+        self.module.say(b"\r\nNO CARRIER\r\n")
+
+    def mobile_writes(self, number: str, text: str) -> None:
+        """Somebody there writes a text. Raises `UsageError`: no number, or too long a text."""
+        parts = pdu.submitted(number, text, len(self.module.commands) % 256)
+        self.module.say(self.module.deliver(*(delivered(each.hexadecimal) for each in parts)))
+
     def outside(self, place: str) -> Outside:
         """The far end of an analog line: ``1``, ``2`` or ``line``. Raises `DeviceError`."""
         if place == "line":
@@ -236,7 +274,8 @@ class Stand:
         raise DeviceError(f"{place!r} is not a telephone: write 1 or 2")
 
     def ear(self, place: str) -> Ear:
-        """Where one can listen: a telephone, a station, ``line``, ``hall`` or ``radio``.
+        """Where one can listen: a telephone, a station, ``line``, ``hall``, ``mobile`` or
+        ``radio``.
 
         Raises `DeviceError`.
         """
@@ -246,6 +285,8 @@ class Stand:
             return self.hall.tape
         if place == "radio":
             return self.radio.tape
+        if place == "mobile":
+            return MobileEar(self.module)
         return LineEar(self.outside(place))
 
     async def listen(self, place: str, seconds: float, name: str) -> Heard:

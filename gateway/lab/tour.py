@@ -20,7 +20,15 @@ from gateway.lab.heard import Heard, loudest
 from gateway.lab.linecard import Telephone
 from gateway.lab.pbx import DORA_HZ
 from gateway.lab.softphone import Softphone
-from gateway.lab.stand import BELL_HZ, LINE_HZ, SOFTPHONE_HZ, STATION_HZ, TELEPHONE_HZ, Stand
+from gateway.lab.stand import (
+    BELL_HZ,
+    LINE_HZ,
+    MOBILE_HZ,
+    SOFTPHONE_HZ,
+    STATION_HZ,
+    TELEPHONE_HZ,
+    Stand,
+)
 from gateway.lab.transceiver import VOICE_HZ
 from gateway.media.speech import DEADLINE_S
 from gateway.testing.audio import read_wav
@@ -47,6 +55,7 @@ class Tour:
             ("SIP: a softphone calls an analog telephone", self._sip),
             ("Analog: a telephone dials", self._analog),
             ("Outside line: somebody calls in", self._outside),
+            ("Mobile network: somebody calls", self._mobile),
             ("Intercom: the button at the gate", self._intercom),
             ("Radio: somebody calls on the air", self._radio),
             ("Paging: one voice in the hall", self._page),
@@ -143,6 +152,21 @@ class Tour:
         await line.drop()
         await line.wait_for("released", since=since, within=8.0)
         await self._put_down(phone)
+
+    async def _mobile(self) -> None:
+        stand, phone = self.stand, self.stand.phone(1)
+        self._say("a mobile telephone calls: lte/a -> fxs/1")
+        async with self._lifted_when_it_rings(1):
+            stand.mobile_calls("+491701234567")
+        await self._until(
+            "the module is connected", lambda: stand.module.call == (1, 0, "+491701234567")
+        )
+        back = await self._one_way("1", "mobile", "mobile-hears-telephone")
+        heard = await stand.listen("1", _LISTEN_S, "telephone-hears-mobile")
+        self._heard("the telephone heard the mobile", heard, MOBILE_HZ)
+        self._heard("the mobile heard the telephone", back, TELEPHONE_HZ)
+        await self._put_down(phone)
+        await self._until("the module has hung up", lambda: stand.module.call is None)
 
     async def _intercom(self) -> None:
         phone, gate = self.stand.phone(1), self.stand.station("gate")

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-from gateway.errors import DeviceError
+from gateway.errors import DeviceError, UsageError
 from gateway.lab.cabinet import CONTACTS, RELAYS
 from gateway.lab.softphone import Softphone
 from gateway.lab.stand import PHONES, Stand, directory
@@ -29,7 +29,7 @@ HELP: Final = {
     "press": ("PHONE|STATION DIGITS", "press keys during a call"),
     "flash": ("PHONE", "press the recall key"),
     "talk": ("PLACE [SECONDS]", "say a tone at 1, 2, gate, platform, line or on the radio"),
-    "listen": ("PLACE [SECONDS]", "record 1, 2, gate, platform, line, hall or radio as a WAV file"),
+    "listen": ("PLACE [SECONDS]", "record 1, 2, gate, platform, line, mobile, hall or radio"),
     "station": (
         "gate|platform call [NUMBER]|answer|press|release|hangup",
         "an intercom station: its button and its talk key",
@@ -38,12 +38,16 @@ HELP: Final = {
     "anna": ("dial NUMBER|answer|hangup|press DIGITS", "the softphone"),
     "dora": ("dial NUMBER|answer|hangup|press DIGITS", "the telephone at the other PBX"),
     "line": ("ring [NUMBER]|stop|drop", "the exchange on the outside line"),
+    "mobile": (
+        "ring [NUMBER]|answer|hangup|text NUMBER WORDS|texts",
+        "a telephone in the mobile network: it calls, and writes; what it was written",
+    ),
     "contact": ("door|push|key open|close", "a contact of the cabinet"),
     "relay": ("[siren|lamp]", "how the relays are"),
     "bell": ("ring|next", "ring the shift bell now, or show the next ten"),
     "alarm": ("", "the panel reports a fire"),
     "calm": ("", "the panel is reset"),
-    "state": ("", "hooks, stations, radio, contacts, relays and panel"),
+    "state": ("", "hooks, stations, mobile, radio, contacts, relays and panel"),
 }
 """Verb: its arguments, what it does."""
 
@@ -95,7 +99,7 @@ class Verbs:
             return f"ok {await work(*arguments)}".strip()
         except TypeError:
             return f"error usage: gateway lab {verb} {HELP[verb][0]}"
-        except (DeviceError, TimeoutError, ValueError) as error:
+        except (DeviceError, UsageError, TimeoutError, ValueError) as error:
             return f"error {error or 'it took too long'}".replace("\n", " ")
 
     async def _lift(self, phone: str) -> str:
@@ -236,6 +240,25 @@ class Verbs:
             raise TypeError
         return f"outside line: {what}"
 
+    async def _mobile(self, what: str, number: str = "", *words: str) -> str:
+        stand = self.stand
+        if what == "ring" and not words:
+            stand.mobile_calls(number)
+        elif what == "text" and words:
+            stand.mobile_writes(number, " ".join(words))
+        elif number:
+            raise TypeError
+        elif what == "answer":
+            stand.mobile_answers()
+        elif what == "hangup":
+            stand.mobile_hangs_up()
+        elif what == "texts":
+            texts = (f"to {to}: {' '.join(text.split())}" for to, text in stand.module.texts())
+            return "; ".join(texts) or "nothing was written yet"
+        else:
+            raise TypeError
+        return f"mobile: {what} {number}".strip()
+
     async def _alarm(self) -> str:
         await self.stand.raise_alarm()
         return "the panel reports: triggered"
@@ -253,6 +276,7 @@ class Verbs:
         return "; ".join((
             ", ".join(f"telephone {n} {'off' if n in self._lifted else 'on'} hook" for n in PHONES),
             ", ".join(f"{name} {station.state}" for name, station in stand.stations.items()),
+            f"mobile {stand.mobile_state}",
             f"radio {'keyed' if stand.radio.keyed else 'not keyed'}",
             f"contacts: {', '.join(contacts)}",
             f"relays: {await self._relays(tuple(RELAYS))}",

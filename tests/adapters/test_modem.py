@@ -32,12 +32,12 @@ from gateway.core.events import (
     MessageReceived,
 )
 from gateway.errors import DeviceError, UsageError
+from gateway.lab.radio_module import RadioModule, delivered
 from gateway.media.engine import Engine
 from gateway.testing import PROMISES, Scenario, TestHost, check_adapter, until
 from gateway.testing.audio import level_at, read_wav, write_wav
 from gateway.testing.audio import tone as samples
 from gateway.typed import ConfigErrors
-from tests.adapters.modem_stand import RadioModule, delivered
 
 
 def steady(samples: Sequence[int], hz: float) -> float:

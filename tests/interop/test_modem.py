@@ -1,6 +1,6 @@
 """A call over a radio module as a technician sees it: the commands, and tshark.
 
-The module is simulated (`tests.adapters.modem_stand`).
+The module is simulated (`gateway.lab.radio_module`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core.events import LegAnswered, LegEnded, LegOffered
-from tests.adapters.modem_stand import RadioModule
+from gateway.lab.radio_module import RadioModule
 from tests.interop.peers import box, need, until
 from tests.interop.test_capture import controlled, said, tshark
 

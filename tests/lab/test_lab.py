@@ -125,6 +125,16 @@ def test_every_network_by_hand(tmp_path: Path) -> None:
         by_hand("hangup", "1")
         until("the gate is idle", lambda: "gate idle" in by_hand("state"))
 
+        # A telephone in the mobile network writes to nobody in particular, and is called.
+        by_hand("mobile", "text", "+491701234567", "all", "well?")
+        by_hand("dial", "2", "60170123#")
+        until("the module dials", lambda: "mobile dialled" in by_hand("state"))
+        by_hand("mobile", "answer")
+        until("it is connected", lambda: "mobile talking" in by_hand("state"))
+        by_hand("hangup", "2")
+        until("it is free", lambda: "mobile idle" in by_hand("state"))
+        assert by_hand("mobile", "texts") == "nothing was written yet\n"
+
         # A contact switches a relay; a bell is heard in the hall.
         assert by_hand("relay", "lamp") == "lamp off\n"
         by_hand("contact", "door", "close")

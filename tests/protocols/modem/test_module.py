@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import UsageError
+from gateway.lab.radio_module import Brain, delivered
 from gateway.protocols.modem.calling import WATCH_CALL_S
 from gateway.protocols.modem.happenings import (
     Alerting,
@@ -27,7 +28,6 @@ from gateway.protocols.modem.lines import Registration
 from gateway.protocols.modem.module import Module
 from gateway.protocols.modem.pdu import submitted
 from gateway.protocols.modem.texts import LOOK_S, PARTS_S
-from tests.adapters.modem_stand import Brain, delivered
 
 
 class Wire:

@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import UsageError
+from gateway.lab.radio_module import delivered
 from gateway.protocols.modem import pdu
 from gateway.protocols.modem.pdu import MAX_PARTS, Part, PduError
-from tests.adapters.modem_stand import delivered
 
 fields = pytest.importorskip("smspdudecoder.fields")
 GSM = "@£$¥èéùìòÇ\nØøÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./09:;<=>?¡AZÄÖÑÜ§¿azäöñüà^{}\\[~]|€"

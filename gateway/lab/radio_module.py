@@ -14,9 +14,13 @@ import pty
 import struct
 import termios
 import tty
+from collections import deque
 from types import TracebackType
 
+from gateway.protocols.modem.pdu import received
+
 _SIZE = 320
+_KEPT_OCTETS = 8000 * 2 * 60
 _TAKEN = frozenset(
     ("", "+CMEE=1", "+COPS=3,0", "+CREG=2", "+CREG=0", "+CLIP=1", '+QGPSCFG="outport","none"',
      '+CSCS="GSM"', "+CFUN=1", "+CFUN=1,1", "+CRESET",
@@ -40,7 +44,7 @@ class Brain:
 
     def __init__(self, maker: str = "quectel") -> None:
         self.maker = maker
-        self.commands: list[str] = []
+        self.commands: deque[str] = deque(maxlen=1000)
         self.call: tuple[int, int, str] | None = None
         """Direction (1: to the module), state of ``+CLCC``, number."""
         self.audio = False
@@ -79,8 +83,8 @@ class Brain:
                 self._asks = 0
             else:
                 # An escape gives up a prompt for text, and is nothing when there is none.
-                line, end, rest = self._rest.replace(b"\x1b", b"").partition(b"\r")
-                if not end:
+                line, ended, rest = self._rest.replace(b"\x1b", b"").partition(b"\r")
+                if not ended:
                     break
                 self._rest = rest
                 if self.echo:
@@ -90,6 +94,11 @@ class Brain:
             if self._asks:
                 out += b"\r\n> "
         return out
+
+    def texts(self) -> list[tuple[str, str]]:
+        """Number and text of the short messages that were sent, as the network passes them on."""
+        found = [received(delivered(each)) for each in self.sent]
+        return [(each.sender, each.text) for each in found]
 
     def deliver(self, *pdus: str) -> bytes:
         """Short messages come from the network."""
@@ -103,7 +112,8 @@ class Brain:
     def _submit(self, pdu: str, n_octets: int) -> list[str]:
         if self.refuses_text:
             return [self.refuses_text]
-        assert len(pdu) // 2 - 1 - int(pdu[:2], 16) == n_octets
+        if len(pdu) // 2 - 1 - int(pdu[:2], 16) != n_octets:
+            return ["+CMS ERROR: 304"]
         self.sent.append(pdu)
         return [f"+CMGS: {len(self.sent)}", "OK"]
 
@@ -121,7 +131,8 @@ class Brain:
     def _do(self, line: str) -> list[str]:
         if not line:
             return []
-        assert line.startswith("AT"), line
+        if not line.startswith("AT"):
+            return ["ERROR"]
         self.commands.append(line[2:])
         match line[2:]:
             case "E0" | "E1" as what:
@@ -275,5 +286,6 @@ class RadioModule(Brain):
                 n += _SIZE // 2
                 with contextlib.suppress(BlockingIOError):
                     self.heard += os.read(self._fds[2], 4096)
+                    del self.heard[:-_KEPT_OCTETS]
             due += 0.02
             await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
