@@ -1,4 +1,5 @@
-"""A call over a radio module as a technician sees it: the commands, and tshark.
+"""A call over a radio module as a technician sees it: the commands, and tshark; and texts between
+the mobile network and SIPp's telephones.
 
 The module is simulated (`gateway.lab.radio_module`).
 """
@@ -12,9 +13,12 @@ from pathlib import Path
 import pytest
 
 from gateway.core.events import LegAnswered, LegEnded, LegOffered
-from gateway.lab.radio_module import RadioModule
+from gateway.lab.radio_module import RadioModule, delivered
+from gateway.protocols.modem import pdu
 from tests.interop.peers import box, need, until
+from tests.interop.sipp_flow import finished, played
 from tests.interop.test_capture import controlled, said, tshark
+from tests.interop.test_sip_services import HOUSE, phone
 
 pytestmark = pytest.mark.interop
 
@@ -31,6 +35,14 @@ port = "{port}"
 audio = "{audio}"
 calls = "102"
 audio_within_s = 10
+texts = "202"
+
+[[routes]]
+name = "out"
+from = ["sip/*"]
+called = "90X."
+strip = 1
+targets = ["lte/a:{{called}}"]
 
 [[routes]]
 name = "from outside"
@@ -79,3 +91,25 @@ async def test_the_at_dialogue_in_the_ladder_and_in_the_file() -> None:
     assert any("NO CARRIER" in line for line in signals)
     for fact in ("Simulated Net", "LTE", "-79 dBm", "texts"):
         assert fact in shown
+
+
+async def test_texts_between_sip_and_the_mobile_network(tmp_path: Path) -> None:
+    need("sipp")
+    async with RadioModule() as module:
+        routes = ROUTES.format(port=module.path, audio=module.pcm_path)
+        async with box(HOUSE, routes) as gateway:
+            await gateway.up("lte/a")
+            writer = phone(gateway, "anna").send(
+                "MESSAGE", "90170123", body="Pegel hoch: 4 m, наводнение", kind="text/plain"
+            )
+            await played(writer.gets(202).program(tmp_path, "writes"))
+            await until(module.texts, "a text is sent")
+            assert module.texts() == [("0170123", "Pegel hoch: 4 m, наводнение")]
+            reader = phone(gateway, "bert")
+            await reader.registered(tmp_path)
+            reader.takes("MESSAGE", "I am on my way", "From: .*sip:.49170123@").reply(200)
+            async with reader.program(tmp_path, "reads") as reads:
+                for part in pdu.submitted("+49170123", "I am on my way", 1):
+                    module.say(module.deliver(delivered(part.hexadecimal)))
+                await finished(reads)
+            assert not module.stored

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import UsageError
@@ -414,6 +414,7 @@ _WORDS = st.sampled_from(
 )  # fmt: skip
 
 
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(
