@@ -374,14 +374,15 @@ async def test_one_dead_module_does_not_stop_the_other() -> None:
             assert (await host.wait_for(LegOffered)).hidden
 
 
-async def test_without_any_module_it_says_which_port() -> None:
+async def test_without_any_module_somebody_is_told_which_port() -> None:
     host = TestHost("modem")
-    adapter = host.make(
-        ModemTrunks, {"modems": {"a": {"port": "/dev/no-such-port", "audio": "/dev/x"}}}
-    )
-    with pytest.raises(DeviceError, match="no-such-port"):
-        await adapter.run()
-    await host.put_tasks_away()
+    dead = {"port": "/dev/no-such-port", "audio": "/dev/x", "fault_after_s": 0.0, "label": "LTE"}
+    host.make(ModemTrunks, {"modems": {"a": dead}})
+    async with host.running():
+        raised = await host.wait_for(AlarmRaised)
+        assert raised.text.startswith("LTE: cannot open /dev/no-such-port")
+        place = host.endpoints["modem/a"]
+        assert (place.condition, "no-such-port" in place.reason) == (Condition.DOWN, True)
 
 
 @pytest.mark.parametrize(

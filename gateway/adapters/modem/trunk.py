@@ -80,11 +80,11 @@ class _Leg:
 
 
 class Trunk:
-    """Driven by `serve` and the actions on its leg. `first` is done when the module was brought up
-    for the first time, with an empty text, or with why it could not be."""
+    """Driven by `serve` and the actions on its leg. `first` is done when the module was brought up,
+    or could not be, for the first time."""
 
     def __init__(self, endpoint: Endpoint, config: Modem, reopen_s: float, host: Host) -> None:
-        self.first: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._endpoint, self._config, self._reopen_s = endpoint, config, reopen_s
         self._host = host
         self._module = Module()
@@ -112,7 +112,7 @@ class Trunk:
             why = await self._once()
             self._lost(why)
             if not self.first.done():
-                self.first.set_result(why)
+                self.first.set_result(None)
             pause = self._reopen_s if self._up else min(2 * pause, _MAX_REOPEN_S)
             await asyncio.sleep(pause)
 
@@ -230,7 +230,7 @@ class Trunk:
             case Up():
                 self._up = True
                 if not self.first.done():
-                    self.first.set_result("")
+                    self.first.set_result(None)
             case Down(why=why):
                 self._write()
                 self._end_of_line(why)
