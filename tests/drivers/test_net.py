@@ -202,14 +202,19 @@ async def test_a_burst_arrives_whole_and_in_order() -> None:
 
 async def test_what_comes_in_numbers_is_read_together() -> None:
     reads: list[list[bytes]] = [[]]
-    ours = await UdpSocket.open(
-        "127.0.0.1", 0, lambda data, *_: reads[-1].append(data), lambda: reads.append([])
-    )
+    taken = asyncio.Event()
+
+    def read() -> None:
+        reads.append([])
+        taken.set()
+
+    ours = await UdpSocket.open("127.0.0.1", 0, lambda data, *_: reads[-1].append(data), read)
 
     async def until(n: int) -> None:
         async with asyncio.timeout(20.0):
             while sum(map(len, reads)) < n:
-                await asyncio.sleep(0.001)
+                taken.clear()
+                await taken.wait()
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.sendto(b"alone", ours.local)
