@@ -143,7 +143,7 @@ def test_a_long_secret_is_found_wherever_it_stands(
 def test_from_the_command_line(box: Box) -> None:
     box.json("dial", "loopback/alice", "loopback/bob", "--wait")
     said = box.ok("support-bundle", "help.tar.gz", "--log", "log")
-    assert "no passwords" in said
+    assert "passwords, PINs and keys are not in it" in said
     found = contents(box.home / "help.tar.gz")
     assert json.loads(found["status.json"])["calls"] == 1
     assert json.loads(found["versions.json"])["packages"]["msgspec"]
