@@ -112,7 +112,11 @@ class Brain:
     def _submit(self, pdu: str, n_octets: int) -> list[str]:
         if self.refuses_text:
             return [self.refuses_text]
-        if len(pdu) // 2 - 1 - int(pdu[:2], 16) != n_octets:
+        try:
+            octets = bytes.fromhex(pdu)
+        except ValueError:
+            octets = b"\0"
+        if len(octets) - 1 - octets[0] != n_octets:
             return ["+CMS ERROR: 304"]
         self.sent.append(pdu)
         return [f"+CMGS: {len(self.sent)}", "OK"]

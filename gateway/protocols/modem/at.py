@@ -170,7 +170,7 @@ class Dialogue:
                 self._skipping = False
             elif len(raw) > MAX_LINE:
                 self.counters["too_long"] += 1
-            elif line := raw.decode("ascii", "replace").strip("\0 \t"):
+            elif line := raw.decode("ascii", "replace").strip("\0\x1b \t"):
                 self._line(line, found)
         if len(self._rest) > MAX_LINE:
             if not self._skipping:
@@ -189,8 +189,8 @@ class Dialogue:
         if self._pending is not None and now >= self._due:
             self._late_until = now + LATE_S
             self.counters["timeouts"] += 1
-            if self._pending.body:
-                self._out += _ESCAPE
+            # It may wait for a text, of ours or of who used it before, and take commands for one.
+            self._out += _ESCAPE
             self._over("timeout", found)
         self._next(now)
         return found
@@ -266,6 +266,10 @@ class Dialogue:
         command, self._pending = self._pending, None
         self._due = math.inf
         assert command is not None
+        if command.body and final == "OK":
+            # Not its own: it never asked for the text, and may do so yet.
+            self._out += _ESCAPE
+            final = "ERROR"
         answer = Answer(command=command.text, final=final, lines=tuple(command.lines))
         if not command.quiet:
             self._said += [Said(_shown(line), False) for line in (*command.lines, final)]

@@ -372,6 +372,22 @@ def test_a_call_is_hung_up_while_a_text_is_asked_for() -> None:
     assert wire.module.take() == b"\x1bAT+CHUP\r"
 
 
+def test_a_module_that_waits_for_somebodys_text_is_brought_up() -> None:
+    brain = Brain()
+    brain.feed(b"AT+CMGS=20\r")
+    wire = Wire(brain, up=False)
+    wire.until(3.0)
+    assert wire.module.free
+    # And an answer that is not its own does not leave it so.
+    wire.found.clear()
+    wire.module.send("1", "x", 0, wire.now)
+    wire.hear(b"OK\r\n")
+    assert wire.of(TextFailed) == [TextFailed("ERROR", True)]
+    wire.module.send("1", "x", 0, wire.now)
+    wire.exchange()
+    assert wire.of(TextSent)
+
+
 def test_a_module_without_texts_is_a_telephone() -> None:
     brain = Brain()
     brain.knows_texts = False
