@@ -5,12 +5,19 @@ Usage: python -m tests.bench.technician [--calls 200] [--seconds 6] [--rounds 5]
 SIPp makes the calls through a gateway to another SIPp; both send every RTP packet back, so that
 each call carries 50 packets a second in all four directions. Two gateways carry them at the same
 time on the same core, so that whatever else the machine does meets both alike, and what counts is
-the difference, the median of several windows: `plain` keeps no audio and nobody looks at it,
+the difference, the median of several windows, quiet and looked at in turns: `plain` keeps no audio
+and nobody looks at it,
 `watched` keeps everybody's last half minute (`[capture] rtp_s = 30`), first while nobody looks, and
 then while `gateway top` looks each second (on a terminal of 50 lines), Prometheus every 15 s,
 `gateway events` and `gateway trace next` follow, and one call is captured. The trace ring and the
 journal are part of both: they cost when something happens, and what they cost a call is in the
 figures of ``tests.bench.sip_calls``.
+
+`audio_ring_percent` and `all_looks_percent` are shares of one core. ``..._parts_percent`` gives of
+each part of the process the median and how far the windows lie apart (half the distance of their
+quartiles). The audio thread counts only where its difference is more than twice that: what a
+packet costs it varies with whatever else the machine does, in either gateway, by more than all who
+look cost.
 
 Meanwhile each question of a technician is asked again and again: milliseconds until the answer is
 complete at the socket (`answer_ms`), and of the whole command with the start of its interpreter
@@ -124,13 +131,36 @@ def window(boxes: Sequence[Plain], seconds: float) -> dict[str, dict[str, float]
     return found
 
 
-def more(found: dict[str, dict[str, float]]) -> float:
-    """How much more of a core the watched one took."""
-    plain, watched = (
-        sum(value for part, value in found[name].items() if part.endswith("_percent"))
-        for name in ("plain", "watched")
-    )
-    return watched - plain
+PARTS = ("loop", "disk", "media")
+
+
+def more(found: dict[str, dict[str, float]], part: str) -> float:
+    """How much more of a core a part of the watched one took."""
+    return found["watched"][f"{part}_percent"] - found["plain"][f"{part}_percent"]
+
+
+def told_apart(
+    windows: Sequence[dict[str, dict[str, float]]],
+    before: Sequence[dict[str, dict[str, float]]] | None = None,
+) -> dict[str, list[float]]:
+    """Of each part how much more of a core the watched one took, in percent: the median of the
+    windows, and half of what lies between their quartiles, which is how much it is worth. before:
+    windows in turns with these, whose difference is subtracted."""
+    found = {}
+    for part in PARTS:
+        each = [more(window, part) for window in windows]
+        if before is not None:
+            each = [new - more(old, part) for new, old in zip(each, before, strict=True)]
+        low, middle, high = statistics.quantiles(each, n=4) if len(each) > 1 else each * 3
+        found[part] = [round(middle, 2), round((high - low) / 2, 2)]
+    return found
+
+
+def sure(found: dict[str, list[float]]) -> float:
+    """All parts together, that of the audio thread only where it is more than its own noise: the
+    machine's other work changes what one packet costs by more than all who look."""
+    return round(sum(value for part, (value, noise) in found.items()
+                     if part != "media" or value > 2 * noise), 1)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -263,11 +293,14 @@ def main() -> None:
     def median(windows: list[dict[str, dict[str, float]]], name: str, part: str) -> float:
         return round(statistics.median(each[name][part] for each in windows), 2)
 
+    kept, looks = told_apart(quiet), told_apart(looked_at, quiet)
     summary = machine() | {
         "calls": chosen.calls,
         "plain_media_percent": median(quiet, "plain", "media_percent"),
-        "audio_ring_percent": round(statistics.median(map(more, quiet)), 1),
-        "all_looks_percent": round(statistics.median(map(more, looked_at)), 1),
+        "audio_ring_percent": sure(kept),
+        "audio_ring_parts_percent": kept,
+        "all_looks_percent": sure(looks),
+        "all_looks_parts_percent": looks,
         "loop_percent": median(looked_at, "watched", "loop_percent"),
         "late_ticks": [
             median(looked_at, name, "late_ticks") for name in ("plain", "watched")
