@@ -1,5 +1,5 @@
-"""Verdicts on evidence that no foreign program can bring about at will; the others are played in
-`tests/interop/test_diag.py`."""
+"""Verdicts on evidence in small changes that no program can bring about at will; each verdict is
+also played in `tests/interop/test_diag.py` or `test_diag_alone.py`."""
 
 from __future__ import annotations
 

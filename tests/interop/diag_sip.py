@@ -135,6 +135,7 @@ async def sip_calls(site: Site, only: Container[str] | None = None, at_once: int
     call("no packets", 3, source=None)
     call("from elsewhere", 4, source=OTHER)
     call("wrong payload type", 5, codec="pcm_alaw")
+    call("no RTP", 40, bare=True)
     call("unencrypted", 38, **sealed)
     call("encrypted", 25, key=KEY, **sealed)
     call("wrong key", 26, key=WRONG_KEY, **sealed)

@@ -54,12 +54,14 @@ def rtp(
     n_samples: int = 160,
     pauses: str = "",
     key: str = "",
+    bare: bool = False,
 ) -> Program:
     """Sends a sound over and over, in packets of 20 ms; what is not sent leaves no gap in the
     sequence numbers.
 
     pace: seconds of audio in each second. n_samples: so many of them are sent at once. pauses: an
     expression of the time `t`, true while there is something to say. key: of SRTP (RFC 4568).
+    bare: the octets alone, which are no RTP.
     """
     need("ffmpeg")
     filters = f"amovie={heard}:loop=0,asetpts=N/SR/TB,asetnsamples={n_samples}:p=0"
@@ -69,8 +71,11 @@ def rtp(
     ends = f"{to[0]}:{to[1]}?localaddr={source[0]}"
     sealed = ("-srtp_out_suite", SUITE, "-srtp_out_params", key) if key else ()
     where = f"srtp://{ends}&{ports}&pkt_size=188" if key else f"rtp://{ends}&{ports}&pkt_size=172"
+    if bare:
+        where = f"udp://{ends}&localport={source[1]}&pkt_size=160"
     command = [
         "ffmpeg", "-loglevel", "error", "-readrate", str(pace), "-f", "lavfi", "-i", filters,
-        "-t", f"{seconds:.2f}", *chosen, "-c:a", codec, "-f", "rtp", *sealed, where,
+        "-t", f"{seconds:.2f}", *chosen, "-c:a", codec,
+        "-f", "mulaw" if bare else "rtp", *sealed, where,
     ]  # fmt: skip
     return Program(command, home)

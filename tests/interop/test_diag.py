@@ -1,4 +1,14 @@
-"""One call for each fault, injected by a foreign program, and what `gateway diag` says of it."""
+"""One call for each fault, injected by a foreign program, and what `gateway diag` says of it.
+
+Who injects what: SIPp its SDP, its hang-up, jitter and keys by INFO; FFmpeg the audio, from a wrong
+address, of a wrong type, without a key, silent, too loud, too low, in bursts, by a slow clock;
+iptables loss and a firewall; baresip hold, mute and reports of loss; Kamailio refusals and its own
+end; mosquitto its end. `test_diag_alone.py` has what takes a gateway of its own.
+
+What a line or a transceiver does - current, battery, tones, carrier, unplugged cables, echo of
+its hybrid - comes from the lab's card and transceiver, which are ours: it is a matter of
+electricity, and no program has any. The driver under them is tested with DAHDI's own elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +48,7 @@ EXPECTED = {
     "wrong payload type": (
         Code.PAYLOAD_TYPE, Layer.SIGNALLING, "sip/carrier", "type 8, but 0 (PCMU)",
     ),
+    "no RTP": (Code.ELSEWHERE, Layer.NETWORK, "sip/carrier", "they are no RTP of this call"),
     "unencrypted": (Code.SRTP, Layer.MEDIA, "sip/sealed", "cannot be decrypted"),
     "encrypted": (CLEAN, Layer.NONE, "", "BYE"),
     "wrong key": (Code.SRTP, Layer.MEDIA, "sip/sealed", "cannot be decrypted"),
@@ -94,6 +105,14 @@ EXPECTED = {
     "stopped server": (Code.TRUNK_DOWN, Layer.NETWORK, "", "sip/gone is down: no answer"),
     "stopped broker": (Code.TRUNK_DOWN, Layer.NETWORK, "", "mqtt/plant is down"),
 }  # fmt: skip
+
+
+ALONE = {Code.CRASHED, Code.ADAPTER_LOST, Code.NO_STREAM, Code.DTMF_DOUBLED, Code.ECHO}
+"""Verdicts of `test_diag_alone.py`."""
+
+
+def test_every_verdict_has_a_call() -> None:
+    assert {expected[0] for expected in EXPECTED.values()} - {CLEAN} == {*Code} - ALONE
 
 
 @pytest.fixture(scope="module")
