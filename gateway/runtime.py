@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
 from typing import Any, Final
@@ -557,6 +558,11 @@ class Gateway(Exchange):
     def _recorded(self, event: RecordEnded) -> None:
         self.tester.recorded(event)
         self._troubles.recorded(event)
+        reason = event.error or ("the disk is too slow" if event.dropped_s else "")
+        if reason:
+            file = os.path.relpath(event.path, self.configuration.recordings_dir.absolute())
+            lost = f"{event.dropped_s:.1f} s lost: " if event.dropped_s else ""
+            self.recorder.incomplete(file, f"{lost}{reason}")
 
     async def _start_engine(self) -> None:
         start = getattr(self.engine, "start", None)

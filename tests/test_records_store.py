@@ -374,6 +374,8 @@ def test_tables_of_the_version_before_are_brought_forward(tmp_path: Path) -> Non
     with sqlite3.connect(path) as connection:
         connection.execute("ALTER TABLE legs DROP COLUMN played")
         connection.execute("ALTER TABLE legs DROP COLUMN missing")
+        for table in ("legs", "calls"):
+            connection.execute(f"ALTER TABLE {table} DROP COLUMN partial")
         connection.execute("UPDATE schema_version SET version = 1")
     connection.close()
     with pytest.raises(DeviceError, match="version 1"):

@@ -30,6 +30,8 @@ from gateway.core.events import (
 from gateway.core.routes import Route, Trigger
 from gateway.media.engine import Engine
 from gateway.media.streams import NullSpec, RecordEnded
+from gateway.records.database import Database
+from gateway.records.tables import CallRecord
 from gateway.reload import Reloader
 from gateway.replay.player import Player
 from gateway.replay.tape import Tape
@@ -103,11 +105,28 @@ async def test_recordings_of_a_full_disk_are_an_alarm_until_one_is_whole(
         rig.host.emit(LegEnded(leg=leg, cause=Cause.NORMAL))
         await rig.see(AlarmCleared, endpoint="gateway/recordings")
         assert len(rig.bodies(AlarmRaised, endpoint="gateway/recordings")) == 1
+        # The records of the calls say which recordings lack something, and why.
+        await rig.until(lambda: len(_calls(rig)) == 3)
+        partial = [each.partial for each in _calls(rig)]
+        assert ["No space left" in each for each in partial] == [True, True, False]
+        database = Database(rig.gateway.configuration.records_url, read_only=True)
+        legs = {each.recording: each.partial for each in database.legs() if each.recording}
+        database.close()
+        assert sorted(legs.values()) == sorted(partial)
         # Once is not for ever.
         small_disk.fill()
         leg = await _call(rig)
         rig.host.emit(LegEnded(leg=leg, cause=Cause.NORMAL))
         await rig.until(lambda: len(rig.bodies(AlarmRaised, endpoint="gateway/recordings")) == 2)
+
+
+def _calls(rig: Rig) -> list[CallRecord]:
+    """Records of calls, oldest first."""
+    database = Database(rig.gateway.configuration.records_url, read_only=True)
+    try:
+        return sorted(database.calls(), key=lambda each: each.demanded_at)
+    finally:
+        database.close()
 
 
 def _told(rig: Rig, **fields: Any) -> None:

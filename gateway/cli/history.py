@@ -212,7 +212,12 @@ def _short_clock(at: float) -> str:
 def _outcome(item: dict[str, Any]) -> str:
     """How it went; of what failed also why."""
     outcome: str = item["outcome"]
-    return f"{outcome}: {item['cause']}" if outcome == "failed" else outcome
+    said = f"{outcome}: {item['cause']}" if outcome == "failed" else outcome
+    return f"{said}, {_partial(item)}" if item.get("partial") else said
+
+
+def _partial(item: dict[str, Any]) -> str:
+    return f"recording partial: {item['partial']}"
 
 
 def _legs(found: list[dict[str, Any]]) -> None:
@@ -227,7 +232,7 @@ def _legs(found: list[dict[str, Any]]) -> None:
                 _short_clock(item["ended_at"]), item["leg"], item["direction"],
                 item["cause"], show.duration(item["talk_s"]), item["codec"],
                 show.number(item["loss_percent"], 1), show.number(item["jitter_ms"], 1),
-                item["detail"],
+                ", ".join(filter(None, (item["detail"], item.get("partial") and _partial(item)))),
             )
             for item in found
         ],

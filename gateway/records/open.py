@@ -55,6 +55,7 @@ class OpenLeg(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     detail: str = ""
     step: float = 0.0
     recording: str = ""
+    partial: str = ""
     played: str = ""
     missing: str = ""
     streams: dict[int, StreamStats] = {}
@@ -141,6 +142,7 @@ class OpenLeg(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
             recording=self.recording,
             played=self.played,
             missing=self.missing,
+            partial=self.partial,
             clock_step_s=round(self.step, 3) if abs(self.step) >= 0.1 else 0.0,
         )
 
@@ -199,6 +201,9 @@ class OpenCall(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     abandoned: bool = False
     cause: Cause | None = None
     """Of the origin's leg."""
+    partial: str = ""
+    over: Cause | None = None
+    """Why it ended; None: it has not."""
     last_id: str = ""
     """Envelope up to which this state is complete."""
     last_mono: float = 0.0
@@ -304,4 +309,5 @@ class OpenCall(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
             q850=to_q850(cause),
             answered_by=by,
             legs=self.n_legs,
+            partial=self.partial,
         )

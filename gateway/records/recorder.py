@@ -90,6 +90,8 @@ class Recorder:
         """Calls that have no id of the switchboard's yet."""
         self._demands: OrderedDict[str, Demand] = OrderedDict()
         self._ended: OrderedDict[str, tuple[OpenCall, OpenLeg]] = OrderedDict()
+        self._recordings: OrderedDict[str, tuple[OpenCall, OpenLeg]] = OrderedDict()
+        """Whose recordings were begun, by file: whether one is whole may be told late."""
         self._lately: OrderedDict[str, OpenCall] = OrderedDict()
         self._lingering: OrderedDict[str, OpenCall] = OrderedDict()
         """The same for calls that something else than an offered leg has begun."""
@@ -127,6 +129,32 @@ class Recorder:
         call, record = ended
         record.take(stats, stream)
         self._sink((PutLeg(record=record.record(call)), *_streams(call, record)))
+
+    def incomplete(self, file: str, why: str) -> None:
+        """A recording has ended, or could not begin, and is not whole. It may be told long after
+        the leg's end, by a disk that hangs: the record is then written again.
+
+        file: its path in the folder of recordings, as written or as asked for.
+        """
+        # A file that was there already is left alone: -2 and so on is appended.
+        stem, dot, suffix = _text(file).rpartition(".")
+        for name in (f"{stem}{dot}{suffix}", f"{stem.rpartition('-')[0]}{dot}{suffix}"):
+            if name in self._recordings:
+                call, record = self._recordings[name]
+                break
+        else:
+            self.counters.unknown += 1
+            return
+        record.partial = call.partial = _text("; ".join(filter(None, (record.partial, why))))
+        if record.leg in self._legs:
+            self._dirty.add(call.id)
+            return
+        self._out.append(PutLeg(record=record.record(call)))
+        if call.over is None:
+            self._dirty.add(call.id)
+        else:
+            self._out.append(PutCall(record=call.record(call.over)))
+        self._flush()
 
     def tick(self, now: float, at: float) -> None:
         """Checkpoint when due; call about once a second. now: monotonic, at: wall clock."""
@@ -208,6 +236,9 @@ class Recorder:
 
     def _recorded(self, call: OpenCall, record: OpenLeg, envelope: Envelope, body: Record) -> None:
         record.recording = _text(body.file)
+        self._recordings[record.recording] = (call, record)
+        if len(self._recordings) > _REMEMBERED:
+            self._recordings.popitem(last=False)
 
     def _delivered(
         self, call: OpenCall, record: OpenLeg, envelope: Envelope, body: PageDelivered
@@ -398,6 +429,7 @@ class Recorder:
     def _begin(self, call: OpenCall, record: OpenLeg, envelope: Envelope) -> None:
         if self._lately.pop(call.id, None) or self._lingering.pop(call.id, None):
             self._calls[call.id] = call
+            call.over = None
         call.legs[record.leg] = record
         call.n_legs += 1
         self._legs[record.leg] = (call, record)
@@ -443,6 +475,7 @@ class Recorder:
         if len(which) > _REMEMBERED:
             self._forget(next(iter(which.values())))
         self.counters.calls += 1
+        call.over = cause
         replace = call.saved or not self._replaying
         self._out.append(PutCall(record=call.record(cause), replace=replace))
         if call.saved or self._replaying:

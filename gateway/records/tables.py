@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 
 class Outcome(StrEnum):
@@ -93,6 +93,9 @@ class LegRecord(msgspec.Struct, kw_only=True, gc=False):
     """Who gave a sign of having played a page, and which: ``Hall north (rtcp), gate (input)``."""
     missing: str = ""
     """Who should have given one, and did not: names, separated by commas."""
+    partial: str = ""
+    """Why the recording is not whole: ``2.0 s lost: the disk is too slow``, or what the system
+    said; empty when nothing is missing."""
 
 
 class StreamRecord(msgspec.Struct, kw_only=True, gc=False):
@@ -144,6 +147,8 @@ class CallRecord(msgspec.Struct, kw_only=True, gc=False):
     answered_by: str
     """Endpoint of the first human answer."""
     legs: int
+    partial: str = ""
+    """Why a recording of it is not whole; empty when nothing is missing."""
 
 
 metadata = sa.MetaData()
@@ -180,6 +185,10 @@ MIGRATIONS: Final[dict[int, tuple[str, ...]]] = {
     1: tuple(
         f"ALTER TABLE legs ADD COLUMN {name} TEXT NOT NULL DEFAULT ''"
         for name in ("played", "missing")
+    ),
+    2: tuple(
+        f"ALTER TABLE {name} ADD COLUMN partial TEXT NOT NULL DEFAULT ''"
+        for name in ("legs", "calls")
     ),
 }
 """What makes the tables of a version those of the next."""
