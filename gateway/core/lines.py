@@ -29,10 +29,14 @@ WARNING_TONE: Final = "intercept"
 class Waiter:
     """One plan's place in the queue for an endpoint."""
 
-    __slots__ = ("act", "endpoint", "priority", "timer")
+    __slots__ = ("act", "borrows", "endpoint", "priority", "timer")
 
-    def __init__(self, endpoint: str, priority: Priority, act: Callable[[], None]) -> None:
+    def __init__(
+        self, endpoint: str, priority: Priority, act: Callable[[], None], *, borrows: bool = False
+    ) -> None:
         self.endpoint, self.priority, self.act = endpoint, priority, act
+        self.borrows = borrows
+        """It calls another endpoint, which is to speak over this one's line."""
         self.timer: Timer | None = None
 
 
@@ -92,11 +96,25 @@ class Lines:
         while waiting := self._queue.get(endpoint):
             place = self.board.endpoints.get(endpoint)
             if place and place.capacity is not None and self._used(endpoint) >= place.capacity:
+                self._ring_beside(endpoint)
                 return
             # max() answers with the first of equals: who came first.
             waiter = max(waiting, key=lambda each: each.priority)
             self.drop(waiter)
             waiter.act()
+
+    def _ring_beside(self, endpoint: str) -> None:
+        """Who came for the same line and finds an equal on it need not wait for its end to ring:
+        the first to answer speaks over it."""
+        for waiter in list(self._queue.get(endpoint, ())):
+            waits = waiter in self._queue.get(endpoint, ())
+            if waiter.borrows and waits and self._nobody_leaves(endpoint, waiter.priority):
+                self.drop(waiter)
+                waiter.act()
+
+    def _nobody_leaves(self, endpoint: str, priority: Priority) -> bool:
+        legs = self._legs.get(endpoint, ())
+        return self._victim(endpoint, priority) is None and all(leg.live for leg in legs)
 
     def seize(self, endpoint: str, priority: Priority) -> bool:
         """Whether a newcomer of this priority could have a line at once."""
@@ -181,10 +199,10 @@ class Lines:
         """A place in the queue for a line to borrow, where somebody leaves it; else None."""
         if not line or self.seize(line, priority):
             return None
-        victim = self._victim(line, priority)
-        if victim is None and all(leg.live for leg in self._legs.get(line, ())):
+        if self._nobody_leaves(line, priority):
             return None
-        waiter = self._wait(line, priority, act, FREED_S)
+        victim = self._victim(line, priority)
+        waiter = self._wait(line, priority, act, FREED_S, borrows=True)
         if victim:
             self._displace(victim, priority)
         return waiter
@@ -210,9 +228,15 @@ class Lines:
         return sum(waiter.priority >= priority for waiter in self._queue.get(endpoint, ()))
 
     def _wait(
-        self, endpoint: str, priority: Priority, act: Callable[[], None], limit: float | None
+        self,
+        endpoint: str,
+        priority: Priority,
+        act: Callable[[], None],
+        limit: float | None,
+        *,
+        borrows: bool = False,
     ) -> Waiter:
-        waiter = Waiter(endpoint, priority, act)
+        waiter = Waiter(endpoint, priority, act, borrows=borrows)
         self._queue.setdefault(endpoint, []).append(waiter)
 
         if limit is not None:
