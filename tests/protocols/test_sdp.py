@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import UsageError
-from gateway.protocols import sdp
+from gateway.protocols import sdp, sdp_exchange
 from gateway.protocols.sdp import (
     CN,
     G722,
@@ -367,8 +367,8 @@ def test_attributes_of_the_last_line_are_read_wherever_they_stand(
 
 
 def test_what_a_stranger_writes_at_length_is_not_kept() -> None:
-    before = sdp._described_cached.cache_info().currsize
+    before = sdp_exchange._described_cached.cache_info().currsize
     for n in range(3):
         offer = make_offer([Codec("x", 100, 8000, 1, "y" * 9000 + str(n))], "192.0.2.1", 4000)
         assert ("fmtp", "100 " + "y" * 9000 + str(n)) in offer.media[0].attributes
-    assert sdp._described_cached.cache_info().currsize == before
+    assert sdp_exchange._described_cached.cache_info().currsize == before
