@@ -38,9 +38,10 @@ TESTS = {
     20: ("n20_digest", "digest: replay, downgrade, leak"),
     21: ("n21_slow", "slow and silent connections"),
     22: ("n22_malformed", "malformed messages"),
+    23: ("n23_configuration", "wrong configurations, at the start and by reloads"),
     24: ("n24_exhaustion", "no descriptors left"),
 }
-CI = (2, 4, 6, 15, 17, 19, 20, 22)
+CI = (2, 4, 6, 15, 17, 19, 20, 22, 23)
 LIMIT_S = 900.0
 
 
