@@ -145,6 +145,25 @@ class Lab:
                 one.ended_at - began[one], one.released_at - one.ended_at
             )
 
+    async def churn(
+        self, caller: Party, per_s: float, enough: asyncio.Event, talk_s: float = 1.0
+    ) -> list[Talk]:
+        """Short calls one after the other until `enough`; all of them, when the last is over, each
+        with the status of its BYE, 0 when nobody answered that."""
+        tasks = []
+
+        async def one() -> Talk:
+            talk = await caller.call("1000", self.number())
+            await asyncio.sleep(talk_s)
+            if talk.up:
+                talk.status = await caller.hang_up(talk)
+            return talk
+
+        while not enough.is_set():
+            tasks.append(asyncio.create_task(one()))
+            await asyncio.sleep(1 / per_s)
+        return list(await asyncio.gather(*tasks))
+
     async def hear(self, pairs: Sequence[Pair], seconds: float = 2.0, what: str = "") -> None:
         """I5 over the next seconds."""
         sounds = self.sounds(pairs)
