@@ -38,11 +38,11 @@ guest: $(VENV)/test.stamp card
 	@$(TESTS) -m guest $(call marked,guest) || { $(AGAIN) -m guest; }
 
 lint: $(VENV)/test.stamp          ## types, style and who may import whom
-	@nice $(BIN)/ruff check .
-	@nice $(BIN)/ruff format --check .
-	@nice $(BIN)/mypy
-	@nice $(BIN)/lint-imports --no-cache
-	@nice $(BIN)/python -m mypy.stubtest --ignore-missing-stub --ignore-disjoint-bases gateway._codecs gateway.media._engine gateway.media._ports gateway.drivers._framer gateway.protocols.sip._timers gateway.protocols.sip._lines
+	@nice -n 19 $(BIN)/ruff check .
+	@nice -n 19 $(BIN)/ruff format --check .
+	@nice -n 19 $(BIN)/mypy
+	@nice -n 19 $(BIN)/lint-imports --no-cache
+	@nice -n 19 $(BIN)/python -m mypy.stubtest --ignore-missing-stub --ignore-disjoint-bases gateway._codecs gateway.media._engine gateway.media._ports gateway.drivers._framer gateway.protocols.sip._timers gateway.protocols.sip._lines
 
 build: $(VENV)/build.stamp        ## the compiled parts, in place
 
