@@ -202,20 +202,19 @@ async def test_a_burst_arrives_whole_and_in_order() -> None:
 
 async def test_what_comes_in_numbers_is_read_together() -> None:
     reads: list[list[bytes]] = [[]]
-    taken = asyncio.Event()
+    some = asyncio.Event()
 
-    def read() -> None:
+    def taken() -> None:
         reads.append([])
-        taken.set()
-
-    ours = await UdpSocket.open("127.0.0.1", 0, lambda data, *_: reads[-1].append(data), read)
+        some.set()
 
     async def until(n: int) -> None:
         async with asyncio.timeout(20.0):
             while sum(map(len, reads)) < n:
-                taken.clear()
-                await taken.wait()
+                some.clear()
+                await some.wait()
 
+    ours = await UdpSocket.open("127.0.0.1", 0, lambda data, *_: reads[-1].append(data), taken)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.sendto(b"alone", ours.local)
         await until(1)
