@@ -117,6 +117,7 @@ def relay() -> str | None:
         and line.get("threads", 1) == 1
         and not line.get("epoll")
         and not line.get("busy")
+        and not line.get("steer")
     ]
     if not found:
         return None
