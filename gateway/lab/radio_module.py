@@ -83,10 +83,10 @@ class Brain:
                 self._asks = 0
             else:
                 # An escape gives up a prompt for text, and is nothing when there is none.
-                line, ended, rest = self._rest.replace(b"\x1b", b"").partition(b"\r")
+                line, ended, rest = self._rest.partition(b"\r")
                 if not ended:
                     break
-                self._rest = rest
+                line, self._rest = line.replace(b"\x1b", b""), rest
                 if self.echo:
                     out += line + b"\r"
                 lines = self._do(line.decode())
