@@ -259,6 +259,7 @@ cdef class Core:
         """Join the thread; handles may be freed afterwards."""
         with nogil:
             ce_engine_stop(self.e)
+        self.steer = None
 
     @property
     def event_fd(self):

@@ -504,16 +504,26 @@ static void close_descriptors(ce_engine *e)
     }
 }
 
+/* Not at the end of the last who knows the engine: a box has so many descriptors. */
+static void close_shared(ce_engine *e)
+{
+    ce_steer_share_free(e->steer);
+    e->steer = NULL;
+}
+
 void ce_engine_stop(ce_engine *e)
 {
-    if (!e->st.running)
+    if (!e->st.running) {
+        close_shared(e);
         return;
+    }
     atomic_store_explicit(&e->quit, 1, memory_order_release);
     uint64_t one = 1;
     if (write(e->wake_fd, &one, sizeof one) < 0) { /* it is awake */
     }
     pthread_join(e->thread, NULL);
     e->st.running = 0;
+    close_shared(e);
     close_descriptors(e);
 }
 
@@ -521,7 +531,7 @@ void ce_engine_free(ce_engine *e)
 {
     close_descriptors(e);
     ce_kernel_share_free(e->kernel);
-    ce_steer_share_free(e->steer);
+    close_shared(e);
     ce_lanes_free(&e->decoders);
     ce_lanes_free(&e->encoders);
     if (e->frames && e->frames != MAP_FAILED)
