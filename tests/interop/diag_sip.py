@@ -263,7 +263,7 @@ async def _loses(site: Site, box: Box) -> None:
     async with phone(site.home, "carl", "c1", box, hz=440, answer="auto") as carl:
         await box.up("sip/carl")
         call = asyncio.create_task(
-            carrier_calls(site, "lossy there", 28, number="203", seconds=9.0)
+            carrier_calls(site, "lossy there", 28, number="203", seconds=12.0)
         )
         try:
             answered = await box.wait(LegAnswered, lambda e: e.leg.startswith("sip/carl#"))

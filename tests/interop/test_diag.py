@@ -55,7 +55,7 @@ EXPECTED = {
     "address without a route": (
         Code.SDP_ADDRESS, Layer.SIGNALLING, "sip/carrier", "cannot be reached",
     ),
-    "lossy there": (Code.LOSS, Layer.NETWORK, "sip/carl", "the far end loses 2"),
+    "lossy there": (Code.LOSS, Layer.NETWORK, "sip/carl", "the far end loses"),
     "other end muted": (Code.MUTED, Layer.FAR_END, "sip/dora", "digital silence"),
     "lossy and low": (Code.LOSS, Layer.NETWORK, "sip/carrier", "% of the packets are lost"),
     "muted, from elsewhere": (
