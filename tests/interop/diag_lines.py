@@ -64,13 +64,13 @@ async def broker_alarm(site: Site) -> None:
 async def analog_calls(site: Site) -> None:
     """How analog lines end calls, and one that has no current."""
     await asyncio.gather(
-        _handset(site),
+        handset(site),
         exchange_calls(site),
         _no_current(site),
     )
 
 
-async def _handset(site: Site) -> None:
+async def handset(site: Site) -> None:
     gate = site.card.telephone(1)
     for name, number, seconds in (("handset", "919", 4.0), ("on hook at once", "937", 1.0)):
         try:
@@ -96,10 +96,10 @@ async def _dialled(site: Site, gate: Telephone, number: str) -> LegOffered:
         await gate.dial_dtmf(number)
         offered = await site.box.wait(LegOffered, lambda e: e.endpoint == "fxs/1", skip=skip)
         if offered.called == number:
-            break
+            return offered
         await gate.hang_up()
         await asyncio.sleep(2.0)
-    return offered
+    raise AssertionError(f"{offered.called} was understood for {number}")
 
 
 async def exchange_calls(site: Site, only: Container[str] | None = None) -> None:

@@ -7,7 +7,7 @@ give when the gateway does not run any more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from gateway.config import Configuration
@@ -18,10 +18,12 @@ from tests.interop.diag_site import Verdicts, few_at_a_time, site
 from tests.interop.peers import until
 
 
-async def run(home: Path, expected: Callable[[str, Diagnosis], bool]) -> dict[str, Verdicts]:
-    """All calls. A machine that stalls brings faults of its own into a call: whatever is not said
-    as `expected` of SIP's audio and of a busy tone is played again, twice at most and with less
-    beside it."""
+async def run(
+    home: Path, names: Collection[str], expected: Callable[[str, Diagnosis], bool]
+) -> dict[str, Verdicts]:
+    """All calls, by `names`. A machine that stalls brings faults of its own into a call: whatever
+    is not said as `expected` of SIP's audio, a handset and a busy tone, or could not be played, is
+    played again, twice at most and with less beside it."""
     diag_sip.spoil_network()
     async with site(home) as found:
         found.expected = expected
@@ -36,7 +38,10 @@ async def run(home: Path, expected: Callable[[str, Diagnosis], bool]) -> dict[st
                 if not expected(name, _over(configuration, verdicts.trace))
                 or (verdicts.up is not None and not expected(name, verdicts.up))
             }  # fmt: skip
+            wrong |= set(names) - set(found.found)
             await diag_sip.sip_calls(found, wrong, at_once)
+            if wrong & {"handset", "on hook at once"}:
+                await few_at_a_time(1, [diag_lines.handset(found)])
             if "busy tone" in wrong:
                 await diag_lines.exchange_calls(found, {"busy tone"})
         await few_at_a_time(1, [diag_lines.pulled_plugs(found), diag_lines.card_gone(found)])

@@ -120,7 +120,7 @@ def played() -> Iterator[dict[str, Verdicts]]:
     """All calls with a fault, played at the same time."""
     need("baresip", "ffmpeg", "sipp", "kamailio", "mosquitto", "sox")
     with tempfile.TemporaryDirectory(prefix="diag-") as home, own_network():
-        yield asyncio.run(diag_run.run(Path(home), _as_expected))
+        yield asyncio.run(diag_run.run(Path(home), EXPECTED, _as_expected))
 
 
 def _as_expected(name: str, found: Diagnosis) -> bool:
