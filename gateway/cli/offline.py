@@ -85,10 +85,12 @@ def recorded(
     from gateway.errors import GatewayError, UsageError
     from gateway.records import Database
 
+    url = last_good(settings).records_url
     try:
-        database = Database(instead(settings, error, how).records_url, read_only=True)
+        database = Database(url, read_only=True)
         if database.path is not None and not database.path.exists():
             raise error
+        click.echo(f"({error.what}; {how})", err=True)
         try:
             return msgspec.to_builtins(read(database))
         finally:
