@@ -31,6 +31,7 @@ TESTS = {
     8: ("n08_drain", "reloads under load, then drain"),
     12: ("n12_records", "disk of the records full under calls"),
     13: ("n13_disk", "disk hangs, is full, is read-only, with recorded calls"),
+    14: ("n14_nemesis", "records under kill -9, full, read-only and locked storage"),
     15: ("n15_clock", "wall clock set and too fast, with calls and registrations"),
     16: ("n16_flood", "flood of 3,000 requests/s"),
     17: ("n17_injection", "injected RTP, digits, RTCP BYE"),
