@@ -29,6 +29,7 @@ TESTS = {
     6: ("n06_killed", "kill -9 with calls and registrations"),
     7: ("n07_stopped", "SIGSTOP for 10 s"),
     8: ("n08_drain", "reloads under load, then drain"),
+    9: ("n09_broker", "broker killed again and again"),
     12: ("n12_records", "disk of the records full under calls"),
     13: ("n13_disk", "disk hangs, is full, is read-only, with recorded calls"),
     14: ("n14_nemesis", "records under kill -9, full, read-only and locked storage"),
@@ -43,7 +44,7 @@ TESTS = {
     23: ("n23_configuration", "wrong configurations, at the start and by reloads"),
     24: ("n24_exhaustion", "no descriptors left"),
 }
-CI = (2, 4, 6, 12, 15, 17, 19, 20, 22, 23)
+CI = (2, 4, 6, 9, 12, 15, 17, 19, 20, 22, 23)
 LIMIT_S = 900.0
 
 
