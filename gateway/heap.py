@@ -1,7 +1,8 @@
 """The heap of a process that is to run for years: what a rush has left behind goes back.
 
 The C library keeps what was freed in the middle of its heap for whoever asks next: after a
-thousand connections at once that is 40 MB, and a second thousand finds it in other pieces.
+thousand connections at once that is 40 MB, and a second thousand finds it in other pieces. What is
+large has pages of its own, so that no small piece behind it holds its room.
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ _QUIET: Final = 0.1
 when it is wanted."""
 
 
+_M_MMAP_THRESHOLD: Final = -3
+"""Of ``mallopt(3)``."""
+_LARGE: Final = 24 << 10
+"""Octets: more than a record of TLS takes, less than a datagram may bring. Without a fixed bound
+the C library raises its own to the largest piece that it ever saw freed, 32 MB at most."""
+
+
 class _Usage(ctypes.Structure):
     """`struct mallinfo2` of glibc 2.33 and later."""
 
@@ -42,6 +50,8 @@ class Heap:
         library = ctypes.CDLL(None)
         self._usage = getattr(library, "mallinfo2", None)
         self._trim = getattr(library, "malloc_trim", None)
+        if self._trim is not None:
+            library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
         if self._usage is not None:
             self._usage.restype = _Usage
         self._least, self._small = self.free(), resident()

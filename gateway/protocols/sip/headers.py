@@ -191,8 +191,9 @@ def _sent_by(value: str) -> tuple[str, str, int]:
 
 
 _sent_by_cached = lru_cache(maxsize=1024)(_sent_by)
-# At most 4 MB, whatever peers send.
-_name_addr_cached = lru_cache(maxsize=2048)(_name_addr)
+# A From or To with its tag is of use for the messages of one call: these are enough for a hundred
+# that are being set up. More would lie scattered over all memory that a rush takes, and hold it.
+_name_addr_cached = lru_cache(maxsize=512)(_name_addr)
 
 
 def parse_name_addr(value: str) -> NameAddr:
