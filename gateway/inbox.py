@@ -77,6 +77,9 @@ class _Gateway(Protocol):
     def begins(self, event: InputChanged) -> bool:
         """Whether the input would begin an alarm."""
 
+    def taken_by(self, event: InputChanged) -> str:
+        """The route that takes the input; empty: none."""
+
     def write_down(self, event: Begins, adapter: str) -> tuple[str, Future[None]]:
         """Journal an event; the id of its envelope, and what is done when it is safe."""
 
@@ -305,7 +308,12 @@ class Inbox:
         if isinstance(event, AlarmRaised):
             if not isinstance(before, AlarmRaised) or event.severity > before.severity:
                 return event
-        elif not self._gateway.begins(event):
+            if event.kind != before.kind:
+                return event
+        elif not isinstance(before, InputChanged) or not self._gateway.begins(event):
+            return event
+        elif self._gateway.taken_by(event) != self._gateway.taken_by(before):
+            # It has become worse, or better, while nobody looked: a matter for another route.
             return event
         return msgspec.structs.replace(
             event, trace=before.trace, raised_at=before.raised_at, by=known.by

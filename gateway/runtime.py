@@ -213,6 +213,10 @@ class Gateway(Exchange):
         """Whether an input would begin an alarm."""
         return self.switchboard.alarming.begins(event, time.time())
 
+    def taken_by(self, event: InputChanged) -> str:
+        """The route that takes an input now; empty: none."""
+        return self.switchboard.alarming.taken_by(event, time.time())
+
     def write_down(self, event: AlarmRaised | InputChanged, adapter: str) -> tuple[str, Any]:
         """Journal an alarm before it acts."""
         envelope = self._envelope(self.now(), time.time(), event.trace, "", adapter, event)

@@ -576,3 +576,24 @@ def test_of_an_input_that_is_acknowledged_it_is_known_what_it_was_last(tmp_path:
         assert (known.last and known.last.value) == 60.0
     open_alarms.see(wear(began))
     assert open_alarms.in_hand(now=1000.0, at=AT) == []
+
+
+def test_what_was_to_be_closed_as_in_hand_is_open_after_a_kill(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    journal.append_durable(wear(msgspec.structs.replace(alarm("fire"), by="sip/g"))).result(5)
+    journal.close()
+    (carried,) = read_open_alarms(tmp_path).raised(now=1000.0, at=AT)
+    assert (carried.alarm, carried.by) == ("fire", "")
+
+
+def test_an_alarm_of_the_gateway_itself_ends_though_it_was_told(tmp_path: Path) -> None:
+    place = {"endpoint": "gateway/records", "alarm": "storage"}
+    journal = opened(tmp_path)
+    raise_(journal, msgspec.structs.replace(alarm("storage"), endpoint="gateway/records"))
+    journal.append(wear(OpenAlarm(route="r", trace="t", **place)))
+    journal.close()
+    again = Journal(tmp_path)
+    assert len(again.open(now=1000.0, at=AT)) == 1
+    again.append_durable(wear(AlarmCleared(**place))).result(5)
+    again.close()
+    assert read_open_alarms(tmp_path).raised(now=1000.0, at=AT) == []

@@ -362,3 +362,54 @@ async def test_an_input_that_is_acknowledged_stays_so_while_it_stands(
         await second.see(Dial, endpoint="far/a")
     outcomes = [Player(run).play() for run in Tape(tmp_path / "journal").runs()]
     assert [outcome.difference for outcome in outcomes] == [None] * len(outcomes)
+
+
+async def test_an_input_that_became_a_matter_for_another_route_is_told(tmp_path: Path) -> None:
+    flood = Route(
+        name="flood", on=Trigger.INPUT, input="level", above=9.0, targets=("far/b:112",)
+    )  # fmt: skip
+    first = Rig(tmp_path, flood, PUMP)
+    async with first.running():
+        _set(first, "level", 3.5)
+        await first.see(Dial, endpoint="far/a")
+        first.gateway.emit(AcknowledgeRequested(endpoint="far/panel", alarm="level", by="me"))
+        await first.see(CloseAlarm, outcome="acknowledged")
+    second = Rig(tmp_path, flood, PUMP)
+    async with second.running():
+        _set(second, "level", 9.5, standing=True)
+        await second.see(Dial, endpoint="far/b")
+
+
+@pytest.mark.parametrize("kind", ["fire", "fault"])
+async def test_another_kind_of_alarm_is_told(tmp_path: Path, kind: str) -> None:
+    def raise_(rig: Rig, kind: str, *, standing: bool) -> None:
+        rig.host.emit(
+            AlarmRaised(
+                endpoint="far/panel", alarm="1", kind=kind, severity=Severity.MAJOR,
+                trace=rig.host.new_trace(), raised_at=rig.host.now(), standing=standing,
+            )
+        )  # fmt: skip
+
+    first = Rig(tmp_path, FIRE)
+    async with first.running():
+        raise_(first, "fault", standing=False)
+        await first.see(Dial)
+        first.gateway.emit(AcknowledgeRequested(endpoint="far/panel", alarm="1", by="me"))
+        await first.see(CloseAlarm, outcome="acknowledged")
+    second = Rig(tmp_path, FIRE)
+    async with second.running():
+        # Once by what the journal knows, and once by what the switchboard does.
+        raise_(second, "fault", standing=True)
+        await second.see(CloseAlarm, outcome="acknowledged")
+        assert second.bodies(Dial) == []
+        raise_(second, kind, standing=True)
+        if kind == "fire":
+            await second.see(Dial)
+        else:
+            await second.until(lambda: len(second.bodies(CloseAlarm)) == 2)
+            assert second.bodies(Dial) == []
+    third = Rig(tmp_path, FIRE)
+    if kind == "fault":
+        async with third.running():
+            raise_(third, "fire", standing=True)
+            await third.see(Dial)

@@ -104,11 +104,12 @@ class Alarms:
         if (
             known
             and known.state == "acknowledged"
+            and not known.gone
             and event.standing
             and event.severity <= known.severity
+            and event.kind == known.kind
         ):
             # Its source was lost sight of and says what it said before.
-            known.gone = False
             self._in_hand(known, known.by)
             return
         alarm = Alarm(
@@ -302,6 +303,11 @@ class Alarms:
         if match is None or match.route.route.command:
             return False
         return self._matched.get((event.endpoint, event.alarm)) != match.route.name
+
+    def taken_by(self, event: InputChanged, wall: float) -> str:
+        """The route that takes an input at this wall-clock time; empty: none."""
+        match, _ = self.board.table.match(event, wall)
+        return "" if match is None else match.route.name
 
     def input_changed(self, event: InputChanged) -> None:
         """An input: what a route does begins when the value does, and ends with it.

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from gateway.core.actions import AcknowledgeAlarm, CloseAlarm, OpenAlarm
+from gateway.core.alarms import OWN
 from gateway.core.envelope import Envelope
 from gateway.core.events import AlarmCleared, AlarmRaised, InputChanged, Quality
 
@@ -93,7 +94,10 @@ class OpenAlarms:
             key = body.endpoint, body.alarm
             if key in self._raised and key not in self._behind:
                 self._gone[key] = envelope
-                if key in self._unknown and key not in self._planned:
+                # The gateway's own are not carried on: nobody but it says that they are over.
+                if key in self._unknown and (key not in self._planned or key[0].startswith(OWN)):
+                    self._planned.pop(key, None)
+                    self._stale.discard(key)
                     self._end(key)
             self._forget(key)
 
@@ -210,7 +214,8 @@ def _moved(envelope: Envelope, now: float, at: float) -> AlarmRaised | InputChan
     assert isinstance(alarm, AlarmRaised | InputChanged)
     assert alarm.raised_at is not None
     age = max(0.0, envelope.mono - alarm.raised_at) + max(0.0, at - envelope.at)
-    return msgspec.structs.replace(alarm, raised_at=now - age)
+    # One that nobody closed as in hand is open again: who had it may be gone long since.
+    return msgspec.structs.replace(alarm, raised_at=now - age, by="")
 
 
 def _key(envelope: Envelope) -> tuple[str, str]:
