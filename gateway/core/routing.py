@@ -114,9 +114,13 @@ class Routing:
             trace=event.trace, demanded_at=self.board.now,
         )  # fmt: skip
         match, _ = self.board.table.match(call, self.board.wall)
-        if match is None or match.route.route.refuse:
+        if match is None:
             return None
-        for target in self.expand(match, match.route.route.targets):
+        route = match.route.route
+        if route.refuse or route.command or route.conference or route.page:
+            # A call does not simply get to the targets of such a route.
+            return None
+        for target in self.expand(match, route.targets):
             trunk = self.board.endpoints.get(target.endpoint)
             if trunk and trunk.takes_number and target.number:
                 return target

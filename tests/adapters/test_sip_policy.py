@@ -17,9 +17,15 @@ from gateway.adapters.sip.fraud import ALARM, Watchman
 from gateway.adapters.sip.identity import Caller, asserted, caller_of, dialled, e164
 from gateway.adapters.sip.quota import Quota, source_of
 from gateway.adapters.sip.tls import Keys
-from gateway.core.actions import Dial
+from gateway.core.actions import Dial, SendMessage
 from gateway.core.causes import Cause
-from gateway.core.events import AlarmCleared, AlarmRaised, LegEnded, LegOffered
+from gateway.core.events import (
+    AlarmCleared,
+    AlarmRaised,
+    LegEnded,
+    LegOffered,
+    MessageReceived,
+)
 from gateway.errors import DeviceError
 from gateway.protocols.sip.auth import Credentials, DigestClient
 from gateway.protocols.sip.gate import Admit, Drop, Refuse
@@ -298,6 +304,29 @@ async def test_a_trunk_takes_calls_no_faster_than_agreed_and_numbers_as_agreed()
             offer = invite.body.decode()
             assert "RTP/AVP 0\r\n" in offer
             assert "telephone-event" not in offer
+    finally:
+        peer.close()
+
+
+async def test_texts_over_a_trunk_are_no_faster_than_calls() -> None:
+    peer = Peer()
+    host = TestHost("sip")
+    far = {"peer": f"sip:127.0.0.1:{peer.port}", "keepalive_s": 0, "calls_per_s": 0.1}
+    adapter = host.make(Sip, {"listen": ["udp:127.0.0.1:0"], "trunks": {"far": far}})
+    assert isinstance(adapter, Sip)
+    try:
+        async with host.running():
+            await up(host)
+            for n, status in enumerate((202, 503)):
+                text = peer.invite(f"c{n}", method="MESSAGE", body="hello")
+                peer.send(adapter, text.replace("application/sdp", "text/plain"))
+                await peer.expect(status)
+            assert len(host.of(MessageReceived)) == 1
+            action = SendMessage(endpoint="sip/far", recipient="0301", text="hi", trace="t")
+            adapter.send_message(action)
+            with pytest.raises(DeviceError, match=r"0\.1 texts and calls"):
+                adapter.send_message(action)
+            assert host.counters["messages_refused"] == 2
     finally:
         peer.close()
 

@@ -70,6 +70,18 @@ async def test_a_burst_of_calls_is_seen_and_stopped(tmp_path: Path) -> None:
         assert gateway.counters["fraud_blocked"] == 1
 
 
+async def test_texts_to_outside_count_and_are_stopped_too(tmp_path: Path) -> None:
+    async with box(watched("calls = 2\nblock_s = 60.0"), ROUTES) as gateway:
+        text = {"body": "hello", "kind": "text/plain"}
+        burst = phone(gateway, "anna").send("MESSAGE", "00491701234", **text).gets(202)
+        await many(burst, tmp_path, 3, 10)
+        assert "3 calls within" in (await alarm(gateway)).text
+        stopped = phone(gateway, "anna").send("MESSAGE", "00491701234", **text).gets(403)
+        call = phone(gateway, "anna").call("302").gets(403, "cause=55", maybe=(100,))
+        await perform(tmp_path, stopped, call.ack_refusal())
+        assert gateway.counters["messages_refused"] == 1
+
+
 async def test_numbers_tried_one_after_the_other(tmp_path: Path) -> None:
     async with box(watched("failed = 3"), ROUTES) as gateway:
 

@@ -369,6 +369,12 @@ class Sip(Adapter):
         if request.content_type not in ("text/plain", ""):
             agent.respond(event.request, 415, now, headers=[("Accept", "text/plain")])
             return
+        recipient = number_of(request.uri)
+        if not self._calls.may_text(sender, recipient):
+            self.host.count("messages_refused")
+            status = 503 if sender in self.config.trunks else 403
+            agent.respond(event.request, status, now)
+            return
         agent.respond(event.request, 202, now)
         phone = self.config.phones.get(sender)
         text = request.body.decode("utf-8", "replace")[:4096]
@@ -376,7 +382,7 @@ class Sip(Adapter):
             MessageReceived(
                 endpoint=f"{self.name}/{sender}",
                 sender=(phone.number if phone else "") or number_of(request.from_.uri),
-                recipient=number_of(request.uri),
+                recipient=recipient,
                 text="\n".join(clean(line, 4096) for line in text.splitlines()),
                 # A text that somebody traces already goes on under that id (RFC 7989).
                 trace=trace_of(session_id_of(request)) or self.host.new_trace(),
@@ -389,6 +395,12 @@ class Sip(Adapter):
         caller = Caller(action.sender, "") if action.sender else None
         headers = [session_id(half_of(action.trace))] if action.trace else []
         if user in self.config.trunks:
+            if not self._trunks.takes(user, "out"):
+                self.host.count("messages_refused")
+                limit = self.config.trunks[user].calls_per_s
+                raise DeviceError(
+                    f"{action.endpoint}: more than {limit:g} texts and calls a second"
+                )
             host = self._trunks.host(user)
             token = agent.message(
                 self._trunks.target(user, action.recipient),

@@ -105,7 +105,7 @@ class Calls:
         self._by_session: dict[int, Leg] = {}
         self._options: dict[int, StreamOptions] = {}
         self.referrals = Referrals(config, host, self.of_session)
-        self.referrals.may_call = self._may_call
+        self.referrals.may_call = self.may_call
         self._by_trace: dict[str, Leg] = {}
         """Legs that came in, for the hops of those that go on from them."""
 
@@ -255,7 +255,16 @@ class Calls:
             if not leg.answer:
                 self._refuse(leg, 488, Cause.NOT_ACCEPTABLE, leg.audio.why)
 
-    def _may_call(self, user: str, called: str) -> bool:
+    def may_text(self, user: str, number: str) -> bool:
+        """Whether somebody may write to a number. To others than our own telephones it may cost
+        money, and counts as a call of his account, or of the trunk that he comes by."""
+        if user in self._config.trunks:
+            return self._trunks.takes(user, "in")
+        if any(phone.number == number for phone in self._config.phones.values()):
+            return True
+        return self.may_call(user, number)
+
+    def may_call(self, user: str, called: str) -> bool:
         """Whether somebody may have others call a number, by a transfer or by sending a call on;
         that counts as a call of his account."""
         if user not in self._config.phones:
@@ -683,7 +692,7 @@ class Calls:
         phone, trunk = self._config.phones.get(leg.user), self._config.trunks.get(leg.user)
         where, reason_why = sent_on(event, phone, trunk)
         # What one contact says is not lost in the silence of others; the call goes on to one place.
-        if where and not leg.redirect and self._may_call(leg.user, where):
+        if where and not leg.redirect and self.may_call(leg.user, where):
             leg.redirect, leg.redirect_reason = where, reason_why
         if leg.flow is not None and not leg.connected and _is_away(event):
             # RFC 3263 section 4.3: the next server may be there.
