@@ -514,6 +514,7 @@ class Switchboard:
                 bridge = self.bridges.get(leg.bridge)
                 if bridge:
                     self.bridging.arbitrate(bridge)
+                    self.bridging.tell_holds(bridge.id)
             case LegHeld():
                 leg.sends = event.sends
                 self.bridging.silence(leg)
