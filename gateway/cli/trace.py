@@ -150,8 +150,8 @@ def _follow(settings: Settings, head: dict[str, Any], lines: Iterator[dict[str, 
         item = _said(line)
         began = began or item.at
         if item.lane not in lanes:
-            lanes = ladder.grouped([*lanes, item.lane])
-            for text in ladder.head(lanes, head["labels"]):
+            above, lanes = lanes, ladder.grouped([*lanes, item.lane])
+            for text in ladder.head(lanes, head["labels"], above):
                 click.echo(show.clean(text))
         click.echo(show.clean(ladder.line(item, lanes, began)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -126,7 +127,19 @@ def explain(
         )
     else:
         explanation.why = "no route takes it: the input is listed, nothing else happens"
+    if isinstance(event, InputChanged):
+        explanation.why += _unknown(event, endpoints)
     return explanation
+
+
+def _unknown(event: InputChanged, endpoints: Mapping[str, Endpoint]) -> str:
+    """That the endpoint does not say of itself that it has this input; empty: it does."""
+    place = endpoints.get(event.endpoint)
+    if place is None or event.input in place.inputs:
+        return ""
+    close = difflib.get_close_matches(event.input, place.inputs, n=2) or place.inputs[:5]
+    hint = f"did you mean {' or '.join(close)}?" if close else "it has none"
+    return f"; but {place.id} has no input {event.input}: {hint}"
 
 
 def _pressed(route: CompiledRoute, event: DigitsPressed, wall: float) -> Match | str:

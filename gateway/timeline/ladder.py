@@ -39,13 +39,20 @@ GATEWAY: Final = "gateway"
 """The lane of what the gateway does by itself."""
 
 
-def head(lanes: list[str], labels: dict[str, str]) -> Iterator[str]:
-    """The lines that name the networks, and under them the endpoints."""
+def head(lanes: list[str], labels: dict[str, str], above: Iterable[str] = ()) -> Iterator[str]:
+    """The lines that name the networks, and under them the endpoints.
+
+    above: lanes that have been named already. Where they keep their columns, only what is new is.
+    """
     indent = " " * 23
     groups = networks(lanes)
-    yield indent + "  ".join(name.ljust(_width(name, of)) for name, of in groups).rstrip()
+    old, new = _columns(grouped(above)) if above else {}, _columns(lanes)
+    if any(new.get(lane) != column for lane, column in old.items()):
+        old = {}
+    if not {name for name, _ in groups} <= {lane.partition("/")[0] for lane in old}:
+        yield indent + "  ".join(name.ljust(_width(name, of)) for name, of in groups).rstrip()
     for n, lane in enumerate(lanes):
-        if lane == GATEWAY:
+        if lane == GATEWAY or lane in old:
             continue
         label = labels.get(lane, "")
         marks = ["|"] * n + [f"{lane}{f' ({label})' if label else ''}"]
@@ -69,6 +76,16 @@ def networks(lanes: Iterable[str]) -> list[tuple[str, list[str]]]:
     for lane in lanes:
         found.setdefault(lane.partition("/")[0], []).append(lane)
     return list(found.items())
+
+
+def _columns(lanes: Iterable[str]) -> dict[str, int]:
+    """Where the mark of each lane stands."""
+    found: dict[str, int] = {}
+    begin = 0
+    for name, of in networks(lanes):
+        found |= {lane: begin + 3 * n for n, lane in enumerate(of)}
+        begin += _width(name, of) + 2
+    return found
 
 
 def _width(name: str, lanes: list[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -56,8 +57,10 @@ def find(directory: Path, wanted: str, at: float | None = None, known: Collectio
     paths = [each for each in segments(directory) if at is None or begun(each) <= at]
     for each in (_CALL, _TRACE) if wanted == LAST else (pattern,):
         for path in reversed(paths):
-            if trace := _newest(path, each, at):
-                return trace
+            # Meanwhile the oldest may be removed.
+            with suppress(FileNotFoundError):
+                if trace := _newest(path, each, at):
+                    return trace
     then = "" if at is None else " up to then"
     endpoint = wanted.partition("#")[0]
     if known and "/" in endpoint and endpoint not in known:

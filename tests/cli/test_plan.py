@@ -135,7 +135,9 @@ targets = ["loopback/carol"]
         done = box.run("explain", "102", "--digits", "*5", *more)
         assert (done.returncode, "it is not for loopback/bob now" in done.stdout) == (1, True)
         assert box.json("explain", "101", "102", *more)["by"] == "directory"
-        assert box.json("explain", "102", "--input", "door=off", *more)["route"] == "door"
+        found = box.json("explain", "102", "--input", "door=off", *more)
+        assert found["route"] == "door"
+        assert "loopback/bob has no input door: it has none" in found["why"]
     done = box.run("explain", "102", "--input", "door=ajar")
     assert (done.returncode, "write on, off or a number" in done.stderr) == (2, True)
     assert box.run("explain", "777", "102").returncode == 1
