@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -28,7 +28,8 @@ from gateway.core.events import (
     Priority,
 )
 from gateway.core.numbers import Completeness, NumberPattern, combine
-from gateway.drivers.dahdi import LineEvent
+from gateway.drivers.dahdi import Channel, LineEvent
+from gateway.errors import DeviceError
 from gateway.lab.linecard import BUSY_TONE, CONGESTION_TONE, LineCard
 from gateway.media.engine import Engine
 from gateway.protocols.analog.digits import DigitCollector
@@ -290,6 +291,58 @@ async def test_a_telephone_is_called() -> None:
         assert host.of(LegEnded, leg=leg)[0].cause is Cause.CANCELLED
         await asyncio.sleep(0.1)
         assert (await phone.state())["ringing"] == 0
+
+
+async def test_a_call_right_after_both_ends_hung_up_rings() -> None:
+    """The handset goes down just before the card is told to drop the battery: the card reports it
+    while it still does, and then refuses to ring."""
+    async with stand({"1": {"kind": "fxs", "flash_ms": 0, "caller_id": "off"}}) as on:
+        host, adapter, phone = on.host, on.adapter, on.card.telephone(1)
+        first = host.dial("fxs/1")
+        await phone.wait_for("ringing", "on")
+        await phone.lift()
+        await host.wait_for(LegAnswered, leg=first)
+        await asyncio.sleep(0.3)
+        await phone.hang_up()
+        await asyncio.sleep(0.05)
+        adapter.hangup(Hangup(leg=first, cause=Cause.NORMAL))
+        since = len(on.card.facts)
+        dialled = [host.dial("fxs/1")]
+
+        def taken() -> bool:
+            if host.of(LegEnded, leg=dialled[-1]):
+                dialled.append(host.dial("fxs/1"))  # the card still said off hook
+            return not host.of(LegEnded, leg=dialled[-1])
+
+        await until(taken, "the handset is down")
+        second = dialled[-1]
+        await host.wait_for(LegRinging, leg=second)
+        await phone.wait_for("ringing", "on", since=since)
+        assert host.counters["refused_by_card"] == 0
+
+
+async def test_a_card_that_does_not_ring_is_asked_again_and_then_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with stand({"1": {"kind": "fxs", "caller_id": "off"}}) as on:
+        host, refusals = on.host, [True, False, True, True, True, True]
+        ring = Channel.ring
+
+        def refused(channel: Channel, cadence_ms: Sequence[int]) -> None:
+            if refusals.pop(0):
+                raise DeviceError("busy")
+            ring(channel, cadence_ms)
+
+        monkeypatch.setattr(Channel, "ring", refused)
+        first = host.dial("fxs/1")
+        assert not host.of(LegRinging)
+        await host.wait_for(LegRinging, leg=first)
+        on.adapter.hangup(Hangup(leg=first, cause=Cause.NORMAL))
+        second = host.dial("fxs/1")
+        ended = await host.wait_for(LegEnded, leg=second)
+        assert ended.cause is Cause.TEMPORARY_FAILURE
+        assert not host.of(LegRinging, leg=second)
+        assert not refusals
 
 
 async def test_a_handset_left_off_hook() -> None:

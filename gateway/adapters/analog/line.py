@@ -44,6 +44,8 @@ from gateway.protocols.analog import FxoPort, FxsPort, Output, Signal
 BLOCK: Final = 160
 DTMF_DIGITS: Final = "0123456789*#ABCD"
 _HOOK_AGAIN_S: Final = 0.3
+_HOOK_TRIES: Final = 3
+"""More than a battery drop and the card's own pause behind it take together."""
 _SIGNALLING: Final = {int(each): each.name.lower() for each in Signalling}
 
 
@@ -91,7 +93,7 @@ class Line(ABC):
         self.on_lost: Callable[[Line, str], None] = lambda line, reason: None
         self._timer: asyncio.TimerHandle | None = None
         self._timers: set[asyncio.TimerHandle] = set()
-        self._pumping = False
+        self._pumping = self._off = False
         self._signalling = ""
 
     @property
@@ -306,20 +308,23 @@ class Line(ABC):
         self.host.wire(about, text, kind="dahdi", outward=outward)
 
     def set_hook(self, off: bool) -> None:
-        """Off hook or on hook; tried once more when the card is still busy with a battery drop."""
+        """Off hook or on hook; tried again while the card is still busy with a battery drop."""
         if self.channel is None:
             return
+        self._off = off
         action = Hook.OFF_HOOK if off else Hook.ON_HOOK
         if not self.order(self.channel.hook, action) and self.channel is not None and off:
-            self.later(_HOOK_AGAIN_S, self._hook_again)
+            self.later(_HOOK_AGAIN_S, self._hook_again, _HOOK_TRIES)
         if self.config.echo_ms and self.channel is not None:
             cancel = off and not (self.call is not None and self.call.clear)
             cancel = cancel and not self.config.echo_cancel_ms  # two in a row spoil each other
             self.order(self.channel.echo_cancel, self.config.echo_ms * 8 if cancel else 0)
 
-    def _hook_again(self) -> None:
-        if self.channel is not None and self.port.off_hook:
-            self.order(self.channel.hook, Hook.OFF_HOOK)
+    def _hook_again(self, tries: int) -> None:
+        if self.channel is None or not self._off or self.order(self.channel.hook, Hook.OFF_HOOK):
+            return
+        if tries > 1 and self.channel is not None:
+            self.later(_HOOK_AGAIN_S, self._hook_again, tries - 1)
 
     def _gone(self) -> bool:
         try:

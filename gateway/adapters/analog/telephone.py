@@ -67,6 +67,8 @@ _HANG_UP_MS: Final = 250
 # The driver ignores the loop this long after it is fed, and with it a quick first pulse.
 _DEBOUNCE_MS: Final = 60
 _DTMF_MS: Final = 70
+_RING_AGAIN_S: Final = 0.3
+_RING_TRIES: Final = 4
 _LEFT_OFF: Final = "the handset was left off hook"
 _AFTER_CALL: Final = frozenset((FxsState.CLEARING, FxsState.BUSY_TONE, FxsState.HOWLER))
 
@@ -188,14 +190,13 @@ class Telephone(Line):
             case said.SetHook(off):
                 self.set_hook(off)
             case said.Ring(cadence):
-                self.order(channel.ring, cadence)
-                if call is not None:
-                    self.host.emit(LegRinging(leg=call.leg))
+                self._ring(channel, call, cadence, _RING_TRIES)
             case said.StopRing():
                 self.order(channel.hook, Hook.RING_OFF)
             case said.SetPolarity(reversed_):
                 self.order(channel.set_polarity, reversed_)
             case said.DropBattery():
+                self._off = False
                 self.order(channel.hook, Hook.ON_HOOK)
             case said.SendCallerId(caller):
                 self._send_caller_id(caller)
@@ -255,6 +256,23 @@ class Telephone(Line):
                 demanded_at=call.demanded_at,
             )
         )
+
+    def _ring(
+        self, channel: Channel, call: Call | None, cadence: tuple[int, ...], tries: int
+    ) -> None:
+        if channel is not self.channel or call is not self.call:
+            return
+        if self.port.state is not FxsState.RINGING:
+            return
+        if self.order(channel.ring, cadence):
+            if call is not None:
+                self.host.emit(LegRinging(leg=call.leg))
+        elif tries > 1:
+            self.later(_RING_AGAIN_S, self._ring, channel, call, cadence, tries - 1)
+        elif call is not None:
+            # Whoever calls must hear that nothing rings here, so that somebody else is called.
+            call.cause, call.detail = Cause.TEMPORARY_FAILURE, "the card does not ring"
+            self.release(call.cause)
 
     def _over(self, rule: Rule, detail: str) -> None:
         call = self.call

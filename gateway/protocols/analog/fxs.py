@@ -165,6 +165,8 @@ class FxsPort:
         self._lifted_lent = False
         self._connects = False
         """It is lent again as soon as the call before is cleared."""
+        self._dropped_until = 0.0
+        """The card takes no order before; a handset that goes down meanwhile does not end that."""
 
     # -- outputs -------------------------------------------------------------------------------
 
@@ -320,7 +322,8 @@ class FxsPort:
             self.state = FxsState.CLEARING
             self._fed = False
             self._out.append(DropBattery())
-            self._timers.start("clear", now + self.config.battery_drop_time)
+            self._dropped_until = now + self.config.battery_drop_time
+            self._timers.start("clear", self._dropped_until)
         else:
             self._start_busy(now)
 
@@ -500,7 +503,7 @@ class FxsPort:
         self._timers.clear()
         self._collector = None
         self.state = FxsState.GUARD
-        self._timers.start("guard", now + self.config.ring_guard)
+        self._timers.start("guard", max(now + self.config.ring_guard, self._dropped_until))
 
     def _become_idle(self) -> None:
         self.state = FxsState.IDLE

@@ -37,6 +37,20 @@ def start(**settings: object) -> tuple[FxsPort, Clock]:
     return port, Clock(port)
 
 
+def test_no_ring_before_the_battery_is_back() -> None:
+    port, clock = start()
+    assert port.ring(clock.now)
+    port.signal(Signal.LIFTED, clock.now)
+    port.release(clock.now)
+    clock.said()
+    clock.wait(0.2)
+    port.signal(Signal.HUNG_UP, clock.now)
+    assert port.state is FxsState.GUARD
+    assert Idle() not in clock.wait(0.6)
+    assert Idle() in clock.wait(0.2)
+    assert port.ring(clock.now)
+
+
 def test_a_line_that_is_lent_again_at_once_is_connected_when_the_battery_is_back() -> None:
     port, clock = start()
     assert port.connect(clock.now)
