@@ -24,13 +24,13 @@ _CALL_OVER: Final = frozenset({"NO CARRIER", "BUSY", "NO ANSWER", "NO DIALTONE",
 _ERROR: Final = re.compile(r"\+CM([ES]) ERROR: ?(.{1,80})")
 _UNASKED: Final = re.compile(
     r"RING$|\+CRING: |\+CLIP: |\+CCWA: |\+CMTI: |\+CMT: |\+CDSI: |\+CUSD: |\+QTONEDET: |\+RXDTMF: "
-    r"|\^|VOICE CALL: |MISSED_CALL: |\+QIND: |\+QUSIM: |\+SIMCARD: |SMS (READY|DONE)$|PB DONE$|RDY$"
+    r"|\+C(?:E|G)?REG: |\^|VOICE CALL: |MISSED_CALL: |\+QIND: |\+QUSIM: |\+SIMCARD: |SMS (READY|DONE)$|PB DONE$|RDY$"
     r"|POWERED DOWN$|NORMAL POWER DOWN$"
 )
 
 
 _KEY: Final = re.compile(r"(\+(?:QTONEDET|RXDTMF): ?).*")
-_PDU: Final = re.compile(r"(?:[0-9A-F]{2}){10,}", re.IGNORECASE)
+_PDU: Final = re.compile(r"[0-9A-F]{20,}", re.IGNORECASE)
 _PROMPT: Final = b">"
 _SUBSTITUTE: Final = b"\x1a"
 _ESCAPE: Final = b"\x1b"
@@ -171,15 +171,14 @@ class Dialogue:
             elif len(raw) > MAX_LINE:
                 self.counters["too_long"] += 1
             elif line := raw.decode("ascii", "replace").strip("\0\x1b \t"):
-                self._line(line, found)
+                if line != ">" or not self._prompted():
+                    self._line(line, found)
         if len(self._rest) > MAX_LINE:
             if not self._skipping:
                 self.counters["too_long"] += 1
             self._rest, self._skipping = b"", True
-        if self._rest.strip() == _PROMPT and self._pending is not None and self._pending.body:
-            self._out += self._pending.body.encode("ascii") + _SUBSTITUTE
-            self._said.append(Said(_shown(self._pending.body), True))
-            self._pending.body, self._rest = "", b""
+        if self._rest.strip() == _PROMPT and self._prompted():
+            self._rest = b""
         self._next(now)
         return found
 
@@ -210,6 +209,15 @@ class Dialogue:
         """What is to be shown of the wire since the last time."""
         said, self._said = self._said, []
         return said
+
+    def _prompted(self) -> bool:
+        """The modem asks for the text, and gets it."""
+        if self._pending is None or not self._pending.body:
+            return False
+        self._out += self._pending.body.encode("ascii") + _SUBSTITUTE
+        self._said.append(Said(_shown(self._pending.body), True))
+        self._pending.body = ""
+        return True
 
     def _next(self, now: float) -> None:
         if self._pending is not None or not self._waiting or now < self._late_until:

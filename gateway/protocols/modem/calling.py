@@ -30,6 +30,8 @@ RING_LOST_S: Final = 12.0
 """No ring for so long, and no call listed: the caller gave up."""
 _SETTLE_S: Final = 3.0
 """So long after dialling a module may not list the call yet."""
+_MANY_WAIT: Final = 40
+"""Commands; with so many the module is asked for its calls later."""
 MAX_DIGITS: Final = 32
 """Digits that wait to be sent; the newest are dropped."""
 _AUDIO_TRIES: Final = 5
@@ -83,8 +85,9 @@ class Calling:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._phase = _Phase.IDLE
-        self._told = self._seen = False
-        """The far end was told of; the module has listed the call."""
+        self._told = self._seen = self._doubted = False
+        """The far end was told of; the module has listed the call; its last list could not be
+        read."""
         self._tries = 0
         self._since = self._rang = 0.0
         """Our dialling was taken; the last ring."""
@@ -223,6 +226,9 @@ class Calling:
     # Either way
 
     def _list(self, now: float) -> None:
+        if self._desk.n_waiting >= _MANY_WAIT:
+            self._watch = now + WATCH_SETUP_S
+            return
         self._watch = math.inf
         self._desk.ask("+CLCC", now, self._listed, prefix="+CLCC:", quiet=True)
 
@@ -243,9 +249,13 @@ class Calling:
             return
         ours = self._ours(found)
         if ours is None:
+            if answer.lines and not found and not self._doubted:
+                # Damaged on the way, perhaps: that alone ends nobody's call.
+                self._doubted, self._watch = True, now + WATCH_SETUP_S
+                return
             self._not_listed(now)
             return
-        self._seen = True
+        self._seen, self._doubted = True, False
         match ours.status:
             case CallStatus.ACTIVE:
                 self._active(now)
@@ -256,10 +266,9 @@ class Calling:
                 self._offer(ours.number, hidden=not ours.number)
 
     def _ours(self, found: list[ListedCall]) -> ListedCall | None:
-        for call in found:
-            if call.voice and call.status is not CallStatus.WAITING:
-                return call
-        return None
+        calls = [each for each in found if each.voice and each.status is not CallStatus.WAITING]
+        # Of several the one that goes on: somebody else may ring beside it.
+        return min(calls, key=lambda each: each.status, default=None)
 
     def _not_listed(self, now: float) -> None:
         if self._phase is _Phase.INCOMING:
@@ -344,7 +353,7 @@ class Calling:
 
     def _begin(self, phase: _Phase) -> None:
         self._phase = phase
-        self._told = self._seen = False
+        self._told = self._seen = self._doubted = False
         self._tries = 0
         self._since = 0.0
         self._retry = self._watch = math.inf

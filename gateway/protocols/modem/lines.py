@@ -124,7 +124,7 @@ def stored_texts(answer: tuple[str, ...]) -> list[tuple[int, str]]:
             index, state = int(fields[0]), int(fields[1])
         except (ValueError, IndexError):
             continue
-        if state in (0, 1) and not pdu.startswith("+CMGL:"):
+        if state in (0, 1) and not pdu.startswith("+"):
             found.append((index, pdu))
     return found
 

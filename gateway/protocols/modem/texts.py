@@ -77,6 +77,8 @@ class Texts:
         self._longs: dict[tuple[str, int, int], _Long] = {}
         self._unsent: list[Submitted] = []
         self._follows = False
+        self._unreadable: dict[int, str] = {}
+        """By place, as it was seen once: it may have been damaged on the way."""
 
     def begin(self, now: float) -> None:
         """Set the module up for texts; one that knows none stays without."""
@@ -134,6 +136,7 @@ class Texts:
         self._looking = False
         self._look = now + LOOK_S
         found = dict(lines.stored_texts(answer.lines)) if answer.ok else {}
+        self._unreadable = {n: line for n, line in self._unreadable.items() if n in found}
         for place, text in found.items():
             if self._told.get(place) == text:
                 self._delete(place, text, now)
@@ -150,6 +153,9 @@ class Texts:
         try:
             came = pdu.received(line)
         except PduError:
+            if place >= 0 and self._unreadable.get(place) != line:
+                self._unreadable[place] = line
+                return
             self._desk.counters["texts_unreadable"] += 1
             self._delete(place, line, now)
             return

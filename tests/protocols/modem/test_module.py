@@ -202,6 +202,40 @@ def test_a_lost_release_is_noticed() -> None:
     assert wire.found[1:] == [Released(Release.NORMAL, "no longer listed")]
 
 
+def test_a_damaged_list_ends_no_call() -> None:
+    wire = Wire(Brain())
+    wire.hear(wire.brain.ring("1"))
+    wire.module.answer(wire.now)
+    wire.exchange()
+    assert wire.of(Connected)
+    wire.until(wire.now + WATCH_CALL_S - 0.5)
+    wire.now += 0.5
+    wire.found += wire.module.advance(wire.now)
+    assert wire.module.take() == b"AT+CLCC\r"
+    wire.hear(b"+CLCC: 1,1,\xff,0,0\r\nOK\r\n")
+    wire.until(wire.now + 2 * WATCH_CALL_S)
+    assert not wire.of(Released)
+    # A second call that rings beside it is not taken for it either.
+    wire.found += wire.module.receive(b"^DSCI: 2\r\n", wire.now)
+    wire.found += wire.module.advance(wire.now)
+    assert wire.module.take() == b"AT+CLCC\r"
+    wire.hear(b'+CLCC: 1,1,4,0,0,"2",129\r\n+CLCC: 2,1,0,0,0,"1",129\r\nOK\r\n')
+    assert not wire.of(Released)
+    wire.brain.call = None
+    wire.until(wire.now + 2 * WATCH_CALL_S)
+    assert wire.of(Released)
+
+
+def test_a_module_that_babbles_and_answers_nothing_raises_nothing() -> None:
+    wire = Wire(Brain())
+    wire.brain.deaf = True
+    for _ in range(200):
+        wire.found += wire.module.receive(b"^DSCI: 1\r\n", wire.now)
+        wire.found += wire.module.advance(wire.now)
+    wire.until(wire.now + 60.0)
+    assert len(wire.of(Down)) == 1
+
+
 def test_a_call_that_stays_resets_the_module() -> None:
     wire = Wire(Brain())
     wire.hear(wire.brain.ring("1"))
@@ -314,9 +348,42 @@ def test_a_text_that_is_not_stored_comes_at_once() -> None:
 def test_unreadable_texts_do_not_fill_the_module() -> None:
     wire = Wire(Brain())
     wire.hear(wire.brain.deliver("00" * 12))
+    assert wire.brain.stored, "it may have been damaged on the way"
+    wire.until(2 * LOOK_S)
     assert not wire.brain.stored
     assert wire.module.talk.counters["texts_unreadable"] == 1
-    assert wire.found == []
+    assert wire.of(TextCame) == []
+
+
+def test_a_text_between_whose_lines_something_else_is_said_is_not_lost() -> None:
+    wire = Wire(Brain())
+    wire.brain.stored[3] = HELLO
+    wire.found += wire.module.receive(b'+CMTI: "ME",3\r\n', wire.now)
+    assert wire.module.take() == b"AT+CMGL=4\r"
+    said = f'+CMGL: 3,1,,24\r\n+CREG: 1,"00C3","0012",7\r\n{HELLO}\r\nOK\r\n'
+    wire.hear(said.encode())
+    assert wire.of(TextCame) == [TextCame("+31641600986", "How are you?")]
+    assert not wire.brain.stored
+    # And one that comes damaged once is asked for again.
+    wire.brain.stored[3] = HELLO
+    wire.found += wire.module.receive(b'+CMTI: "ME",3\r\n', wire.now)
+    wire.module.take()
+    wire.hear(f"+CMGL: 3,1,,24\r\n{HELLO[:-1]}\r\nOK\r\n".encode())
+    assert wire.brain.stored
+    shown = "".join(each.text for each in wire.module.said())
+    assert HELLO[:-1] not in shown
+    wire.until(wire.now + 2 * LOOK_S)
+    assert len(wire.of(TextCame)) == 2
+    assert not wire.brain.stored
+
+
+def test_something_said_right_behind_the_prompt_does_not_hide_it() -> None:
+    wire = Wire(Brain())
+    wire.module.send("1", "x", 0, wire.now)
+    wire.module.take()
+    wire.hear(b'\r\n> \r\n+CREG: 1,"00C3","0012",7\r\n')
+    wire.hear(b"+CMGS: 1\r\n\r\nOK\r\n")
+    assert wire.of(TextSent) == [TextSent()]
 
 
 def test_a_text_is_sent_in_as_many_parts_as_it_takes() -> None:
