@@ -64,6 +64,8 @@ class Brain:
         self.sent: list[str] = []
         self.knows_texts = True
         self.refuses_text = ""
+        self.refuses_from = 0
+        """So many are taken before."""
         self.finds_keys = True
         self._asks = 0
         """Octets of the short message that it waits for."""
@@ -110,7 +112,7 @@ class Brain:
         return out
 
     def _submit(self, pdu: str, n_octets: int) -> list[str]:
-        if self.refuses_text:
+        if self.refuses_text and len(self.sent) >= self.refuses_from:
             return [self.refuses_text]
         try:
             octets = bytes.fromhex(pdu)

@@ -288,6 +288,12 @@ async def test_texts_that_cannot_be_sent() -> None:
         await until(lambda: host.counters["messages_failed"] == 1)
         assert host.counters["messages_refused"] == 1
         assert sum(each.startswith("+CMGS=") for each in module.commands) == 1
+    # What was sent of a text before it was refused counts, too.
+    async with RadioModule() as module, running(module, texts_an_hour=3) as (host, adapter):
+        module.refuses_text, module.refuses_from = "+CMS ERROR: 38", 2
+        adapter.send_message(SendMessage(endpoint="modem/a", recipient="1", text="x" * 400))
+        await until(lambda: host.counters["messages_failed"] == 1)
+        assert len(module.sent) == 2
     async with RadioModule() as module:
         module.knows_texts = False
         async with running(module) as (host, adapter):

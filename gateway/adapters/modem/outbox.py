@@ -55,8 +55,7 @@ class Outbox:
         """Have a text sent. Raises `DeviceError`: too many wait, or were sent in this hour;
         `UsageError`: it cannot be sent at all."""
         n_parts, now = len(pdu.submitted(action.recipient, action.text, 0)), self._host.now()
-        while self._taken and self._taken[0] <= now - 3600.0:
-            self._taken.popleft()
+        self._forget(now)
         why = ""
         if len(self._texts) >= MAX_TEXTS:
             why = f"{MAX_TEXTS} texts wait already"
@@ -99,7 +98,14 @@ class Outbox:
         text = self._texts[0]
         text.tries += 1
         if failure.passing and text.tries < _TRIES:
-            self._not_before = self._host.now() + _PAUSE_S
+            # What the network took of it is paid for, and is sent once more.
+            now = self._host.now()
+            self._forget(now)
+            if len(self._taken) + failure.n_taken > self._an_hour:
+                self._give_up(f"{failure.why}; another attempt would be more than texts_an_hour")
+                return
+            self._taken.extend([now] * failure.n_taken)
+            self._not_before = now + _PAUSE_S
         else:
             self._give_up(failure.why)
 
@@ -113,6 +119,10 @@ class Outbox:
         """The gateway stops."""
         while self._texts:
             self._give_up("the gateway stops")
+
+    def _forget(self, now: float) -> None:
+        while self._taken and self._taken[0] <= now - 3600.0:
+            self._taken.popleft()
 
     def _give_up(self, why: str) -> None:
         text = self._texts.popleft()

@@ -24,8 +24,8 @@ _CALL_OVER: Final = frozenset({"NO CARRIER", "BUSY", "NO ANSWER", "NO DIALTONE",
 _ERROR: Final = re.compile(r"\+CM([ES]) ERROR: ?(.{1,80})")
 _UNASKED: Final = re.compile(
     r"RING$|\+CRING: |\+CLIP: |\+CCWA: |\+CMTI: |\+CMT: |\+CDSI: |\+CUSD: |\+QTONEDET: |\+RXDTMF: "
-    r"|\+C(?:E|G)?REG: |\^|VOICE CALL: |MISSED_CALL: |\+QIND: |\+QUSIM: |\+SIMCARD: |SMS (READY|DONE)$|PB DONE$|RDY$"
-    r"|POWERED DOWN$|NORMAL POWER DOWN$"
+    r"|\+C(?:E|G)?REG: |\^|VOICE CALL: |MISSED_CALL: |\+QIND: |\+QUSIM: |\+SIMCARD: "
+    r"|SMS (READY|DONE)$|PB DONE$|RDY$|POWERED DOWN$|NORMAL POWER DOWN$"
 )
 
 
@@ -170,9 +170,10 @@ class Dialogue:
                 self._skipping = False
             elif len(raw) > MAX_LINE:
                 self.counters["too_long"] += 1
-            elif line := raw.decode("ascii", "replace").strip("\0\x1b \t"):
-                if line != ">" or not self._prompted():
-                    self._line(line, found)
+            elif (line := raw.decode("ascii", "replace").strip("\0\x1b \t")) and not (
+                line == ">" and self._prompted()
+            ):
+                self._line(line, found)
         if len(self._rest) > MAX_LINE:
             if not self._skipping:
                 self.counters["too_long"] += 1

@@ -98,6 +98,8 @@ class TextFailed(msgspec.Struct, frozen=True, gc=False):
     why: str
     passing: bool
     """It may be taken later."""
+    n_taken: int = 0
+    """Short messages of it that the network had taken before."""
 
 
 Happening = (

@@ -76,6 +76,7 @@ class Texts:
         self._deleting = False
         self._longs: dict[tuple[str, int, int], _Long] = {}
         self._unsent: list[Submitted] = []
+        self._n_taken = 0
         self._follows = False
         self._unreadable: dict[int, str] = {}
         """By place, as it was seen once: it may have been damaged on the way."""
@@ -220,7 +221,7 @@ class Texts:
 
     def send(self, parts: list[Submitted], now: float) -> None:
         """Send a text; `TextSent` or `TextFailed` follows."""
-        self._unsent = list(parts)
+        self._unsent, self._n_taken = list(parts), 0
         self._next(now)
 
     def _next(self, now: float) -> None:
@@ -237,9 +238,10 @@ class Texts:
             self._unsent.clear()
             # Without an answer it may be sent or not: a second time would be worse than none.
             passing = answer.final != "timeout" and answer.error not in _LASTING
-            self._desk.tell(TextFailed(answer.final, passing))
+            self._desk.tell(TextFailed(answer.final, passing, self._n_taken))
             return
         del self._unsent[0]
+        self._n_taken += 1
         if self._unsent:
             self._next(now)
         else:
