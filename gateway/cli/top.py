@@ -223,6 +223,12 @@ def window(lines: Sequence[Line], height: int, around: int) -> list[Line]:
     return [lines[0], *lines[begin : begin + n_shown], Line(f"... {n_outside} more lines", "dim")]
 
 
+def _size() -> tuple[int, int]:
+    """Lines and columns of the terminal; a serial one does not say how many it has."""
+    width, height = os.get_terminal_size(sys.stdout.fileno())
+    return height or 24, width or 80
+
+
 class _Top:
     """Keys and what they do; every second a new look."""
 
@@ -349,7 +355,7 @@ class _Top:
             pass
         except (CommandError, click.ClickException) as error:
             said.write(f"{error}\n")
-        width = os.get_terminal_size(sys.stdout.fileno()).columns - 1
+        width = _size()[1] - 1
         lines = [
             Line(part)
             for text in said.getvalue().splitlines()
@@ -362,7 +368,7 @@ class _Top:
 
     def _draw(self) -> None:
         # Asked every time: of two changes that come together the signal tells only the first.
-        width, height = os.get_terminal_size(sys.stdout.fileno())
+        height, width = _size()
         if (height, width) != self._size:
             self._size = height, width
             curses.resizeterm(height, width)
