@@ -25,8 +25,8 @@ AGAIN := echo "Again, one at a time:" && $(TESTS) --last-failed --last-failed-no
 
 test: $(VENV)/test.stamp card     ## everything that must hold, under 15 minutes on two cores
 	@$(MAKE) -s -j2 -Otarget compiled lint guest
-	@$(TESTS) -n 5 --dist loadfile -m "not ($(ALONE))" || { $(AGAIN) -m "not ($(ALONE))"; }
-	@$(TESTS) -m alone $(call marked,alone) || { $(AGAIN) -m alone; }
+	@$(TESTS) -n 5 --dist loadfile -m "not ($(ALONE))" || { [ $$? -eq 1 ] && $(AGAIN) -m "not ($(ALONE))"; }
+	@$(TESTS) -m alone $(call marked,alone) || { [ $$? -eq 1 ] && $(AGAIN) -m alone; }
 
 # Bytecode, once: not by each worker and command again, nor by the guest, which is slow. What
 # cannot be compiled is told by the tests.
@@ -35,7 +35,7 @@ compiled: $(VENV)/test.stamp
 
 # Needs one core; types are checked on the other meanwhile.
 guest: $(VENV)/test.stamp card
-	@$(TESTS) -m guest $(call marked,guest) || { $(AGAIN) -m guest; }
+	@$(TESTS) -m guest $(call marked,guest) || { [ $$? -eq 1 ] && $(AGAIN) -m guest; }
 
 lint: $(VENV)/test.stamp          ## types, style and who may import whom
 	@nice -n 19 $(BIN)/ruff check .
