@@ -72,9 +72,9 @@ class Session:
     """One INVITE session; `Outgoing` and `Incoming` add how it begins."""
 
     __slots__ = (
-        "_ack", "_asked", "_change", "_expiry_timer", "_incoming_change", "_interval",
-        "_least", "_next_offer", "_refresh_timer", "_refresher", "ack_wait", "answerer",
-        "auth", "call_id", "contact", "core", "dialog", "extra", "flow", "id",
+        "_ack", "_asked", "_change", "_expiry_timer", "_glare_timer", "_incoming_change",
+        "_interval", "_least", "_next_offer", "_refresh_timer", "_refresher", "ack_wait",
+        "answerer", "auth", "call_id", "contact", "core", "dialog", "extra", "flow", "id",
         "local_sdp", "offering", "on_ack_body", "peer_allows", "pinned", "refers",
         "rejecter", "remote_sdp", "secure", "state",
     )  # fmt: skip
@@ -111,6 +111,8 @@ class Session:
         self._refresher = False
         self._refresh_timer: Timer | None = None
         self._expiry_timer: Timer | None = None
+        self._glare_timer: Timer | None = None
+        """What both sides asked for at once is asked for again then, or what is newer."""
         self._asked = core.config.session_expires
         self._least = core.config.min_se
         self.refers: dict[int, int] = {}
@@ -142,7 +144,7 @@ class Session:
         if self.ack_wait is not None:
             self.ack_wait.stop()
             self.ack_wait = None
-        for timer in (self._refresh_timer, self._expiry_timer):
+        for timer in (self._refresh_timer, self._expiry_timer, self._glare_timer):
             if timer is not None:
                 timer.stop()
         # What refers to itself stays until the collector of garbage comes, and that comes seldom.
@@ -239,9 +241,10 @@ class Session:
 
     @property
     def changing(self) -> bool:
-        """A re-INVITE or UPDATE is in progress, ours or the peer's."""
+        """A re-INVITE or UPDATE is in progress, ours or the peer's, or ours has to wait."""
         return (
             self._change is not None
+            or self._glare_timer is not None
             or self._incoming_change is not None
             or self.ack_wait is not None
         )
@@ -291,8 +294,9 @@ class Session:
         elif status == 491:
             # Section 14.1: the owner of the Call-ID waits longer, so that one of the two wins.
             wait = random.uniform(2.1, 4.0) if self.caller else random.uniform(0.0, 2.0)
-            body = change.body
-            self.core.timers.start(now + wait, lambda at: self._try_again(body, at))
+            if self._next_offer is None:
+                self._next_offer = change.body
+            self._glare_timer = self.core.timers.start(now + wait, self._try_again)
         elif status in (408, 481):
             if status == 408:
                 self.bye(How.GONE, now)
@@ -347,9 +351,8 @@ class Session:
                 self.core.emit(ReofferAnswered(session=self.id, body=sdp, answer_needed=False))
         self._next_change(now)
 
-    def _try_again(self, body: bytes, now: float) -> None:
-        if not self.ended and self._next_offer is None:
-            self._next_offer = body
+    def _try_again(self, now: float) -> None:
+        self._glare_timer = None
         self._next_change(now)
 
     def _next_change(self, now: float) -> None:

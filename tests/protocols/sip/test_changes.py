@@ -82,6 +82,25 @@ def test_glare_resolves() -> None:
     clean(a, b)
 
 
+def test_what_is_asked_for_after_glare_replaces_what_waited() -> None:
+    """A hold that crossed the peer's change must not come after the end of the hold."""
+    a, b, network = pair(holds)
+    a.handler = holds
+    session = call(a, network)
+    a.agent.reoffer(session, SDP + b"a=sendonly\r\n", network.now)
+    b.agent.reoffer(one(b, Invited).session, SDP + b"a=inactive\r\n", network.now)
+    network.run(0.1)
+    assert sent(a, b"SIP/2.0 491")
+    assert sent(b, b"SIP/2.0 491")
+    back = SDP + b"a=sendrecv\r\n"
+    a.agent.reoffer(session, back, network.now)
+    network.run(20)
+    assert [e.offer for e in b.of(ReofferReceived) if isinstance(e, ReofferReceived)] == [back]
+    a.agent.hangup(session, network.now)
+    network.run(64)
+    clean(a, b)
+
+
 def test_a_change_left_unanswered_is_refused() -> None:
     a, b, network = pair()
     session = call(a, network)
