@@ -27,6 +27,7 @@ enum {
     PREFETCH = 2,            /* packets ahead */
     MOST_IN_A_WAKE = 16384,  /* of one socket: the rest waits for the next wake */
     CONTROL_BYTES = CMSG_SPACE(sizeof(struct timespec)) + CMSG_SPACE(sizeof(struct sockaddr_in)),
+    FRESH = 256,
     N_TX = 256,
     TX_BYTES = 1536, /* as engine_uring.c */
     HEAD_BYTES = sizeof(struct iphdr) + sizeof(struct udphdr),
@@ -45,6 +46,8 @@ struct ce_steer_share { /* one engine's part of it */
     ce_steer *steer;
     int in[SOCKETS], out, first;
     ce_stream **by_port;
+    uint32_t n_fresh;
+    ce_stream *fresh[FRESH]; /* of this wake: their first packets wait in their own sockets */
     struct mmsghdr rx[BATCH];
     struct iovec rx_v[BATCH];
     ce_addr from[BATCH];
@@ -251,6 +254,9 @@ static void release(ce_stream *s)
     s->steer.in = 0;
     s->e->st.n_steered--;
     h->by_port[port] = NULL;
+    for (uint32_t i = 0; i < h->n_fresh; i++)
+        if (h->fresh[i] == s)
+            h->fresh[i] = NULL;
     __atomic_store_n(&h->steer->legs[port].taken, 0, __ATOMIC_RELEASE);
 }
 
@@ -277,6 +283,8 @@ void ce_steer_point(ce_stream *s)
         s->steer.in = 1;
         s->e->st.n_steered++;
         h->by_port[port] = s;
+        if (h->n_fresh < FRESH)
+            h->fresh[h->n_fresh++] = s;
     }
     leg->from = far->sin_addr.s_addr;
     leg->port = far->sin_port;
@@ -291,10 +299,9 @@ void ce_steer_let_go(ce_stream *s)
     if (!e->steer)
         return;
     withdraw(s);
-    if (s->steer.in) {
+    if (s->steer.in)
         ce_steer_drain(e);
-        ce_steer_flush(e);
-    }
+    ce_steer_flush(e); /* nothing of a leg that goes may wait */
     release(s);
 }
 
@@ -348,9 +355,17 @@ static int take(ce_engine *e, int fd)
 
 void ce_steer_drain(ce_engine *e)
 {
-    for (int i = 0; i < e->steer->steer->sockets_each; i++)
+    ce_steer_share *h = e->steer;
+    for (uint32_t i = 0; i < h->n_fresh; i++) {
+        if (!h->fresh[i])
+            continue;
+        h->fresh[i]->ready_wake = e->wakes; /* all of them, or a later one would come before */
+        ce_rtp_readable(e, h->fresh[i]);
+    }
+    h->n_fresh = 0;
+    for (int i = 0; i < h->steer->sockets_each; i++)
         for (int n = 0; n < MOST_IN_A_WAKE; n += BATCH)
-            if (take(e, e->steer->in[i]) < BATCH)
+            if (take(e, h->in[i]) < BATCH)
                 break;
 }
 
