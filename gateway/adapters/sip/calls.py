@@ -284,7 +284,10 @@ class Calls:
     def _identify(self, leg: Leg, session: int, heard: str = "") -> None:
         """Put both halves of the Session-ID into what we send from now on (RFC 7989 section 6)."""
         leg.peer_half = heard
-        self._host.tie(leg.id, self.agent.core.sessions[session].call_id)
+        known = self.agent.core.sessions.get(session)
+        if known is None:
+            return  # ended by what came right behind
+        self._host.tie(leg.id, known.call_id)
         self.agent.keep_headers(session, [session_id(leg.half, heard)])
 
     def _heard_half(self, leg: Leg, session: int, message: Request | Response) -> None:
