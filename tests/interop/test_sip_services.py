@@ -101,6 +101,24 @@ async def test_a_hold_is_told_to_the_other_side(tmp_path: Path) -> None:
     assert legs["sip/bert#1"].held_s > 4.0
 
 
+async def test_a_late_answer_to_a_hold_that_is_over_is_no_hold(tmp_path: Path) -> None:
+    """He who is slow to say that he is held does not hold: nobody is told that he does."""
+    async with box(HOUSE, ELSEWHERE) as gateway:
+        anna = (
+            phone(gateway, "anna").call("202").talks()
+            .inside("INVITE", body=sdp("inactive", version=2)).talks("a=inactive").pause(0.2)
+            .inside("INVITE", body=sdp(version=3)).talks("a=sendrecv").pause(1.5)
+            .hangs_up()
+        )  # fmt: skip
+        bert = phone(gateway, "bert").answers()
+        bert.takes("INVITE", "a=inactive").pause(0.8)
+        bert.reply(200, body=sdp("inactive", version=2)).takes("ACK")
+        bert.takes("INVITE", "a=sendrecv").reply(200, body=sdp(version=3)).takes("ACK")
+        await perform(tmp_path, anna, bert.is_hung_up())
+        held = [e.event.leg for e in gateway.seen if isinstance(e.event, LegHeld)]
+    assert held == ["sip/anna#1"]
+
+
 async def test_consultation_hold(tmp_path: Path) -> None:
     """Section 2.2: the first call is held while the second is made, and comes back."""
     async with box(HOUSE, ELSEWHERE) as gateway:

@@ -35,7 +35,7 @@ class Audio:
     """Stream and session description of one leg."""
 
     __slots__ = (
-        "_codecs", "_follow", "_hides", "_host", "_id", "_keying", "_leg", "_local_ip",
+        "_codecs", "_follow", "_hides", "_host", "_id", "_keying", "_leg", "_listens", "_local_ip",
         "_media_timeout_s", "_offer", "_options", "_peer", "_reports", "_shown_ip", "_towards",
         "_version", "behind_nat", "choice", "hold_way", "stream", "why",
     )  # fmt: skip
@@ -90,12 +90,14 @@ class Audio:
         """Why the last offer or answer was refused."""
         self.hold_way: sdp.Direction | None = None
         """Which way audio goes while we have the far end on hold."""
+        self._listens = False
+        """The last description that the far end offered takes audio from us."""
 
     @property
     def remote_hold(self) -> bool | None:
         """The far end does not listen to us; None: it cannot, nothing is sent to it."""
         if self.hold_way is sdp.Direction.INACTIVE:
-            return None
+            return False if self._listens else None
         return self.choice is not None and self.choice.on_hold
 
     @property
@@ -147,6 +149,7 @@ class Audio:
             # Signalling over one version of IP, audio over the other.
             self._local_ip, self._shown_ip = self._towards(choice.address)
         _, port = self._apply(choice).local
+        self._listens = described.direction_of(described.media[choice.index]).receives
         self._version += 1
         return sdp.answer(
             described,
@@ -193,6 +196,7 @@ class Audio:
             raise PeerError("IPv4 was offered and IPv6 answered, or the other way round")
         self._keying.accept(choice)
         self._apply(choice)
+        self._listens = False
         return True
 
     def _fits(self, choice: sdp.Choice) -> bool:

@@ -536,7 +536,7 @@ class Calls:
             case sip.ReofferAnswered(body=body, session=session, answer_needed=needed):
                 if body and needed:
                     self._answer_offer(leg, session, body)
-                elif body and self._accept(leg, body):
+                elif body and self._accept(leg, body) and not self._is_changing(session):
                     self._note_hold(leg)
             case sip.DtmfReceived(digit="!"):
                 self._host.emit(LegFlashed(leg=leg.id))
@@ -617,8 +617,17 @@ class Calls:
         if body is None:
             self.agent.reject_offer(event.session, 488, now)
             return
+        known = self.agent.core.sessions.get(event.session)
+        if event.offer and known is not None and known.waiting:
+            # It was written before this answer, and versions only grow (RFC 3264 section 8).
+            self.agent.reoffer(event.session, leg.audio.offer(), now)
         self.agent.answer_offer(event.session, body, now)
         self._note_hold(leg)
+
+    def _is_changing(self, session: int) -> bool:
+        """Whether an offer of ours is under way: what was answered is what we wanted before."""
+        known = self.agent.core.sessions.get(session)
+        return known is not None and (known.changing or known.waiting)
 
     def _note_hold(self, leg: Leg) -> None:
         if leg.connected and leg.audio.remote_hold not in (None, leg.held):

@@ -25,7 +25,7 @@ from gateway.errors import PeerError, UsageError
 from gateway.protocols.sip import sessiontimer
 from gateway.protocols.sip.ackwait import AckWait
 from gateway.protocols.sip.auth import DigestClient
-from gateway.protocols.sip.core import ClientRequest, Core, ack_bytes
+from gateway.protocols.sip.core import ClientRequest, Core, ack_bytes, retry_after
 from gateway.protocols.sip.dialog import Dialog
 from gateway.protocols.sip.dtmf import read_digit
 from gateway.protocols.sip.events import (
@@ -249,6 +249,11 @@ class Session:
             or self.ack_wait is not None
         )
 
+    @property
+    def waiting(self) -> bool:
+        """An offer of ours has not been sent yet."""
+        return self._next_offer is not None
+
     def reoffer(self, body: bytes, now: float) -> None:
         """Ask for a change of the session; ``body`` empty asks the peer for its offer."""
         early = self.state not in ("confirmed", "answered")
@@ -291,9 +296,15 @@ class Session:
         self.offering = False
         if status < 300:
             self._change_accepted(change, response, now)
-        elif status == 491:
-            # Section 14.1: the owner of the Call-ID waits longer, so that one of the two wins.
-            wait = random.uniform(2.1, 4.0) if self.caller else random.uniform(0.0, 2.0)
+        elif status == 491 or (
+            status == 500 and change.method == INVITE and retry_after(response) is not None
+        ):
+            if status == 500:
+                # Section 14.2: the peer has not done with what was asked before.
+                wait = min(max(retry_after(response) or 0.0, 1.0), 10.0)
+            else:
+                # Section 14.1: the owner of the Call-ID waits longer, so that one of the two wins.
+                wait = random.uniform(2.1, 4.0) if self.caller else random.uniform(0.0, 2.0)
             if self._next_offer is None:
                 self._next_offer = change.body
             self._glare_timer = self.core.timers.start(now + wait, self._try_again)

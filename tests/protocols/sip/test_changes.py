@@ -63,6 +63,34 @@ def test_reinvite_refused_leaves_the_call() -> None:
     clean(a, b)
 
 
+def test_a_change_that_comes_too_early_is_asked_for_again() -> None:
+    """RFC 3261 section 14.2: 500 with Retry-After, from a peer that is not done with the last."""
+    answers = [
+        lambda phone, session, now: phone.agent.reject_offer(
+            session, 500, now, headers=[("Retry-After", "0")]
+        ),
+        lambda phone, session, now: phone.agent.answer_offer(session, OTHER, now),
+    ]
+
+    def busy(phone: Phone, event: Event, now: float) -> None:
+        picks_up(phone, event, now)
+        if isinstance(event, ReofferReceived):
+            answers.pop(0)(phone, event.session, now)
+
+    a, b, network = pair(busy)
+    session = call(a, network)
+    a.agent.reoffer(session, OTHER, network.now)
+    network.run(0.5)
+    assert len(answers) == 1  # not at once, whatever it says
+    network.run(1)
+    assert not answers
+    assert not count(a, ReofferFailed)
+    assert one(a, ReofferAnswered).body == OTHER
+    a.agent.hangup(session, network.now)
+    network.run(64)
+    clean(a, b)
+
+
 def test_glare_resolves() -> None:
     def both(phone: Phone, event: Event, now: float) -> None:
         holds(phone, event, now)
