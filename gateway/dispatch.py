@@ -41,7 +41,8 @@ from gateway.core.actions import (
 from gateway.core.causes import Cause
 from gateway.core.events import CommandFinished, LegEnded
 from gateway.errors import DeviceError, GatewayError, PeerError, Unsupported
-from gateway.hosting import AdapterHost, Exchange
+from gateway.exchange import Exchange
+from gateway.hosting import AdapterHost
 
 RENEW_S: Final = 0.5
 """How often the lease of a keyed transmitter is renewed."""

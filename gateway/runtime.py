@@ -38,7 +38,8 @@ from gateway.core.numbers import Completeness
 from gateway.core.switchboard import Switchboard
 from gateway.dispatch import Dispatch
 from gateway.errors import GatewayError
-from gateway.hosting import AdapterHost, Exchange
+from gateway.exchange import Exchange
+from gateway.hosting import AdapterHost
 from gateway.inbox import Inbox
 from gateway.journal import InHand, Journal, StorageState
 from gateway.media.engine import Engine

@@ -12,7 +12,8 @@ from gateway import logs
 from gateway.adapters.base import Log
 from gateway.config import AdapterSection
 from gateway.errors import DeviceError
-from gateway.hosting import AdapterHost, Exchange
+from gateway.exchange import Exchange
+from gateway.hosting import AdapterHost
 
 BACKOFF_S: Final = (1.0, 60.0)
 STEADY_S: Final = 60.0

@@ -10,7 +10,7 @@ from gateway.control.questions import CaptureQuery
 from gateway.control.tracing import beating
 from gateway.core.events import AlarmRaised, CallRequested, LegEnded, LegOffered
 from gateway.errors import UsageError
-from gateway.hosting import Feed
+from gateway.exchange import Feed
 from gateway.runtime import Gateway
 from gateway.timeline import search
 from gateway.timeline.capture import Capture

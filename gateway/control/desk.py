@@ -70,7 +70,7 @@ from gateway.core.events import (
 )
 from gateway.diagnosis import Diagnosis
 from gateway.errors import ConfigError, GatewayError
-from gateway.hosting import Feed
+from gateway.exchange import Feed
 from gateway.kept import KeptConfiguration
 from gateway.pathtests import SECONDS, Limits, signal_of
 from gateway.records import CallRecord, Database, LegRecord, Measures

@@ -14,7 +14,7 @@ from gateway.control.shapes import TraceHead
 from gateway.core.envelope import Envelope
 from gateway.core.events import AlarmRaised, CallRequested, LegOffered
 from gateway.errors import UsageError
-from gateway.hosting import Feed
+from gateway.exchange import Feed
 from gateway.runtime import Gateway
 from gateway.timeline import search
 from gateway.timeline.items import Item, Picker, of_wire

@@ -24,7 +24,8 @@ from gateway.core.envelope import Envelope
 from gateway.core.events import AdapterReady, Event, LegEnded
 from gateway.core.numbers import Completeness
 from gateway.errors import DeviceError
-from gateway.hosting import AdapterHost, Exchange
+from gateway.exchange import Exchange
+from gateway.hosting import AdapterHost
 from gateway.media.impairments import Meter
 from gateway.media.patchbay import MediaEngine, Patchbay
 from gateway.media.streams import (
