@@ -33,7 +33,7 @@ from gateway.core.alarms import Alarms
 from gateway.core.alerting import Alarm
 from gateway.core.bridges import Bridge
 from gateway.core.bridging import Bridging
-from gateway.core.calls import TRANSITIONS, Call, Leg, LegState
+from gateway.core.calls import Call, Leg, LegState
 from gateway.core.causes import Cause
 from gateway.core.conferencing import Rooms
 from gateway.core.endpoints import Condition, Duplex, Endpoint, Target
@@ -82,6 +82,7 @@ from gateway.core.events import (
 )
 from gateway.core.features import Features
 from gateway.core.hunting import Callback
+from gateway.core.leg_events import LegEvents
 from gateway.core.lines import Lines
 from gateway.core.pathtest import PathTests
 from gateway.core.pins import Pins
@@ -131,6 +132,7 @@ class Switchboard:
         self._timers = Timers()
         self._out: list[Action] = []
         self._expected: dict[str, Service] = {}
+        self.leg_events = LegEvents(self)
         self.lines = Lines(self)
         self.bridging = Bridging(self)
         self.rooms = Rooms(self)
@@ -141,27 +143,27 @@ class Switchboard:
         self.alarming = Alarms(self)
         self.testing = PathTests(self)
         self._handlers: dict[type, Callable[[Any], None]] = {
-            LegOffered: self._leg_offered,
-            LegRinging: self._leg_moved,
-            LegProgressed: self._leg_moved,
-            LegAnswered: self._leg_moved,
-            LegHeld: self._leg_moved,
-            LegRetrieved: self._leg_moved,
-            LegEnded: self._leg_moved,
-            PageDelivered: self._page_delivered,
+            LegOffered: self.leg_events.offered,
+            LegRinging: self.leg_events.moved,
+            LegProgressed: self.leg_events.moved,
+            LegAnswered: self.leg_events.moved,
+            LegHeld: self.leg_events.moved,
+            LegRetrieved: self.leg_events.moved,
+            LegEnded: self.leg_events.moved,
+            PageDelivered: self.leg_events.page_delivered,
             LegFlashed: lambda event: self.features.pressed(event.leg, "!"),
             TransferRequested: self.transfers.requested,
             DigitPressed: self.features.digit,
             FloorRequested: self.bridging.floor_requested,
             FloorReleased: self.bridging.floor_released,
-            AudioBorrowed: self._audio_borrowed,
-            AudioReturned: self._audio_returned,
+            AudioBorrowed: self.leg_events.audio_borrowed,
+            AudioReturned: self.leg_events.audio_returned,
             MediaFlowing: lambda event: None,
-            MediaLost: self._media_lost,
-            AudioImpaired: self._audio_impaired,
-            AudioRestored: self._audio_restored,
+            MediaLost: self.leg_events.media_lost,
+            AudioImpaired: self.leg_events.audio_impaired,
+            AudioRestored: self.leg_events.audio_restored,
             ToneHeard: lambda event: None,
-            AnnouncementEnded: self._announcement_ended,
+            AnnouncementEnded: self.leg_events.announcement_ended,
             EndpointChanged: self._endpoint_changed,
             EndpointRemoved: self._endpoint_removed,
             InputChanged: self.alarming.input_changed,
@@ -328,7 +330,7 @@ class Switchboard:
             one_way=one_way,
             plan=plan,
         )
-        self._add(leg)
+        self.leg_events.add(leg)
         self.act(
             Dial(
                 leg=leg.id,
@@ -377,7 +379,7 @@ class Switchboard:
         def give_up() -> None:
             if leg.state is LegState.CLOSING:
                 self.note(f"{leg.id} did not end within {_CLOSING_S:g} s", call=leg.call)
-                self._end(leg)
+                self.leg_events.end(leg)
 
         leg.giving_up = self.after(_CLOSING_S, give_up)
 
@@ -408,7 +410,7 @@ class Switchboard:
         leg.call = call
         call.legs.append(leg)
         call.priority = max(call.priority, former.priority)
-        self._close_call(former)
+        self.leg_events.close_call(former)
 
     def switch(self, outputs: Iterable[OutputSetting]) -> None:
         """Set a route's outputs as its plan begins."""
@@ -436,176 +438,10 @@ class Switchboard:
         """Nobody waits for the outcome any more."""
         self._expected.pop(command, None)
 
-    # Legs
-
-    def _add(self, leg: Leg) -> None:
-        self.legs[leg.id] = leg
-        self.calls[leg.call.id] = leg.call
-        leg.call.legs.append(leg)
-        self.lines.take(leg)
-
-    def _close_call(self, call: Call) -> None:
-        """A call without legs that live is over."""
-        if any(leg.state is not LegState.NULL for leg in call.legs):
-            return
-        if self.calls.pop(call.id, None):
-            after, call.after = call.after, ()
-            self.rest(after)
-
     def ignore(self, event: object) -> None:
         """Count an event that means nothing in the state it met."""
         name = type(event).__name__
         self.ignored[name] = self.ignored.get(name, 0) + 1
-
-    def _leg_offered(self, event: LegOffered) -> None:
-        if event.leg in self.legs:
-            self.ignore(event)
-            return
-        call = self.new_call(
-            trace=event.trace, demanded_at=event.demanded_at, priority=event.priority
-        )
-        leg = Leg(
-            id=event.leg,
-            endpoint=event.endpoint,
-            call=call,
-            outbound=False,
-            state=LegState.OFFERED,
-            number=event.called,
-            calling=event.calling,
-            display=event.display,
-            hidden=event.hidden,
-            began_at=self.now,
-            asks_answer=event.auto_answer,
-            diverted=event.diverted,
-        )
-        self._add(leg)
-        if self.stopping:
-            self.hangup(leg, Cause.CONGESTION, "the gateway is stopping")
-            return
-        self.testing.offered(leg)
-        if event.replaces:
-            self.transfers.replace(leg, event.replaces)
-        else:
-            self.routing.route(leg, event)
-
-    def _leg_moved(
-        self,
-        event: LegRinging | LegProgressed | LegAnswered | LegHeld | LegRetrieved | LegEnded,
-    ) -> None:
-        leg = self.legs.get(event.leg)
-        state = TRANSITIONS.get((leg.state, type(event))) if leg else None
-        if leg is None or state is None:
-            self.ignore(event)
-            return
-        if isinstance(event, LegEnded):
-            if leg.state is not LegState.CLOSING:
-                leg.cause, leg.detail = event.cause, event.detail
-                leg.redirect, leg.redirect_reason = event.redirect, event.redirect_reason
-            self._end(leg)
-            return
-        leg.state = state
-        match event:
-            case LegAnswered():
-                leg.answered_at = self.now
-                if leg.call.answered_at is None:
-                    leg.call.answered_at = self.now
-                if leg.plan:
-                    leg.plan.answered(leg)
-                bridge = self.bridges.get(leg.bridge)
-                if bridge:
-                    self.bridging.arbitrate(bridge)
-                    self.bridging.tell_holds(bridge.id)
-            case LegHeld():
-                leg.sends = event.sends
-                self.bridging.silence(leg)
-                self.bridging.tell_holds(leg.bridge)
-            case LegRetrieved():
-                self.bridging.resume(leg)
-                self.bridging.tell_holds(leg.bridge)
-            case LegRinging() if leg.plan:
-                leg.plan.ringing(leg)
-            case LegProgressed() if leg.plan:
-                leg.early = True
-                leg.plan.progressed(leg)
-
-    def _end(self, leg: Leg) -> None:
-        leg.state = LegState.NULL
-        if leg.giving_up is not None:
-            # Else it would keep the leg alive, and wake us, long after its end.
-            leg.giving_up.cancel()
-            leg.giving_up = None
-        self.bridging.silence(leg)
-        call, plan = leg.call, leg.plan
-        leg.plan = None
-        bridge = self.bridges.get(leg.bridge)
-        if bridge:
-            self.bridging.leave(bridge, leg)
-        del self.legs[leg.id]
-        self.features.forget(leg)
-        # Who waits for the line was first: he gets it before this leg's own plan can want it.
-        self.lines.free(leg)
-        if plan:
-            plan.ended(leg)
-        elif bridge is None or not bridge.room:
-            # Two people talking: when one goes, so does the other, for the same reason.
-            partners = call.partners(leg)
-            if len(partners) == 1 and partners[0].plan is None:
-                self.hangup(partners[0], leg.cause or Cause.NORMAL, leg.detail)
-        if bridge:
-            self.bridging.tell_holds(bridge.id)
-        self._close_call(call)
-
-    def _media_lost(self, event: MediaLost) -> None:
-        leg = self.legs.get(event.leg)
-        # Who is on hold, or only listens, has nothing to say.
-        if leg is None or leg.state is not LegState.CONNECTED or self.bridging.listens(leg):
-            self.ignore(event)
-            return
-        self.hangup(leg, Cause.MEDIA_TIMEOUT, "no audio arrived")
-
-    def _audio_impaired(self, event: AudioImpaired) -> None:
-        leg = self.legs.get(event.leg)
-        if leg is None or not leg.live:
-            self.ignore(event)
-            return
-        leg.impaired |= {event.impairment}
-
-    def _audio_restored(self, event: AudioRestored) -> None:
-        leg = self.legs.get(event.leg)
-        if leg is None:
-            self.ignore(event)
-            return
-        leg.impaired -= {event.impairment}
-
-    def _audio_borrowed(self, event: AudioBorrowed) -> None:
-        leg = self.legs.get(event.leg)
-        if leg is None:
-            self.ignore(event)
-            return
-        self.lines.lend(leg, event.endpoint)
-
-    def _audio_returned(self, event: AudioReturned) -> None:
-        leg = self.legs.get(event.leg)
-        if leg is None:
-            self.ignore(event)
-            return
-        self.lines.give_back(leg)
-
-    def _page_delivered(self, event: PageDelivered) -> None:
-        leg = self.legs.get(event.leg)
-        if leg is None:
-            self.ignore(event)
-            return
-        leg.played, leg.missing = event.members, event.missing
-
-    def _announcement_ended(self, event: AnnouncementEnded) -> None:
-        leg = self.legs.get(event.leg)
-        if leg is None or leg.saying != event.play:
-            self.ignore(event)
-            return
-        self.bridging.said(leg, event.play)
-        if leg.plan:
-            leg.plan.play_ended(leg, event.play)
 
     # Places
 
