@@ -77,9 +77,9 @@ class Exchange(ABC):
         endpoint, _, number = leg.rpartition("#")
         return number.isdigit() and 0 < int(number) <= self._leg_numbers.get(endpoint, 0)
 
-    def mint_id(self) -> str:
-        """A new global id."""
-        return self._ids.uuid7(time.time())
+    def mint_id(self, wall: float | None = None) -> str:
+        """A new global id; `wall`: of when (now)."""
+        return self._ids.uuid7(time.time() if wall is None else wall)
 
     def subscribe(self, maximum: int = 10_000) -> Feed:
         """Follow the bus."""

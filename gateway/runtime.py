@@ -1,9 +1,8 @@
-"""Gateway: drives the switchboard.
+"""Gateway: the daemon. It builds every part, opens them in order, and closes them in order.
 
-Every event takes one way: an adapter emits it, it waits its turn in one queue, is journalled,
-goes to the switchboard, and the actions that come out are carried out in order, by the adapter
-that owns the leg or endpoint or by the patchbay. All of that happens on the event loop, without
-waiting for anything.
+Every event takes one way: an adapter emits it, its host checks it (`hosting`), it waits its turn
+in one queue (`inbox`), is journalled and goes to the switchboard (`turns`), and the actions that
+come out are handed to the adapter that owns the leg or endpoint, or to the patchbay (`dispatch`).
 """
 
 from __future__ import annotations
@@ -15,29 +14,22 @@ import signal
 import time
 from typing import Any, Final
 
-import msgspec
-
 from gateway import listening, logs
 from gateway.adapters.base import Log
 from gateway.config import Configuration
-from gateway.core.actions import Action, CloseAlarm, Command, Hangup
+from gateway.core.actions import CloseAlarm, Hangup
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Endpoint
-from gateway.core.envelope import Envelope
 from gateway.core.events import (
-    AdapterReady,
     AlarmRaised,
-    DigitPressed,
     Event,
     InputChanged,
-    LegEnded,
     LegOffered,
     StopRequested,
 )
 from gateway.core.numbers import Completeness
 from gateway.core.switchboard import Switchboard
 from gateway.dispatch import Dispatch
-from gateway.errors import GatewayError
 from gateway.exchange import Exchange
 from gateway.hosting import AdapterHost
 from gateway.inbox import Inbox
@@ -57,9 +49,8 @@ from gateway.timeline.redact import Redactor, secrets_of
 from gateway.timeline.taps import Taps
 from gateway.timeline.wire import Ring
 from gateway.troubles import Troubles
+from gateway.turns import Turns
 
-BATCH: Final = 100
-"""Events processed before sockets get their turn again."""
 RESUME_S: Final = 5.0
 """How long alarms of before a restart wait for the adapters that are to tell people."""
 GOODBYE_S: Final = 3.0
@@ -138,8 +129,6 @@ class Gateway(Exchange):
             on_state=self._storage_from_thread,
         )
         self.tally = Tally()
-        self.handled = {"event": 0, "action": 0}
-        """How many of each the switchboard has taken or given."""
         self.recorder = Recorder(self.box, self._keep_records, run=self.store.run)
         self.switchboard = Switchboard(
             configuration.table(), new_leg=self.mint_leg, new_id=self.mint_id
@@ -155,11 +144,6 @@ class Gateway(Exchange):
         for name, section in configuration.adapters.items():
             self.hosts[name] = self.supervision.make(section)
         self.inbox = Inbox(self)
-        self._scheduled = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due: float | None = None
-        self._pins = any(route.pins for route in configuration.routes)
-        """Whether numbers that are dialled may hold a PIN."""
         self.export: HepExport | None = None
         if configuration.capture.hep:
             self.export = HepExport(
@@ -174,11 +158,11 @@ class Gateway(Exchange):
         """Through which everybody looks at it."""
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._all_up = asyncio.Event()
         self._listening = listening.Listening(self)
         self._troubles = Troubles(self)
         self._dispatch = Dispatch(self, finish_test=self.tester.finish)
+        self.turns = Turns(self, self._dispatch)
+        self.turns.pins = any(route.pins for route in configuration.routes)
 
     @property
     def hosts(self) -> dict[str, AdapterHost]:
@@ -220,7 +204,7 @@ class Gateway(Exchange):
 
     def write_down(self, event: AlarmRaised | InputChanged, adapter: str) -> tuple[str, Any]:
         """Journal an alarm before it acts."""
-        envelope = self._envelope(self.now(), time.time(), event.trace, "", adapter, event)
+        envelope = self.turns.envelope(self.now(), time.time(), event.trace, "", adapter, event)
         return envelope.id, self.journal.append_durable(envelope)
 
     def refuse_call(self, event: LegOffered, host: AdapterHost) -> None:
@@ -237,165 +221,7 @@ class Gateway(Exchange):
 
     def wake(self) -> None:
         """There is something in the inbox."""
-        self._schedule()
-
-    # One event
-
-    def _schedule(self) -> None:
-        if not self._scheduled and self._loop is not None:
-            self._scheduled = True
-            self._loop.call_soon(self._drain)
-
-    def _drain(self) -> None:
-        self._scheduled = False
-        for _ in range(BATCH):
-            taken = self.inbox.take()
-            if taken is None:
-                break
-            self._process(*taken)
-        if len(self.inbox):
-            self._schedule()
-        self._arm()
-
-    def _process(self, event: Event, name: str, journalled: str) -> None:
-        now, wall, board = self.now(), time.time(), self.switchboard
-        kind = type(event)
-        shown = event
-        if kind is DigitPressed or (kind is LegOffered and self._pins):
-            shown = board.shown(event)
-        if journalled:
-            self.journal.taken(journalled, now=now, at=wall)
-        call, trace = board.call_of(event)
-        logs.TRACES.begin(trace)
-        if kind is LegEnded:
-            self._dispatch.forget(event.leg)  # type: ignore[union-attr]
-            try:
-                self.patchbay.close_leg(event.leg)  # type: ignore[union-attr]
-            except GatewayError as error:
-                # The leg is over, whatever its audio still says.
-                self.counters["actions_failed"] += 1
-                self.log.warning("audio not closed in order", error=str(error))
-        try:
-            actions = board.receive(event, now, wall)
-        except Exception as error:
-            self._failed(event, error)
-            actions = []
-        if not call:
-            # The event began it: an offered leg has its call only now.
-            call, trace = board.call_of(event)
-        envelope = self._envelope(now, wall, trace, call, name, shown)
-        self.handled["event"] += 1
-        if not journalled:
-            self.journal.append(envelope)
-        self._record(envelope)
-        for action in actions:
-            self._carry_out(action, now, wall)
-        logs.TRACES.end()
-        if kind is LegEnded:
-            if self.stopping and not board.legs:
-                self._idle.set()
-        elif kind is AdapterReady and all(host.up for host in self.hosts.values()):
-            self._all_up.set()
-
-    def _failed(self, event: Event, error: Exception) -> None:
-        """A fault of ours in deciding on one event must not touch the other calls."""
-        self.counters["switchboard_failed"] += 1
-        self.log.error(
-            "switchboard failed", type=type(event).__name__, error=repr(error), exc_info=error
-        )
-        self.switchboard.tick(self.now(), time.time())
-        leg = getattr(event, "leg", "")
-        host = self.legs.get(leg)
-        if host is not None:
-            detail = f"fault of the gateway: {type(error).__name__}"
-            action = Hangup(leg=leg, cause=Cause.TEMPORARY_FAILURE, detail=detail)
-            self._dispatch.ask(host, host.adapter.hangup, action)
-
-    def _tick(self) -> None:
-        now = max(self.now(), self._timer_due or 0.0)
-        self._timer = self._timer_due = None
-        wall = time.time()
-        try:
-            actions = self.switchboard.tick(now, wall)
-        except Exception as error:
-            self.counters["switchboard_failed"] += 1
-            self.log.error("switchboard failed in a timer", error=repr(error), exc_info=error)
-            actions = []
-        for action in actions:
-            self._carry_out(action, now, wall)
-        if self.stopping and not self.switchboard.legs:
-            self._idle.set()
-        self._arm()
-
-    def _arm(self) -> None:
-        due, armed = self.switchboard.next_timeout(), self._timer_due
-        # One too early finds nothing to do and asks again: that costs less than moving it.
-        if due == armed or (due is not None and armed is not None and due > armed):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._timer_due = None, due
-        if due is not None:
-            self._timer = self._running_loop().call_at(due, self._tick)
-
-    def _envelope(
-        self,
-        now: float,
-        wall: float,
-        trace: str,
-        call: str,
-        adapter: str,
-        event: Event | None = None,
-        action: Action | None = None,
-    ) -> Envelope:
-        return Envelope(
-            id=self._ids.uuid7(wall),
-            box=self.box,
-            at=wall,
-            mono=now,
-            trace=trace,
-            call=call,
-            adapter=adapter,
-            event=event,
-            action=action,
-        )
-
-    def _record(self, envelope: Envelope) -> None:
-        self.recorder.receive(envelope)
-        if self.feeds:
-            self.publish(envelope)
-
-    def _carry_out(self, action: Action, now: float, wall: float) -> None:
-        kind = type(action)
-        if kind is CloseAlarm:
-            outcome = action.outcome  # type: ignore[union-attr]
-            if self.stopping and outcome == "exhausted":
-                # Nobody could be told because we stop: it stays open, the next run carries on.
-                return
-            if outcome == "dropped":
-                self.alarm_lost(action)  # type: ignore[arg-type]
-        call, trace = self.switchboard.call_of(action)
-        leg = getattr(action, "leg", "")
-        host = self.legs.get(leg) if leg else None
-        if host is None and (known := self.places.get(getattr(action, "endpoint", ""))):
-            host = known[1]
-        shown = action
-        if kind is Command and action.code:  # type: ignore[union-attr]
-            shown = msgspec.structs.replace(action, code="")
-        envelope = self._envelope(now, wall, trace, call, host.name if host else "", action=shown)
-        self.handled["action"] += 1
-        self.journal.append(envelope)
-        self._record(envelope)
-        logs.TRACES.begin(trace)
-        try:
-            self._dispatch(action)
-        except Exception as error:
-            self.counters["actions_failed"] += 1
-            self.log.error(
-                "action failed", action=type(action).__name__, error=repr(error), exc_info=error
-            )
-        finally:
-            logs.TRACES.end()
+        self.turns.wake()
 
     def _trace_of_leg(self, leg: str) -> str:
         known = self.switchboard.legs.get(leg)
@@ -423,6 +249,7 @@ class Gateway(Exchange):
         """
         self._loop = loop = asyncio.get_running_loop()
         self.started_at = loop.time()
+        self.turns.start(loop)
         logs.TRACES.of_leg = self._trace_of_leg
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -462,8 +289,7 @@ class Gateway(Exchange):
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks)
-            while (taken := self.inbox.take()) is not None:
-                self._process(*taken)
+            self.turns.finish()
             await self._close()
             self.log.info("gateway has stopped", box=self.box)
 
@@ -487,7 +313,7 @@ class Gateway(Exchange):
         self.supervision.order(list(configuration.adapters))
         self.switchboard.replace_routes(configuration.table())
         self.tester.use(configuration.tests, configuration.gateway.zone)
-        self._pins = any(route.pins for route in configuration.routes)
+        self.turns.pins = any(route.pins for route in configuration.routes)
         self.redactor = _redactor(configuration)
         self._journal_plan()
 
@@ -495,9 +321,7 @@ class Gateway(Exchange):
         """Give alarms that no route took to the present routes."""
         now, wall = self.now(), time.time()
         self._journal_plan((now, wall))
-        for action in self.switchboard.match_again(now, wall):
-            self._carry_out(action, now, wall)
-        self._arm()
+        self.turns.match_again(now, wall)
 
     def _journal_plan(self, asked: tuple[float, float] | None = None) -> None:
         """Let the journal tell by which routes its events were answered."""
@@ -520,12 +344,12 @@ class Gateway(Exchange):
         drain_s = self.configuration.gateway.drain_s
         self.log.info("gateway stops", calls=len(self.switchboard.calls), drain_s=drain_s)
         if not self.switchboard.legs:
-            self._idle.set()
+            self.turns.idle.set()
         self.accept(StopRequested(deadline_s=drain_s), None)
         loop = self._running_loop()
-        waits = [loop.create_task(each.wait()) for each in (self._idle, self._stop_now)]
+        waits = [loop.create_task(each.wait()) for each in (self.turns.idle, self._stop_now)]
         await asyncio.wait(waits, timeout=drain_s + GOODBYE_S, return_when=asyncio.FIRST_COMPLETED)
-        if not self._idle.is_set():
+        if not self.turns.idle.is_set():
             self.accept(StopRequested(deadline_s=0.0), None)
             await asyncio.wait(waits[:1], timeout=GOODBYE_S)
         for wait in waits:
@@ -550,7 +374,7 @@ class Gateway(Exchange):
     async def _carry_on(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RESUME_S):
-                await self._all_up.wait()
+                await self.turns.all_up.wait()
         self.inbox.carry_on(
             lambda alarm: self.log.warning(
                 "alarm carried on", endpoint=alarm.endpoint, alarm=alarm.alarm
@@ -585,8 +409,7 @@ class Gateway(Exchange):
 
     async def _close(self) -> None:
         self._troubles.closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self.turns.close()
         await self._synthesiser.close()
         self.taps.close()
         if self.export is not None:

@@ -293,7 +293,7 @@ async def test_commands_to_nowhere_are_answered(tmp_path: Path) -> None:
     rig.far.raises[Command] = Unsupported("no")
     async with rig.running():
         for n, endpoint in enumerate(("far/panel", "far/nowhere")):
-            rig.gateway._carry_out(
+            rig.gateway.turns.carry_out(
                 Command(command=str(n), endpoint=endpoint, verb="ARM_AWAY"), 0.0, 0.0
             )
             assert (await rig.see(CommandFinished, command=str(n))).ok is False

@@ -105,7 +105,7 @@ def _bus(gateway: Gateway) -> Iterator[Metric]:
     yield _gauge("tasks", "Tasks of the event loop.", len(asyncio.all_tasks()))
     yield _labelled(
         CounterMetricFamily, "bus_messages", "Events and actions handled.", ("kind",),
-        (((kind,), n) for kind, n in gateway.handled.items()),
+        (((kind,), n) for kind, n in gateway.turns.handled.items()),
     )  # fmt: skip
     yield _labelled(
         CounterMetricFamily, "ignored_events", "Events that meant nothing in their state.",
