@@ -195,6 +195,7 @@ kind = ["help"]
 stop_on_clear = false
 targets = ["loopback/bob"]
 acknowledge = "1"
+ring_s = 3600  # nobody gives up while a busy machine starts the next run
 """
 
 
