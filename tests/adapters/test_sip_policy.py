@@ -113,6 +113,11 @@ def test_one_source_cannot_take_the_gates_whole_time() -> None:
 def test_a_whole_network_of_ipv6_is_one_source() -> None:
     assert source_of("2001:db8:1:2:3:4:5:6") == source_of("2001:db8:1:2::9")
     assert source_of("2001:db8:1:2::9") != source_of("2001:db8:1:3::9")
+    # Zeros are left out where most of them are in a row: in one network now here, now there.
+    assert source_of("fd00:0:0:1::9") == source_of("fd00::1:2:3:4:5")
+    assert source_of("fd00::1:2:3:4:5") != source_of("fd00::2:2:3:4:5")
+    assert source_of("2001:db8::1") == source_of("2001:db8:0:0:1::") == "2001:db8::/64"
+    assert source_of("fe80::1%eth0") == source_of("fe80::2")
     assert source_of("192.0.2.1") == "192.0.2.1"
     assert source_of("::1") != source_of("2001:db8::1")
 

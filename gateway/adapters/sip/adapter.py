@@ -49,7 +49,7 @@ from gateway.protocols.sdp import Direction
 from gateway.protocols.sip import events as sip
 from gateway.protocols.sip.agent import SipAgent
 from gateway.protocols.sip.core import SipConfig
-from gateway.protocols.sip.gate import Refuse, Verdict
+from gateway.protocols.sip.gate import Admit, Refuse, Verdict
 from gateway.protocols.sip.message import Request
 from gateway.protocols.sip.names import ACK
 from gateway.protocols.sip.sessionid import session_id, session_id_of
@@ -165,7 +165,10 @@ class Sip(Adapter):
     def _admit(self, request: Request, flow: Flow, now: float) -> Verdict:
         if self._stopping and request.method != ACK:
             return Refuse(503, [("Retry-After", str(RETRY_AFTER_S))])
-        return self._door(request, flow, now)
+        verdict = self._door(request, flow, now)
+        if flow.connection and isinstance(verdict, Admit) and verdict.identity:
+            self._wires.proven(flow.connection)
+        return verdict
 
     async def _stop(self) -> None:
         self._stopping = True

@@ -70,6 +70,7 @@ from gateway.media.streams import StreamOptions
 from gateway.protocols.sdp import Direction
 from gateway.protocols.sip import events as sip
 from gateway.protocols.sip.agent import SipAgent
+from gateway.protocols.sip.headers import parse_name_addr
 from gateway.protocols.sip.message import Header, Request, Response
 from gateway.protocols.sip.registrar import Binding, one_flow_each
 from gateway.protocols.sip.sessionid import session_id, session_id_of
@@ -80,6 +81,8 @@ RETRY_AFTER_S: Final = 30
 """When a caller that is refused for lack of something may try again."""
 _PHONE_SILENT_S: Final = 8.0
 _HOPS: Final = 70
+_MOST_OF_A_PHONE: Final = 100
+"""Calls that a telephone may have begun at a time: what its `calls` can be at most."""
 
 
 class Calls:
@@ -179,7 +182,7 @@ class Calls:
             self.agent.reject(event.session, 403, now)
             return
         endpoint = f"{self._name}/{name}"
-        if trunk is not None and not self._has_room(name, trunk):
+        if not self._has_room(name, trunk):
             self._host.count("calls_refused")
             later = [("Retry-After", str(RETRY_AFTER_S)), reason(Cause.CONGESTION)]
             self.agent.reject(event.session, 503, now, headers=later)
@@ -276,10 +279,12 @@ class Calls:
         self._watchman.began(user, called, now)
         return True
 
-    def _has_room(self, name: str, trunk: Trunk) -> bool:
-        """Whether a trunk may bring one more call."""
-        endpoint = f"{self._name}/{name}"
-        return self._busy[endpoint] < trunk.calls and self._trunks.takes(name, "in")
+    def _has_room(self, name: str, trunk: Trunk | None) -> bool:
+        """Whether a trunk or telephone may bring one more call."""
+        n_busy = self._busy[f"{self._name}/{name}"]
+        if trunk is None:
+            return n_busy < _MOST_OF_A_PHONE
+        return n_busy < trunk.calls and self._trunks.takes(name, "in")
 
     def _identify(self, leg: Leg, session: int, heard: str = "") -> None:
         """Put both halves of the Session-ID into what we send from now on (RFC 7989 section 6)."""
@@ -386,6 +391,13 @@ class Calls:
         self._by_session[session] = leg
         self._identify(leg, session)
 
+    def _afresh(self, binding: Binding) -> Flow:
+        """The way to a phone whose connection is gone: its Contact (or Path) says port and
+        transport, but not another host. Those who trust our address, such as carriers, would take
+        the call for ours."""
+        hop = parse_name_addr(binding.path[0]).uri if binding.path else parse_uri(binding.contact)
+        return self.agent.core.flow_to(hop)._replace(host=binding.flow.host)
+
     def _is_private(self, binding: Binding) -> bool:
         """Whether what we send to a contact goes over TLS."""
         if self._stands(binding.flow):
@@ -430,7 +442,7 @@ class Calls:
                     offer,
                     now,
                     from_=from_value(host, caller),
-                    flow=flow if alive else None,
+                    flow=flow if alive else self._afresh(binding),
                     routes=binding.path,
                     headers=[
                         *headers,
@@ -441,7 +453,7 @@ class Calls:
                     max_forwards=hops,
                     pinned=alive and unreachable(binding),
                 )
-            except UsageError as error:
+            except (PeerError, UsageError) as error:
                 failed = str(error)
             else:
                 self._begun(leg, session)

@@ -2,7 +2,8 @@
 
 A stranger learns nothing: a user that does not exist is challenged and refused like one that
 does, with the same work. Too many wrong passwords from one address are answered with silence; the
-same user at another address is not affected.
+same user at another address is not affected, nor are others at this one who have proved
+themselves there before.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import ipaddress
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.adapters.base import Log
 from gateway.adapters.sip.config import SipSection, VerifyClients, first_hop
 from gateway.adapters.sip.quota import Quota, source_of
-from gateway.protocols.sip.auth import Authenticated, DigestServer, ha1
+from gateway.protocols.sip.auth import Authenticated, Challenge, DigestServer, ha1
 from gateway.protocols.sip.gate import Admit, Drop, Refuse, Verdict
 from gateway.protocols.sip.message import Request
 from gateway.protocols.sip.names import REGISTER
@@ -25,9 +27,24 @@ from gateway.protocols.sip.transaction import Flow
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 # How many addresses with failures are remembered; the oldest is forgotten.
 _REMEMBERED: Final = 10_000
+# Of a user name that is guessed at; more of it is nobody's.
+_LONGEST: Final = 64
 # REGISTERs without credentials in a row after which a phone counts as unable to answer.
 _DEAF: Final = 3
 _METHODS_OF_ALL: Final = frozenset(("OPTIONS", "ACK", "CANCEL"))
+
+
+@dataclass(slots=True)
+class _Failures:
+    """Wrong passwords of one source."""
+
+    users: dict[str, int] = field(default_factory=dict)
+    """How many for whom. His own success clears a user's alone: else an account would be a
+    licence to guess the passwords of others."""
+    until: float = 0.0
+
+    def count(self) -> int:
+        return sum(self.users.values())
 
 
 class Door:
@@ -44,7 +61,9 @@ class Door:
             algorithms=config.digest,
             require_qop=config.require_qop,
         )
-        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._failures: OrderedDict[str, _Failures] = OrderedDict()
+        self._proven: OrderedDict[str, set[str]] = OrderedDict()
+        """Who has proved himself at which address."""
         self._networks: dict[str, list[_Network]] = {
             name: [ipaddress.ip_network(text, strict=False) for text in trunk.allow]
             for name, trunk in config.trunks.items()
@@ -125,34 +144,59 @@ class Door:
             # Before the lockout: a phone at a trunk's address must not be able to shut it out.
             return Admit(trunk)
         source = source_of(flow.host)
-        failures, until = self._failures.get(source, (0, 0.0))
-        if failures >= self._config.lockout_failures:
-            if now < until:
-                self._count("locked_out")
-                return Drop()
-            del self._failures[source]
+        failures = self._failures.get(source)
+        spared: set[str] | None = None
+        if failures is not None and failures.count() >= self._config.lockout_failures:
+            if now < failures.until:
+                # One telephone with a wrong password does not silence all those behind its NAT.
+                spared = self._proven.get(flow.host, set()) - failures.users.keys()
+                if not spared:
+                    self._count("locked_out")
+                    return Drop()
+            else:
+                del self._failures[source]
         if self._requests.take(source, 1.0, now):
             self._count("rate_limited")
             return Drop()
         if request.method in _METHODS_OF_ALL:
             return Admit()
         verdict = self._digest.check(request, now, flow.host)
+        user, failed = verdict.username, isinstance(verdict, Challenge) and verdict.failed
+        if spared is not None and (user or failed) and user not in spared:
+            self._count("locked_out")
+            return Drop()
         if isinstance(verdict, Authenticated):
-            if not self._is_own(request, verdict.username):
+            if not self._is_own(request, user):
                 self._count("identity_mismatch")
                 return Refuse(403)
-            self._failures.pop(source, None)
-            self._challenged.pop(flow.host, None)
-            return Admit(verdict.username)
-        if verdict.failed:
-            self._count("wrong_password")
-            self._failures[source] = (failures + 1, now + self._config.lockout_s)
-            self._failures.move_to_end(source)
-            if len(self._failures) > _REMEMBERED:
-                self._failures.popitem(last=False)
+            self._note_success(source, flow.host, user)
+            return Admit(user)
+        if failed:
+            self._note_failure(source, user, now)
+            if spared is not None:
+                return Drop()
         elif request.method == REGISTER and "authorization" not in request.headers:
             self._notice_deaf(flow.host)
         return Refuse(verdict.status, verdict.headers)
+
+    def _note_success(self, source: str, host: str, user: str) -> None:
+        failures = self._failures.get(source)
+        if failures is not None and failures.users.pop(user, 0) and not failures.users:
+            del self._failures[source]
+        self._challenged.pop(host, None)
+        self._proven.setdefault(host, set()).add(user)
+        self._proven.move_to_end(host)
+        if len(self._proven) > _REMEMBERED:
+            self._proven.popitem(last=False)
+
+    def _note_failure(self, source: str, user: str, now: float) -> None:
+        self._count("wrong_password")
+        failures = self._failures.setdefault(source, _Failures())
+        failures.users[user[:_LONGEST]] = failures.users.get(user[:_LONGEST], 0) + 1
+        failures.until = now + self._config.lockout_s
+        self._failures.move_to_end(source)
+        if len(self._failures) > _REMEMBERED:
+            self._failures.popitem(last=False)
 
     def _notice_deaf(self, host: str) -> None:
         """Say once for each address that its phone takes none of our challenges."""
@@ -180,9 +224,9 @@ class Door:
     def locked_out(self, now: float) -> Mapping[str, float]:
         """Sources that are ignored, and until when."""
         return {
-            host: until
-            for host, (failures, until) in self._failures.items()
-            if failures >= self._config.lockout_failures and until > now
+            source: failures.until
+            for source, failures in self._failures.items()
+            if failures.count() >= self._config.lockout_failures and failures.until > now
         }
 
 

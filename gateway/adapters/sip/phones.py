@@ -136,10 +136,14 @@ class Phones:
         self, user: str, request: Request, flow: Flow, now: float
     ) -> tuple[int, list[Header]]:
         """Carry out a REGISTER of an authenticated phone."""
-        status, headers = self._registrar.process(request, flow, now)
+        aor = address_of_record(request.to.uri)
+        known = self.addresses(user, now)
+        # Each domain that it knows us by is an address; any number of names would be any number
+        # of contacts.
+        n_elsewhere = sum(len(found) for other, found in known.items() if other != aor)
+        status, headers = self._registrar.process(request, flow, now, n_elsewhere)
         if status == 200:
-            aor = address_of_record(request.to.uri)
-            self._aors.setdefault(user, set()).add(aor)
+            self._aors[user] = {a for a in {*known, aor} if self._registrar.lookup(a, now)}
             self._unsaved = True
             self._follow(user, now)
             self.announce(user, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections import OrderedDict
 from typing import Final
 
@@ -13,8 +14,9 @@ def source_of(host: str) -> str:
     have one such address have all of them."""
     if ":" not in host:
         return host
-    pieces = host.partition("%")[0].split("::", 1)[0].split(":")
-    return ":".join(pieces[:4]) + "::/64"
+    # Not the text: zeros are left out now here, now there, as the rest of the address has it.
+    network = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8]
+    return socket.inet_ntop(socket.AF_INET6, network + bytes(8)) + "/64"
 
 
 class Quota:

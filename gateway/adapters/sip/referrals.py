@@ -69,10 +69,12 @@ class Referrals:
         """The leg of a dialog of ours, which the far end may know by its tags the other way
         round."""
         call_id, *params = replaces.split(";")
-        tags = {param.partition("=")[2] for param in params if "-tag" in param}
-        for key, user in agent.core.dialogs.items():
-            if call_id.strip() == key[0] and tags <= set(key[1:]):
-                return self._of_session(getattr(user, "id", 0))
+        named = dict(param.strip().split("=", 1) for param in params if "=" in param)
+        tags = named.get("to-tag", ""), named.get("from-tag", "")
+        # Both, for they alone are secret: many telephones count their Call-IDs.
+        for key in ((call_id.strip(), *tags), (call_id.strip(), *reversed(tags))):
+            if all(key) and key in agent.core.dialogs:
+                return self._of_session(getattr(agent.core.dialogs[key], "id", 0))
         return None
 
     def report(self, agent: SipAgent, leg: Leg, action: ReportTransfer) -> None:

@@ -82,6 +82,8 @@ class Wires(StreamOwner):
         self._outside: dict[str, bool] = {}
         """Whether a peer sees us at the public address."""
         self._silent: dict[int, asyncio.TimerHandle] = {}
+        self._strangers: dict[int, None] = {}
+        """Connections on which nobody has proved himself yet, oldest first."""
         self._inside = [ipaddress.ip_network(text, strict=False) for text in config.inside]
         self._octets = Quota(config.max_bytes_per_s, _BURST_S * config.max_bytes_per_s)
         self.keys = Keys(config, host)
@@ -228,12 +230,14 @@ class Wires(StreamOwner):
             self._host.count("connections_refused")
             return False
         if full:
-            # Who has said nothing yet makes room: else a thousand silent ones keep everybody out.
-            oldest = next(iter(self._silent), None)
+            # Strangers make room, who has said nothing first: else a thousand of them, silent or
+            # with an empty line now and then, keep everybody out.
+            oldest = next(iter(self._silent or self._strangers), None)
             if oldest is None:
                 self._host.count("connections_refused")
                 return False
-            self._silent[oldest].cancel()
+            if oldest in self._silent:
+                self._silent[oldest].cancel()
             self._cut(oldest)
         self._arrived.add(connection)
         self._per_source[source] += 1
@@ -244,6 +248,7 @@ class Wires(StreamOwner):
         self._serial += 1
         number = connection.number = self._serial
         self._connections[number] = connection
+        self._strangers[number] = None
         self._silent[number] = asyncio.get_running_loop().call_later(_SILENT_S, self._cut, number)
         if not connection.secure:
             self._by_place[_Place("tcp", *connection.peer)] = connection
@@ -254,12 +259,17 @@ class Wires(StreamOwner):
             )
             self._pump()
 
+    def proven(self, number: int) -> None:
+        """Somebody on a connection has proved who he is."""
+        self._strangers.pop(number, None)
+
     def handshake_failed(self, connection: StreamConnection, why: str) -> None:
         self._host.count("handshakes_failed")
         self._host.log.debug("TLS handshake failed", peer=connection.peer[0], why=why)
 
     def _cut(self, number: int) -> None:
         self._silent.pop(number, None)
+        self._strangers.pop(number, None)
         self._host.count("connections_silent")
         self.hang_up(number)
 
@@ -289,6 +299,7 @@ class Wires(StreamOwner):
             del self._by_place[place]
         if self._connections.pop(connection.number, None) is None:
             return
+        self._strangers.pop(connection.number, None)
         silent = self._silent.pop(connection.number, None)
         if silent:
             silent.cancel()
@@ -375,6 +386,7 @@ class Wires(StreamOwner):
                 self._host.count("certificates_refused")
         else:
             self._by_place[place] = connection
+            self.proven(connection.number)
         for send in self._opening.pop(place, []):
             if connection is None:
                 self._failed(send)

@@ -198,6 +198,8 @@ class Challenge(msgspec.Struct, frozen=True):
     headers: list[Header]
     failed: bool
     """Credentials were given and are wrong (for lock-out); False: none or expired."""
+    username: str = ""
+    """Whose credentials were given, wrong or expired, for a nonce of ours."""
 
 
 Lookup = Callable[[str, str, str], str | None]
@@ -249,6 +251,7 @@ class DigestServer:
         """
         key = "proxy-authorization" if self._proxy else "authorization"
         failed = stale = False
+        username = ""
         for line in request.all(key)[:4]:
             try:
                 scheme, params = parse_auth(line)
@@ -260,15 +263,19 @@ class DigestServer:
             verdict = self._judge(request, params, now, ours=ours)
             if not ours:
                 continue
+            username = params.get("username", "")
             if verdict is None:
-                return Authenticated(params["username"])
+                return Authenticated(username)
             stale |= verdict
-            failed |= not verdict
-        return self.challenge(now, source, stale=stale, failed=failed)
+            failed = not verdict
+            if failed:
+                # Else each request would be as many guesses as it has lines.
+                break
+        found = self.challenge(now, source, stale=stale)
+        return msgspec.structs.replace(found, failed=failed, username=username)
 
-    def challenge(
-        self, now: float, source: str = "", *, stale: bool = False, failed: bool = False
-    ) -> Challenge:
+    def challenge(self, now: float, source: str = "", *, stale: bool = False) -> Challenge:
+        """What a request without credentials is answered with."""
         name = "Proxy-Authenticate" if self._proxy else "WWW-Authenticate"
         nonce = self._nonce(now, source)
         lines = [
@@ -279,7 +286,7 @@ class DigestServer:
             )
             for algorithm in self._algorithms
         ]
-        return Challenge(407 if self._proxy else 401, lines, failed)
+        return Challenge(407 if self._proxy else 401, lines, failed=False)
 
     def _nonce(self, now: float, source: str) -> str:
         head = f"{max(0, int(now * 1000)):014x}{os.urandom(8).hex()}"

@@ -266,15 +266,23 @@ class Receiver:
 
     def _cancel(self, request: Request, flow: Flow, now: float) -> None:
         invite = self.core.servers.get(invite_key(request))
-        transaction = self._open(request, server_key(request), flow)
         if invite is None:
-            self.core.respond(request, transaction, 481, now)
+            self._belongs_to_nothing(request, flow, now)
             return
+        transaction = self._open(request, server_key(request), flow)
         session = self.core.invited.get(invite.key)
         tag = session.dialog.local_tag if session is not None and session.dialog else ""
         self.core.respond(request, transaction, 200, now, to_tag=tag)
         if session is not None:
             session.on_cancel(request, invite, now)
+
+    def _belongs_to_nothing(self, request: Request, flow: Flow, now: float) -> None:
+        """Anybody can send that: it is answered without state, and no oftener than the gate
+        wants."""
+        if isinstance(self.gate(request, flow, now), Drop):
+            self.counters["dropped"] += 1
+            return
+        raise Refusal(481, "")
 
     def _open(self, request: Request, key: tuple[str, ...], flow: Flow) -> ServerTransaction:
         """File a request: from here on its copies are known."""
@@ -308,7 +316,8 @@ class Receiver:
         if user is None and request.method == names.NOTIFY:
             user = core.dialogs.get((request.call_id, request.to.tag, ""))
         if user is None:
-            raise Refusal(481, "")
+            self._belongs_to_nothing(request, flow, now)
+            return
         check_service(request, core.config, core.extensions)
         transaction = self._open(request, key, flow)
         try:

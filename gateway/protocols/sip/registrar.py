@@ -110,17 +110,22 @@ class Registrar:
         """Replace all bindings by saved ones."""
         self._bindings = {address: list(found) for address, found in bindings.items()}
 
-    def process(self, request: Request, flow: Flow, now: float) -> tuple[int, list[Header]]:
+    def process(
+        self, request: Request, flow: Flow, now: float, n_elsewhere: int = 0
+    ) -> tuple[int, list[Header]]:
         """Carry out a REGISTER; returns the status and header fields of the response.
 
-        Either all its contacts are taken or none (section 10.3, step 7).
+        Either all its contacts are taken or none (section 10.3, step 7). `n_elsewhere`: contacts
+        that the same user has under other addresses of record.
         """
         try:
-            return self._process(request, flow, now)
+            return self._process(request, flow, now, n_elsewhere)
         except PeerError as error:
             return error.status or 400, []
 
-    def _process(self, request: Request, flow: Flow, now: float) -> tuple[int, list[Header]]:
+    def _process(
+        self, request: Request, flow: Flow, now: float, n_elsewhere: int
+    ) -> tuple[int, list[Header]]:
         if request.to.uri.scheme not in ("sip", "sips", "tel"):
             raise PeerError("To is not an address of record", status=400)
         address = address_of_record(request.to.uri)
@@ -155,6 +160,8 @@ class Registrar:
             _in_order(old, call_id, cseq)
             changed = [b for b in changed if b not in old]
             if expires:
+                path, params = request.values("path"), _further(contact)
+                _must_be_text(contact.uri.text, call_id, params, *path)
                 changed.append(
                     Binding(
                         contact=contact.uri.text,
@@ -163,14 +170,14 @@ class Registrar:
                         cseq=cseq,
                         flow=flow,
                         q=_quality(contact),
-                        path=request.values("path"),
-                        params=_further(contact),
-                        user_agent=(request.get("user-agent") or "")[:256],
+                        path=path,
+                        params=params,
+                        user_agent=_as_text(request.get("user-agent") or "")[:256],
                         instance=instance,
                         reg_id=reg_id,
                     )
                 )
-        if len(changed) > self.max_contacts:
+        if changed and len(changed) + n_elsewhere > self.max_contacts:
             raise PeerError(f"more than {self.max_contacts} contacts", status=403)
         if changed and address not in self._bindings:
             if len(self._bindings) >= self.max_addresses:
@@ -201,6 +208,18 @@ class Registrar:
                 # Section 10.3 step 7: a value that is not a number counts as the default.
                 return self.max_expires
         return self.max_expires if default is None else default
+
+
+def _must_be_text(*pieces: str) -> None:
+    """What is kept must be text, for the owner writes it to disk. Raises `PeerError`."""
+    for piece in pieces:
+        if not piece.isascii() and _as_text(piece) != piece:
+            raise PeerError("a binding that is not UTF-8", status=400)
+
+
+def _as_text(text: str) -> str:
+    """Question marks for octets that were not UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _in_order(bindings: list[Binding], call_id: str, cseq: int) -> None:
