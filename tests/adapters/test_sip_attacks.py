@@ -199,7 +199,7 @@ async def test_a_contact_at_the_carrier_is_no_free_call(path: bool) -> None:
     carrier = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     carrier.bind(("127.0.0.9", 0))
     carrier.setblocking(False)
-    place = "127.0.0.9:{}".format(carrier.getsockname()[1])
+    place = f"127.0.0.9:{carrier.getsockname()[1]}"
     async with box(trunks={"carrier": {"peer": f"sip:{place}", "keepalive_s": 0}}) as (
         adapter, host,
     ):  # fmt: skip
@@ -287,7 +287,7 @@ async def test_what_belongs_to_nothing_costs_no_memory_and_little_time(method: s
         await until(lambda: host.counters["rate_limited"] >= 140, "most are not answered")
         assert adapter.holds()["transactions"] == 0
         n_answers = 0
-        while (answer := await stranger.read(0.3)):
+        while answer := await stranger.read(0.3):
             assert answer.startswith("SIP/2.0 481"), answer
             n_answers += 1
         assert 50 <= n_answers <= 60
