@@ -215,7 +215,14 @@ async def test_what_waits_behind_others_is_carried_on_though_it_was_cleared(
         said.append(json.dumps({"id": f"b{ALERTS}", "is": "off"}))
         await broker.publish_lines("hall", said)
         await asyncio.to_thread(
-            _until, lambda: '"AlarmCleared"' in box.journal(), "the last one is cleared"
+            _until,
+            # On a slow machine the gateway has an alarm of its own, which goes again.
+            lambda: any(
+                '"AlarmCleared"' in line and f'"b{ALERTS}"' in line
+                for line in box.journal().splitlines()
+            ),
+            "the last one is cleared",
+            60.0,
         )
         box.kill()
         await asyncio.to_thread(box.start)
