@@ -13,6 +13,7 @@ from gateway.adapters.analog import Analog
 from gateway.lab.linecard import LineCard
 from gateway.media.engine import Engine
 from gateway.testing import TestHost
+from gateway.testing.audio import level_at
 
 QUICK_FXO: dict[str, Any] = {
     "kind": "fxo",
@@ -57,6 +58,12 @@ async def stand(
 def samples(raw: bytes) -> array.array[int]:
     """Raw octets as samples."""
     return array.array("h", raw)
+
+
+def loudest(raw: bytes, hz: float) -> float:
+    """The level of a tone that comes and goes, in the 50 ms in which it is loudest."""
+    heard = samples(raw)
+    return max(level_at(heard[n : n + 400], hz) for n in range(0, len(heard) - 400, 200))
 
 
 def write_raw(path: Path, raw: bytes) -> Path:

@@ -1,4 +1,4 @@
-"""The SIP adapter: its contract, its door, what it reads out of requests, what survives."""
+"""The SIP adapter: its contract, its configuration, why legs end, what survives."""
 
 from __future__ import annotations
 
@@ -12,75 +12,25 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gateway.adapters.sip import Sip
-from gateway.adapters.sip.config import SipSection, parse_listen
-from gateway.adapters.sip.door import Door
-from gateway.adapters.sip.identity import (
-    Caller,
-    asserted,
-    called_of,
-    caller_of,
-    clean,
-    from_value,
-    half_of,
-    number_of,
-    wants_auto_answer,
-)
+from gateway.adapters.sip.config import parse_listen
 from gateway.adapters.sip.legs import Leg, why
-from gateway.config import convert
 from gateway.core.actions import Answer, Dial
 from gateway.core.causes import Cause
 from gateway.core.endpoints import Condition
 from gateway.core.events import LegEnded, LegOffered
 from gateway.errors import DeviceError
 from gateway.lab.softphone import Softphone
-from gateway.protocols.sip.auth import Credentials, DigestClient
 from gateway.protocols.sip.events import Ended, How
-from gateway.protocols.sip.gate import Admit, Drop, Refuse
 from gateway.protocols.sip.headers import Reason
-from gateway.protocols.sip.message import Request, Response, parse_datagram
-from gateway.protocols.sip.sessionid import session_id, session_id_of
-from gateway.protocols.sip.transaction import Flow
-from gateway.protocols.sip.uri import parse_uri
+from gateway.protocols.sip.message import Request, Response
+from gateway.protocols.sip.sessionid import session_id_of
 from gateway.testing import Scenario, TestHost, check_adapter, until
 from gateway.testing.audio import tone, write_wav
 
-LOCAL = ("127.0.0.1", 5060)
-
-
-def section(**fields: Any) -> SipSection:
-    return convert(SipSection, {"listen": ["udp:127.0.0.1:0", "tcp:127.0.0.1:0"], **fields})
-
-
-def request(
-    method: str = "INVITE", uri: str = "sip:202@box", *lines: str, user: str = "anna"
-) -> Request:
-    text = "\r\n".join(
-        [
-            f"{method} {uri} SIP/2.0",
-            "Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKx",
-            f'From: "Anna" <sip:{user}@box>;tag=1',
-            f"To: <sip:{'box' if method != 'REGISTER' else user + '@box'}>",
-            "Call-ID: c1",
-            f"CSeq: 1 {method}",
-            *lines,
-            "",
-            "",
-        ]
-    )
-    found = parse_datagram(text.encode())
-    assert isinstance(found, Request)
-    return found
-
-
-def flow(host: str) -> Flow:
-    return Flow("udp", host, 5060, 0, LOCAL)
-
+from .sip_stand import SDP, Peer, section, trunk, up
 
 # The contract, with a phone that is not ours as the world
 
@@ -181,84 +131,6 @@ def test_listen() -> None:
     assert parse_listen("tcp:[::1]:5060") == ("tcp", "::1", 5060)
 
 
-# Who is who
-
-
-@pytest.mark.parametrize(
-    ("uri", "number"),
-    [
-        ("sip:+49301234@host", "+49301234"),
-        ("sip:+49-30-(1234)@host;user=phone", "+49301234"),
-        ("tel:+49.30.1234;phone-context=x", "+49301234"),
-        ("sip:+49301234;npdi@host", "+49301234"),
-        ("sip:anna-maria@host", "anna-maria"),
-        ("sip:%23%2A1@host", "#*1"),
-        ("sip:%FF1@host", "1"),
-        ("sip:host", ""),
-    ],
-)
-def test_number_of(uri: str, number: str) -> None:
-    assert number_of(parse_uri(uri)) == number
-
-
-@given(st.text(max_size=300))
-def test_cleaned_text_can_be_stored(text: str) -> None:
-    cleaned = clean(text)
-    assert msgspec.json.decode(msgspec.json.encode(cleaned)) == cleaned
-    assert len(cleaned) <= 128
-    assert cleaned.isprintable()
-
-
-def test_asserted_identity_counts_only_from_trusted_peers() -> None:
-    asked = request("INVITE", "sip:1@box", 'P-Asserted-Identity: "Real" <sip:+491@c>')
-    assert caller_of(asked, trusted=True) == Caller("+491", "Real")
-    assert caller_of(asked, trusted=False) == Caller("anna", "Anna")
-
-
-def test_private_callers_are_not_shown() -> None:
-    lines = ("P-Asserted-Identity: <sip:+491@c>", "Privacy: id;critical")
-    assert caller_of(request("INVITE", "sip:1@box", *lines), trusted=True) == Caller("", "")
-    assert "anonymous.invalid" in from_value("box", Caller("", "x"))
-    assert asserted("box", Caller("", "")) == [("Privacy", "id")]
-
-
-def test_called_number_of_an_account_is_in_to() -> None:
-    asked = request("INVITE", "sip:gw@box")
-    asked.headers["to"] = ["<sip:+49301@carrier>"]
-    assert called_of(asked, "gw") == "+49301"
-    assert called_of(asked, "") == "gw"
-
-
-def test_session_id_round_trip() -> None:
-    trace = "01a20061-c25b-7000-81f6-3c81e08ec020"
-    name, value = session_id(half_of(trace), "a" * 32)
-    assert value == f"{trace.replace('-', '')};remote={'a' * 32}"
-    asked = request("INVITE", "sip:1@box", f"{name}: {value}")
-    assert session_id_of(asked) == trace.replace("-", "")
-    assert session_id_of(request()) == ""
-    for wrong in ("0" * 32, "A" * 32, "a" * 31, "a" * 33, "", "x;remote=" + "a" * 32):
-        assert session_id_of(request("INVITE", "sip:1@box", f"Session-ID: {wrong}")) == "", wrong
-
-
-def test_a_trace_of_any_form_makes_a_half() -> None:
-    # A trace from a broker may be any word.
-    assert session_id_of(request("INVITE", "sip:1@box", f"Session-ID: {half_of('t1')}"))
-    assert half_of("t1") != half_of("t2")
-
-
-@pytest.mark.parametrize(
-    ("line", "wanted"),
-    [
-        ("Answer-Mode: Auto", True),
-        ("Call-Info: <sip:x>;answer-after=0", True),
-        ("Alert-Info: <http://x>;info=alert-autoanswer", True),
-        ("Alert-Info: <http://x/ring.wav>", False),
-    ],
-)
-def test_auto_answer(line: str, wanted: bool) -> None:
-    assert wants_auto_answer(request("INVITE", "sip:1@box", line)) is wanted
-
-
 # Why a leg ended
 
 
@@ -285,164 +157,7 @@ def test_what_one_contact_says_is_not_lost_in_the_silence_of_others() -> None:
         assert leg.cause is Cause.BUSY, order
 
 
-# The door
-
-
-def door(**fields: Any) -> tuple[Door, TestHost]:
-    host = TestHost("sip")
-    phones = {"anna": {"password": "secret", "number": "201"}}
-    trunks = {"carrier": {"peer": "sip:192.0.2.7", "allow": ["198.51.100.0/24"]}}
-    config = section(phones=phones, trunks=trunks, digest=["MD5"], **fields)
-    found = Door(config, host.count, host.log)
-    found.peers["carrier"] = frozenset(["192.0.2.7"])
-    return found, host
-
-
-def proven(to: Door, asked: Request, user: str, password: str, host: str) -> Any:
-    """Ask, and ask again with credentials."""
-    verdict = to(asked, flow(host), 0.0)
-    assert isinstance(verdict, Refuse)
-    client = DigestClient(Credentials(user, password))
-    lines = [f"{name}: {value}" for name, value in verdict.headers]
-    challenge = parse_datagram(
-        "\r\n".join(
-            [
-                "SIP/2.0 401 Unauthorized", "Via: SIP/2.0/UDP x;branch=z9hG4bKx",
-                "From: <sip:a@b>;tag=1", "To: <sip:a@b>", "Call-ID: c", "CSeq: 1 INVITE", *lines,
-                "", "",
-            ]
-        ).encode()
-    )  # fmt: skip
-    assert isinstance(challenge, Response)
-    assert client.challenged(challenge)
-    for name, value in client.headers(asked.method, asked.target, asked.body):
-        asked.headers[name.lower()] = [value]
-    return to(asked, flow(host), 0.0)
-
-
-def test_trunks_come_in_by_address_and_register_nowhere() -> None:
-    gate, _ = door()
-    assert gate(request(), flow("192.0.2.7"), 0.0) == Admit("carrier")
-    assert gate(request(), flow("198.51.100.9"), 0.0) == Admit("carrier")
-    assert isinstance(gate(request(), flow("192.0.2.8"), 0.0), Refuse)
-    assert isinstance(gate(request("REGISTER", "sip:box"), flow("192.0.2.7"), 0.0), Refuse)
-
-
-def test_phones_prove_who_they_are_and_are_nobody_else() -> None:
-    gate, host = door()
-    assert proven(gate, request(), "anna", "secret", "192.0.2.9") == Admit("anna")
-    assert proven(gate, request(user="201"), "anna", "secret", "192.0.2.9") == Admit("anna")
-    assert proven(gate, request(user="202"), "anna", "secret", "192.0.2.9") == Refuse(403)
-    assert host.counters["identity_mismatch"] == 1
-
-
-@pytest.mark.parametrize(
-    ("method", "address", "wanted"),
-    [
-        ("INVITE", "anonymous@anonymous.invalid", Admit("anna")),
-        ("INVITE", "Anonymous@ANONYMOUS.invalid", Admit("anna")),
-        ("INVITE", "+49110@anonymous.invalid", Refuse(403)),
-        ("INVITE", "anonymous@box", Refuse(403)),
-        ("MESSAGE", "anonymous@anonymous.invalid", Refuse(403)),
-    ],
-)
-def test_nobody_is_somebody_else_at_the_anonymous_host(
-    method: str, address: str, wanted: Admit | Refuse
-) -> None:
-    gate, host = door()
-    asked = request(method)
-    asked.headers["from"] = [f'"Boss" <sip:{address}>;tag=1']
-    assert proven(gate, asked, "anna", "secret", "192.0.2.9") == wanted
-    assert host.counters["identity_mismatch"] == isinstance(wanted, Refuse)
-
-
-def test_unknown_users_look_like_wrong_passwords() -> None:
-    gate, _ = door()
-    wrong = proven(gate, request(), "anna", "guess", "192.0.2.9")
-    unknown = proven(gate, request(user="eve"), "eve", "guess", "192.0.2.9")
-    assert wrong.status == unknown.status == 401
-    assert [name for name, _ in wrong.headers] == [name for name, _ in unknown.headers]
-
-
-def test_guessers_meet_silence_but_trunks_at_their_address_do_not() -> None:
-    gate, host = door(lockout_failures=2, lockout_s=60.0)
-    for _ in range(2):
-        proven(gate, request("REGISTER", "sip:box"), "anna", "guess", "192.0.2.7")
-    assert gate(request("REGISTER", "sip:box"), flow("192.0.2.7"), 1.0) == Drop()
-    assert gate(request(), flow("192.0.2.7"), 1.0) == Admit("carrier")
-    assert list(gate.locked_out(1.0)) == ["192.0.2.7"]
-    assert isinstance(gate(request("REGISTER", "sip:box"), flow("192.0.2.7"), 61.0), Refuse)
-    assert host.counters["locked_out"] == 1
-
-
 # Running, with a peer of a few lines
-
-
-class Peer:
-    """A socket that says what the test wants."""
-
-    def __init__(self, host: str = "127.0.0.1") -> None:
-        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.sock.bind((host, 0))
-        self.sock.setblocking(False)
-        self.host, self.port = self.sock.getsockname()
-
-    async def receive(self, within_s: float = 5.0) -> Request | Response:
-        loop = asyncio.get_running_loop()
-        data = await asyncio.wait_for(loop.sock_recv(self.sock, 65535), within_s)
-        return parse_datagram(data)
-
-    async def expect(self, status: int) -> Response:
-        while True:
-            found = await self.receive()
-            if isinstance(found, Response) and found.status >= 200:
-                assert found.status == status, found
-                return found
-
-    def send(self, adapter: Sip, text: str) -> None:
-        self.sock.sendto(text.encode(), ("127.0.0.1", adapter.ports["udp"]))
-
-    def invite(self, call: str, *, lines: str = "", body: str = "", method: str = "INVITE") -> str:
-        content = f"Content-Type: application/sdp\r\nContent-Length: {len(body)}\r\n"
-        return (
-            f"{method} sip:201@box SIP/2.0\r\n"
-            f"Via: SIP/2.0/UDP {self.host}:{self.port};branch=z9hG4bK{call}\r\n"
-            f"From: <sip:4711@far>;tag=1\r\nTo: <sip:201@box>\r\nCall-ID: {call}\r\n"
-            f"CSeq: 1 {method}\r\nContact: <sip:{self.host}:{self.port}>\r\n{lines}"
-            f"{content}\r\n{body}"
-        )
-
-    def close(self) -> None:
-        self.sock.close()
-
-
-SDP = (
-    "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n"
-    "m=audio 40000 RTP/AVP {codec}\r\n"
-)
-
-
-async def up(host: TestHost) -> None:
-    """Wait until the trunk counts as up."""
-    async with asyncio.timeout(20.0):
-        while host.endpoints["sip/far"].condition is not Condition.UP:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-
-
-@contextlib.asynccontextmanager
-async def trunk(**fields: Any) -> AsyncIterator[tuple[Sip, TestHost, Peer]]:
-    """The adapter with a trunk to a `Peer`."""
-    peer = Peer()
-    host = TestHost("sip")
-    trunks = {"far": {"peer": f"sip:127.0.0.1:{peer.port}", "keepalive_s": 0}}
-    config = {"listen": ["udp:127.0.0.1:0", "tcp:127.0.0.1:0"], "trunks": trunks, **fields}
-    adapter = host.make(Sip, config)
-    try:
-        async with host.running():
-            await up(host)
-            yield adapter, host, peer  # type: ignore[misc]
-    finally:
-        peer.close()
 
 
 async def test_no_codec_in_common_is_488_before_anything_rings() -> None:

@@ -32,7 +32,7 @@ from gateway.protocols.sip.gate import Admit, Drop, Refuse
 from gateway.protocols.sip.message import Request, Response
 from gateway.protocols.sip.transaction import Flow
 from gateway.testing import TestHost
-from tests.adapters.test_sip import SDP, Peer, flow, request, section, up
+from tests.adapters.sip_stand import SDP, Peer, flow, request, section, up
 from tests.interop.peers import until
 
 GERMANY = Numbers(country_code="49")

@@ -10,7 +10,7 @@ from gateway.adapters.sip.precedence import asked_priority, preemption, resource
 from gateway.core.causes import Cause
 from gateway.core.events import Priority
 
-from .test_sip import request
+from .sip_stand import request
 
 
 @pytest.mark.parametrize(
