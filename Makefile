@@ -7,7 +7,7 @@ PIP    := PYTHONWARNINGS=ignore $(BIN)/pip install -q --disable-pip-version-chec
 SIPPY  := build/bench/bin/b2bua_simple
 NATIVE := $(foreach kind,pyx pxd pxi c h,$(wildcard gateway/*/*.$(kind) gateway/*/*/*.$(kind)))
 
-.PHONY: run test compiled guest lint build bpf bench quality soak reliability sanitize arm64 dist clean
+.PHONY: run test compiled guest lint build bpf bench quality soak reliability sanitize arm64 asterisk dist clean
 
 run: $(VENV)/run.stamp card       ## the lab: a call, an alarm, and then your turn
 	@[ "$$(id -u)" -eq 0 ] || echo "The virtual line card needs root: asking sudo."
@@ -70,6 +70,11 @@ sanitize: $(VENV)/test.stamp      ## the compiled parts under the address, UB an
 arm64: $(VENV)/test.stamp         ## the compiled parts on an arm64 Debian, emulated
 	@hardware/lab/packages.sh arm64
 	@tests/arm64/run.sh
+
+# Once it is there, `make test` uses it too; it never fetches it.
+asterisk: $(VENV)/test.stamp      ## calls with Asterisk, of Debian's unstable suite, in every role
+	@hardware/lab/asterisk.sh
+	@$(TESTS) tests/interop/test_sip_asterisk*.py
 
 dist: $(VENV)/test.stamp          ## the source distribution, installed with pip and run
 	@tests/dist.sh

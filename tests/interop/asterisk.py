@@ -1,18 +1,22 @@
 """Asterisk as another exchange, at an address of its own.
 
-Debian 12 does not have it. Any program `asterisk` in PATH will do, also a script that starts one
-in a root directory of its own, as long as it sees the same /tmp.
+Debian 12 does not have it: `make asterisk` unpacks one into ``build/asterisk``. Else any program
+`asterisk` in PATH will do.
 """
 
 from __future__ import annotations
 
+import shutil
 import socket
 from pathlib import Path
 
+import pytest
+
 from gateway.lab.softphone import free_port
-from tests.interop.peers import Program, need, until
+from tests.interop.peers import Program, until
 
 ADDRESS = "127.0.2.50"
+_BUILT = Path(__file__).parents[2] / "build/asterisk"
 _DIRECTORIES = """
 [directories]
 astetcdir => {home}
@@ -22,8 +26,8 @@ astspooldir => {home}/spool
 astdbdir => {home}/db
 astvarlibdir => {home}/lib
 astkeydir => {home}/lib
-astmoddir => /usr/lib/x86_64-linux-gnu/asterisk/modules
-astdatadir => /usr/share/asterisk
+astmoddir => {modules}
+astdatadir => {data}
 [options]
 verbose = 3
 """
@@ -129,6 +133,16 @@ exten => 7000,1,Dial(PJSIP/gw,20)
 """
 
 
+def find() -> tuple[str, Path]:
+    """The program, and the ``/usr`` that it belongs to; skips the test where there is none."""
+    if (_BUILT / "stamp").exists():
+        return str(_BUILT / "bin/asterisk"), _BUILT / "usr"
+    program = shutil.which("asterisk")
+    if program is None:
+        pytest.skip("there is no Asterisk: make asterisk")
+    return program, Path("/usr")
+
+
 class Asterisk(Program):
     """Exchange with one telephone (`dora`), an echo at 9000 and one who transfers us at 9001."""
 
@@ -137,7 +151,7 @@ class Asterisk(Program):
     ) -> None:
         """`peer`: the gateway's port; `tls`: a file with key and certificate, and one with the
         authority it believes, for an account `gw` whose audio is encrypted, called at 7000."""
-        need("asterisk")
+        program, installed = find()
         self.tls_port = free_port() if tls else 0
         self.port = port or free_port(socket.SOCK_DGRAM)
         for name in ("run", "log", "spool", "db", "lib"):
@@ -147,7 +161,11 @@ class Asterisk(Program):
             f"load = {name}.so" for name in " ".join(rest).split() if name != "features"
         )
         files = {
-            "asterisk.conf": _DIRECTORIES.format(home=directory),
+            "asterisk.conf": _DIRECTORIES.format(
+                home=directory,
+                modules=next(installed.glob("lib/*/asterisk/modules"), installed),
+                data=installed / "share/asterisk",
+            ),
             "modules.conf": f"[modules]\nautoload=no\n{first}\n{loads}\n",
             "pjsip.conf": _PJSIP.format(address=ADDRESS, port=self.port, peer=peer),
             "extensions.conf": _EXTENSIONS.format(peer=peer),
@@ -164,7 +182,7 @@ class Asterisk(Program):
         files["indications.conf"] = "[general]\ncountry=us\n[us]\nringcadence = 2000,4000\n"
         for name, text in files.items():
             (directory / name).write_text(text)
-        super().__init__(["asterisk", "-f", "-C", str(directory / "asterisk.conf")], directory)
+        super().__init__([program, "-f", "-C", str(directory / "asterisk.conf")], directory)
 
     async def ready(self) -> None:
         """Wait until it answers."""

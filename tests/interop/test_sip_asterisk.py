@@ -46,7 +46,7 @@ TALK_S = 4.0
 
 @contextlib.asynccontextmanager
 async def house(tmp_path: Path) -> AsyncIterator[tuple[Box, Asterisk, Softphone, Softphone]]:
-    need("asterisk", "baresip")
+    need("baresip")
     port = free_port(socket.SOCK_DGRAM)
     async with (
         box(SIP.format(address=ADDRESS, port=port), ROUTES) as gateway,

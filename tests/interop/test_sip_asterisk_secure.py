@@ -27,7 +27,7 @@ targets = ["sip/anna"]
 
 
 async def test_registered_and_called_with_srtp(tmp_path: Path) -> None:
-    need("asterisk", "baresip")
+    need("baresip")
     authority = Authority(tmp_path / "ca")
     ours = authority.issue("box", "DNS:box.test", "IP:127.0.0.1")
     theirs = authority.issue("pbx", "URI:sip:pbx.test")
