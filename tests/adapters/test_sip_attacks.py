@@ -223,6 +223,24 @@ async def test_a_contact_at_the_carrier_is_no_free_call(path: bool) -> None:
     carrier.close()
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["Record-Route: nowhere", "Record-Route: <tel:1>", "Record-Route: <sip:a>" + ",<sip:a>" * 99],
+)
+async def test_a_subscription_that_leads_nowhere_takes_no_room(line: str) -> None:
+    """Each was an error in the log and a subscription that nothing ended."""
+    async with box() as (adapter, host):
+        mallory = Raw(adapter, "mallory")
+        where = "sip:anna@127.0.0.1"
+        answer = await mallory.ask("SUBSCRIBE", "Event: presence", line, uri=where)
+        assert answer.startswith("SIP/2.0 400"), answer
+        assert adapter.holds()["subscriptions"] == adapter.holds()["pending"] == 0
+        assert not host.counters["faults"]
+        answer = await mallory.ask("SUBSCRIBE", "Event: presence", uri=where)
+        assert answer.startswith("SIP/2.0 200"), answer
+        mallory.close()
+
+
 # Calls of others
 
 

@@ -132,10 +132,18 @@ class Watchers:
         agent, request = self._agent, event.message
         if agent is None:
             return
+        asked = request.number("expires", 2**31)
+        expires = _DEFAULT_S if asked is None else asked
+        most = min(expires, self._config.max_expires_s)
         try:
             status, watch = self._judge(request, event.identity)
+            if watch is not None:
+                watch.token = agent.accept_subscription(event.request, most, now)
         except PeerError as error:
             status, watch = error.status or 400, None
+        except UsageError:
+            # All the room for subscriptions is taken.
+            status, watch = 503, None
         if watch is None:
             self._host.count("watchers_refused")
             headers = [ALLOW_EVENTS] if status == 489 else []
@@ -143,11 +151,6 @@ class Watchers:
                 headers.append(("Retry-After", "60"))
             agent.respond(event.request, status, now, headers=headers)
             return
-        asked = request.number("expires", 2**31)
-        expires = _DEFAULT_S if asked is None else asked
-        watch.token = agent.accept_subscription(
-            event.request, min(expires, self._config.max_expires_s), now
-        )
         if expires == 0:
             # It asks once (RFC 6665 section 4.4.3).
             self._tell(watch, now, last=True)

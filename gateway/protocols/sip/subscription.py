@@ -246,9 +246,10 @@ class Notifier(Subscription):
         expires: int,
         now: float,
     ) -> None:
-        super().__init__(core)
         tag = core.random()
+        # First: what cannot be read must not count as a subscription, which nothing would end.
         dialog = dialog_of_server(request, tag, flow)
+        super().__init__(core)
         self.pinned = behind_nat(request, dialog)
         self.heard = session_id_of(request)
         self.adopt(dialog)
@@ -349,14 +350,18 @@ def subscribe(
 def accept_subscription(
     core: Core, pending: PendingRequest, number: int, expires: int, now: float
 ) -> int:
-    """Accept a peer's SUBSCRIBE for at most ``expires`` seconds; returns its token."""
+    """Accept a peer's SUBSCRIBE for at most ``expires`` seconds; returns its token.
+
+    Raises `PeerError` if it makes no dialog; it is then still to be answered.
+    """
     request = pending.request
     if request.method != SUBSCRIBE:
         raise UsageError(f"the pending request is {request.method}, not SUBSCRIBE")
     asked = request.number("expires", 2**31)
     granted = expires if asked is None else min(asked, expires)
+    found = Notifier(core, request, pending.transaction, pending.flow, granted, now)
     core.pending.pop(number, None)
-    return Notifier(core, request, pending.transaction, pending.flow, granted, now).token
+    return found.token
 
 
 def notify(
