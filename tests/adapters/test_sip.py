@@ -359,10 +359,15 @@ async def test_too_many_connections_of_one_address_are_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["box.example.org", "127.0\x00.0.1", "127.0\udc8d.0.1", "%", "."]
-)
-async def test_audio_to_what_is_no_address_is_refused(address: str) -> None:
-    """RFC 4566 section 5.7 allows names; nothing is looked up for audio."""
+    "address",
+    [
+        "box.example.org", "127.0\x00.0.1", "127.0\udc8d.0.1", "%", ".", "224.2.1.1",
+        "239.1.1.1/127", "255.255.255.255",
+    ],
+)  # fmt: skip
+async def test_audio_to_what_is_no_address_of_one_host_is_refused(address: str) -> None:
+    """RFC 4566 section 5.7 allows names and groups; nothing is looked up for audio, and nobody's
+    call becomes a flood of a whole network."""
     async with trunk() as (adapter, host, peer):
         body = SDP.format(codec="0").replace("c=IN IP4 127.0.0.1", f"c=IN IP4 {address}")
         n_octets = len(body.encode(errors="surrogateescape"))

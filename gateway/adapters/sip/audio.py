@@ -14,7 +14,7 @@ from gateway.adapters.sip.natting import follow
 from gateway.errors import PeerError
 from gateway.media.streams import Codec, Direction, RtpSpec, Stream, StreamOptions
 from gateway.protocols import sdp
-from gateway.protocols.sip.locating import is_address
+from gateway.protocols.sip.locating import is_address, is_group
 
 _KNOWN: Final = {
     "G722": sdp.G722,
@@ -211,6 +211,9 @@ class Audio:
     def _apply(self, choice: sdp.Choice) -> Stream:
         if not is_address(choice.address):
             raise PeerError(f"{choice.address!r} is no IP address: names are not looked up")
+        if is_group(choice.address):
+            # A call is one far end's: to a group it would be a flood for a whole network.
+            raise PeerError(f"{choice.address} is the address of many")
         self.choice = choice
         codec = Codec(choice.codec.name.upper())
         event, noise = choice.telephone_event, choice.comfort_noise

@@ -19,6 +19,7 @@ MAX_TARGETS: Final = 16
 """Further ones are not tried: each costs the caller a time-out."""
 # IPv6 with the name of an interface. What is longer is not to be remembered.
 _LONGEST_ADDRESS: Final = 64
+_EVERYBODY = "255.255.255.255"
 _SERVICES: Final = {"sip+d2u": "udp", "sip+d2t": "tcp", "sips+d2t": "tls"}
 _PREFIXES: Final = {"tls": "_sips._tcp", "udp": "_sip._udp", "tcp": "_sip._tcp"}
 
@@ -142,6 +143,12 @@ def order(servers: Sequence[Srv], random: Random) -> list[Srv]:
 def is_address(host: str) -> bool:
     """Whether a host is an IP address and not a name."""
     return len(host) <= _LONGEST_ADDRESS and _is_address(host)
+
+
+@lru_cache(maxsize=1024)
+def is_group(address: str) -> bool:
+    """Whether an IP address is not one host's: multicast, or everybody's (RFC 919)."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_multicast or address == _EVERYBODY
 
 
 @lru_cache(maxsize=1024)
