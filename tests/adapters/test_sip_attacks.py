@@ -392,3 +392,21 @@ async def test_one_wrong_password_silences_nobody_else_behind_a_nat() -> None:
         assert (await other.register()).startswith("SIP/2.0 200"), "elsewhere all is well"
         assert host.counters["wrong_password"] == 4
         anna.close(), bert.close(), other.close()
+
+
+async def test_a_telephone_is_shown_as_itself_whatever_it_asserts() -> None:
+    async with box(phones={"anna": {"password": "secret-anna"}}) as (adapter, host):
+        anna = Raw(adapter, "anna")
+        asked = asyncio.create_task(
+            anna.ask(
+                "INVITE",
+                'P-Asserted-Identity: "Police" <sip:110@127.0.0.1>',
+                'Remote-Party-ID: "Police" <sip:110@127.0.0.1>;party=calling',
+                "Diversion: <sip:110@127.0.0.1>;reason=unconditional",
+                body=SDP,
+            )
+        )
+        offered = await host.wait_for(LegOffered, endpoint="sip/anna")
+        assert (offered.calling, offered.display, offered.diverted) == ("anna", "", ())
+        asked.cancel()
+        anna.close()

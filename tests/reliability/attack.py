@@ -1,6 +1,7 @@
 """Attackers, each a process of its own: ``python -m tests.reliability.attack KIND ...``.
 
-flood: INVITE, REGISTER, OPTIONS and garbage over UDP, at a rate, from one or many sources.
+flood: requests of many kinds, some in dialogs that are not, and garbage over UDP, at a rate, from
+       one or many sources.
 noise: random and mutated datagrams to ports: RTP, RTCP, SRTP, STUN with lengths that lie.
 slow:  connections on which a request never ends. hog: connections that say nothing.
 
@@ -31,7 +32,8 @@ def request(method: str, source: str, port: int, number: int) -> bytes:
     return (
         f"{method} sip:{100 + number % 900}@{GATEWAY} SIP/2.0\r\n"
         f"Via: SIP/2.0/UDP {source}:{port};branch=z9hG4bK{number:x}{port:x};rport\r\n"
-        f"From: <sip:f{number}@{source}>;tag={number:x}\r\nTo: <sip:{number}@{GATEWAY}>\r\n"
+        f"From: <sip:f{number}@{source}>;tag={number:x}\r\n"
+        f"To: <sip:{number}@{GATEWAY}>{';tag=1' if method == 'BYE' else ''}\r\n"
         f"Call-ID: f{number}-{port}@{source}\r\nCSeq: 1 {method}\r\nMax-Forwards: 70\r\n"
         f"Contact: <sip:f@{source}:{port}>\r\n"
         + ("Content-Type: application/sdp\r\n" if body else "")
@@ -48,12 +50,12 @@ def flood(rate: float, seconds: float, n_sources: int, seed: int) -> int:
         sock.bind((source, 0))
         sock.setblocking(False)
         socks.append((sock, source, sock.getsockname()[1]))
-    kinds = ("INVITE", "REGISTER", "OPTIONS", "")
+    kinds = ("INVITE", "REGISTER", "OPTIONS", "CANCEL", "BYE", "")
     sent = 0
 
     def one(number: int) -> None:
         sock, source, port = socks[number % len(socks)]
-        kind = kinds[(number // len(socks)) % 4]
+        kind = kinds[(number // len(socks)) % len(kinds)]
         data = request(kind, source, port, number) if kind else chance.randbytes(300)
         with contextlib.suppress(OSError):
             sock.sendto(data, (GATEWAY, 5060))
