@@ -15,7 +15,7 @@ import pytest
 
 from gateway.adapters.sip import Sip
 from gateway.core.actions import Answer, Dial
-from gateway.core.events import LegEnded, LegOffered, TransferRequested
+from gateway.core.events import AlarmRaised, LegEnded, LegOffered, TransferRequested
 from gateway.testing import TestHost, until
 from tests.reliability.party import proof
 
@@ -29,6 +29,7 @@ SDP = (
 
 @contextlib.asynccontextmanager
 async def box(**fields: Any) -> AsyncIterator[tuple[Sip, TestHost]]:
+    """The adapter with three telephones."""
     host = TestHost("sip")
     phones = {user: {"password": f"secret-{user}", "calls": 4} for user in USERS}
     listen = ["udp:127.0.0.1:0", "tcp:127.0.0.1:0"]
@@ -277,6 +278,31 @@ async def test_who_knows_a_call_id_alone_cannot_take_a_call() -> None:
         anna.close(), mallory.close()
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "sip:sip/carrier:0900@127.0.0.1",
+        "sip:sip%2Fcarrier%3A0900@127.0.0.1",
+        "tel:sip/carrier:0900",
+    ],
+)
+async def test_a_transfer_goes_round_no_routes(target: str) -> None:
+    """Who may not call a trunk does not have his partner connected to it by naming it."""
+    async with box() as (adapter, host):
+        mallory = Raw(adapter, "mallory")
+        asked = asyncio.create_task(mallory.ask("INVITE", body=SDP, call="1@mallory"))
+        offered = await host.wait_for(LegOffered, endpoint="sip/mallory")
+        adapter.answer(Answer(leg=offered.leg))
+        talk = await asked
+        await mallory.acknowledge(talk, BOX)
+        to = re.findall(r"\r\nTo: (.*)\r\n", talk)[0]
+        await mallory.send("REFER", f"Refer-To: <{target}>", to=to, call="1@mallory")
+        answer = await mallory.expect("SIP/2.0 ")
+        assert answer.startswith("SIP/2.0 403"), answer
+        assert not host.of(TransferRequested)
+        mallory.close()
+
+
 async def test_a_telephone_cannot_begin_any_number_of_calls() -> None:
     async with box(requests_per_s=2000) as (adapter, host):
         mallory = Raw(adapter, "mallory")
@@ -367,7 +393,7 @@ async def test_a_request_is_one_guess() -> None:
 
 
 async def test_an_account_is_no_licence_to_guess_the_passwords_of_others() -> None:
-    async with box(lockout_failures=4) as (adapter, host):
+    async with box(lockout_failures=4, fraud={"block_s": 60}) as (adapter, host):
         mallory = Raw(adapter, "mallory")
         for n in range(4):
             assert (await guess(mallory, "anna", f"{n}")).startswith("SIP/2.0 401")
@@ -375,6 +401,12 @@ async def test_an_account_is_no_licence_to_guess_the_passwords_of_others() -> No
         for user, password in (("anna", "secret-anna"), ("bert", "secret-bert"), ("", "")):
             assert await guess(mallory, user, password) == "", "right or wrong: silence"
         assert host.counters["wrong_password"] == 4
+        (alarm,) = host.of(AlarmRaised)
+        assert (alarm.endpoint, alarm.alarm) == ("sip/anna", "toll-fraud")
+        assert "127.0.0.2" in alarm.text
+        anna = Raw(adapter, "anna", "127.0.0.3")
+        assert (await anna.ask("MESSAGE", uri="sip:9@127.0.0.1")).startswith("SIP/2.0 202")
+        anna.close()
         mallory.close()
 
 

@@ -224,6 +224,20 @@ def test_a_burst_of_calls_raises_one_alarm_and_blocks() -> None:
     assert host.of(AlarmCleared)
 
 
+def test_guesses_are_told_and_block_nobody() -> None:
+    guard, host = watchman(window_s=60.0, block_s=30.0)
+    for n in range(3):
+        guard.guessed("anna", "192.0.2.9", float(n))
+    (alarm,) = host.of(AlarmRaised)
+    assert (alarm.endpoint, alarm.alarm) == ("sip/anna", ALARM)
+    assert "192.0.2.9" in alarm.text
+    assert guard.admits("anna", 3.0)
+    guard.beat(61.0)
+    assert not host.of(AlarmCleared)
+    guard.beat(62.5)
+    assert host.of(AlarmCleared)
+
+
 def test_many_numbers_that_lead_nowhere() -> None:
     guard, host = watchman(failed=3)
     for n in range(20):

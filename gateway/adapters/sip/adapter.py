@@ -79,6 +79,7 @@ class Sip(Adapter):
         self._door.names_at = self._wires.names_at
         self._trunks = Trunks(name, config, host, self._door, self._wires)
         self._calls = Calls(name, config, host, self._phones, self._trunks, self._wires)
+        self._door.guessed = self._calls.guessed
         self._mailboxes = Mailboxes(name, config, host, self._trunks)
         self._watchers = Watchers(name, config, host, self._phones)
         self._watchers.pump = self._pump

@@ -101,6 +101,7 @@ class Calls:
         self._name, self._config, self._host = name, config, host
         self._phones, self._trunks, self._wires = phones, trunks, wires
         self._watchman = Watchman(name, config.fraud, host)
+        self.guessed = self._watchman.guessed
         self._agent: SipAgent | None = None
         self._legs: dict[str, Leg] = {}
         self._busy: Counter[str] = Counter()

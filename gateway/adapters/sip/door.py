@@ -70,6 +70,8 @@ class Door:
         }
         self.peers: dict[str, frozenset[str]] = {}
         """Resolved addresses of each trunk's peer."""
+        self.guessed: Callable[[str, str, float], None] = lambda user, source, now: None
+        """Told of a phone whose password was guessed at, and of the source that is ignored now."""
         self.names_at: Callable[[int], frozenset[str]] = lambda connection: frozenset()
         """Domains in the verified certificate of a connection's peer."""
         self._secure = {
@@ -195,6 +197,10 @@ class Door:
         failures.users[user[:_LONGEST]] = failures.users.get(user[:_LONGEST], 0) + 1
         failures.until = now + self._config.lockout_s
         self._failures.move_to_end(source)
+        if failures.count() == self._config.lockout_failures:
+            self._log.warning("a source is ignored: too many wrong passwords", source=source)
+            for each in failures.users.keys() & self._config.phones.keys():
+                self.guessed(each, source, now)
         if len(self._failures) > _REMEMBERED:
             self._failures.popitem(last=False)
 

@@ -1,7 +1,8 @@
 """Toll fraud: an account that calls as if somebody else were paying raises an alarm.
 
 A stolen password shows in numbers: many calls at once, many numbers that lead nowhere, costly ones,
-and those at night. What is too much is configured (``[adapters.sip.fraud]``).
+and those at night. What is too much is configured (``[adapters.sip.fraud]``). Before it is stolen
+somebody may guess at it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class _Account:
     """When a number was last not reached."""
     raised: bool = False
     blocked_until: float = 0.0
+    guessed_until: float = 0.0
+    """Until when somebody's guesses at its password are worth an alarm."""
 
 
 class Watchman:
@@ -77,11 +80,20 @@ class Watchman:
             text = f"{len(account.failed)} numbers that lead nowhere, {called} the last"
             self._raise(user, account, now, text)
 
+    def guessed(self, user: str, source: str, now: float) -> None:
+        """A source is ignored from now on, for it guessed at passwords, this account's the last.
+        That blocks no account: its owner is somebody else."""
+        account = self._accounts.setdefault(user, _Account())
+        account.guessed_until = now + self._config.window_s
+        self._tell(user, account, now, f"{user}: too many wrong passwords from {source}")
+
     def beat(self, now: float) -> None:
         """About once a second: accounts that are quiet again."""
         for user, account in list(self._accounts.items()):
             self._forget(account, now)
-            if account.calls or account.failed or account.blocked_until > now:
+            if account.calls or account.failed:
+                continue
+            if max(account.blocked_until, account.guessed_until) > now:
                 continue
             del self._accounts[user]
             if account.raised:
@@ -100,12 +112,14 @@ class Watchman:
     def _raise(self, user: str, account: _Account, now: float, what: str) -> None:
         if self._config.block_s:
             account.blocked_until = now + self._config.block_s
+        self._tell(user, account, now, f"{user}: {what} within {self._config.window_s:g} s")
+
+    def _tell(self, user: str, account: _Account, now: float, text: str) -> None:
         if account.raised:
             return
         account.raised = True
         self._host.count("fraud_suspected")
-        text = f"{user}: {what} within {self._config.window_s:g} s"
-        self._host.log.warning("toll fraud suspected", user=user, what=what)
+        self._host.log.warning("toll fraud suspected", user=user, what=text)
         self._host.emit(
             AlarmRaised(
                 endpoint=f"{self._name}/{user}",
