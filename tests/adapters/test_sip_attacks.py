@@ -17,6 +17,7 @@ from gateway.adapters.sip import Sip
 from gateway.core.actions import Answer, Dial
 from gateway.core.events import AlarmRaised, LegEnded, LegOffered, TransferRequested
 from gateway.testing import TestHost, until
+from tests.adapters.test_sip import trunk
 from tests.reliability.party import proof
 
 USERS = ("anna", "bert", "mallory")
@@ -442,3 +443,33 @@ async def test_a_telephone_is_shown_as_itself_whatever_it_asserts() -> None:
         assert (offered.calling, offered.display, offered.diverted) == ("anna", "", ())
         asked.cancel()
         anna.close()
+
+
+async def test_a_trunk_opens_no_microphones() -> None:
+    async with trunk() as (adapter, host, peer):
+        lines = (
+            "Answer-Mode: Auto\r\nCall-Info: <sip:x>;answer-after=0\r\nP-Auto-Answer: normal\r\n"
+        )
+        peer.send(adapter, peer.invite("c1", lines=lines, body=SDP))
+        offered = await host.wait_for(LegOffered)
+        assert not offered.auto_answer
+
+
+@pytest.mark.parametrize(("user", "redirect"), [("5", "5"), ("sip%2Fcarrier%3A0900", "")])
+async def test_sending_a_call_on_goes_round_no_routes(user: str, redirect: str) -> None:
+    async with box() as (adapter, host):
+        mallory = Raw(adapter, "mallory")
+        assert (await mallory.register()).startswith("SIP/2.0 200")
+        leg = host.begin_leg("sip/mallory")
+        adapter.dial(
+            Dial(leg=leg, endpoint="sip/mallory", number="", calling="1", trace="t", call="c")
+        )
+        invite = await mallory.expect("INVITE ")
+        copied = re.findall(r"\r\n((?:Via|From|To|Call-ID|CSeq): .*)(?=\r\n)", invite)
+        answer = ["SIP/2.0 302 Elsewhere", *copied, f"Contact: <sip:{user}@x>", "", ""]
+        await mallory.write(
+            "\r\n".join(answer).replace(">\r\nCall-ID", ">;tag=1\r\nCall-ID").encode()
+        )
+        ended = await host.wait_for(LegEnded, leg=leg)
+        assert ended.redirect == redirect
+        mallory.close()
