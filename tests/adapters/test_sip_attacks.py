@@ -17,7 +17,7 @@ from gateway.adapters.sip import Sip
 from gateway.core.actions import Answer, Dial
 from gateway.core.events import AlarmRaised, LegEnded, LegOffered, TransferRequested
 from gateway.testing import TestHost, until
-from tests.adapters.test_sip import trunk
+from tests.adapters.sip_stand import trunk
 from tests.reliability.party import proof
 
 USERS = ("anna", "bert", "mallory")
@@ -325,17 +325,17 @@ async def test_a_telephone_cannot_begin_any_number_of_calls() -> None:
 @pytest.mark.parametrize("method", ["CANCEL", "BYE", "NOTIFY", "INVITE"])
 async def test_what_belongs_to_nothing_costs_no_memory_and_little_time(method: str) -> None:
     """A stranger's CANCELs filled the room for transactions: nobody else was served."""
-    async with box(requests_per_s=10) as (adapter, host):
+    async with box(requests_per_s=1) as (adapter, host):
         stranger = Raw(adapter, "nobody", "127.0.0.66")
         for _ in range(200):
             await stranger.send(method, to=f"<{BOX}>;tag=1")
-        await until(lambda: host.counters["rate_limited"] >= 140, "most are not answered")
+        await until(lambda: host.counters["rate_limited"] >= 150, "most are not answered")
         assert adapter.holds()["transactions"] == 0
         n_answers = 0
         while answer := await stranger.read(0.3):
             assert answer.startswith("SIP/2.0 481"), answer
             n_answers += 1
-        assert 50 <= n_answers <= 60
+        assert 5 <= n_answers <= 50
         stranger.close()
 
 
@@ -368,11 +368,11 @@ async def test_empty_lines_keep_no_place_from_others() -> None:
 # Guesses
 
 
-async def guess(phone: Raw, user: str, *passwords: str) -> str:
-    """One REGISTER as somebody with all these passwords; its answer."""
+async def guess(phone: Raw, user: str, *passwords: str, within_s: float = 5.0) -> str:
+    """One REGISTER as somebody with all these passwords; its answer, empty for none."""
     who = f"<sip:{user}@127.0.0.1>"
     await phone.send("REGISTER", to=who)
-    challenge = await phone.expect("SIP/2.0 401", 0.5)
+    challenge = await phone.expect("SIP/2.0 401", within_s)
     if not challenge:
         return ""
     offer = re.findall(r"WWW-Authenticate: (.*)\r\n", challenge)[0]
@@ -381,7 +381,7 @@ async def guess(phone: Raw, user: str, *passwords: str) -> str:
         for n, password in enumerate(passwords)
     ]
     await phone.send("REGISTER", *lines, to=who)
-    return await phone.expect("SIP/2.0 ", 0.5)
+    return await phone.expect("SIP/2.0 ", within_s)
 
 
 async def test_a_request_is_one_guess() -> None:
@@ -400,7 +400,9 @@ async def test_an_account_is_no_licence_to_guess_the_passwords_of_others() -> No
             assert (await guess(mallory, "anna", f"{n}")).startswith("SIP/2.0 401")
             assert (await mallory.register()).startswith("SIP/2.0 200")
         for user, password in (("anna", "secret-anna"), ("bert", "secret-bert"), ("", "")):
-            assert await guess(mallory, user, password) == "", "right or wrong: silence"
+            assert await guess(mallory, user, password, within_s=1.5) == "", (
+                "right or wrong: silence"
+            )
         assert host.counters["wrong_password"] == 4
         (alarm,) = host.of(AlarmRaised)
         assert (alarm.endpoint, alarm.alarm) == ("sip/anna", "toll-fraud")
@@ -417,10 +419,10 @@ async def test_one_wrong_password_silences_nobody_else_behind_a_nat() -> None:
         assert (await anna.register()).startswith("SIP/2.0 200")
         for n in range(3):
             assert (await guess(bert, "bert", f"{n}")).startswith("SIP/2.0 401")
-        assert await guess(bert, "bert", "secret-bert") == ""
+        assert await guess(bert, "bert", "secret-bert", within_s=1.5) == ""
         assert (await anna.register()).startswith("SIP/2.0 200"), "she proved herself there before"
-        assert await guess(anna, "anna", "wrong") == "", "and is not told of by a wrong guess"
-        assert await guess(anna, "anna", "secret-anna") == ""
+        assert await guess(anna, "anna", "wrong", within_s=1.5) == "", "a wrong guess tells nothing"
+        assert await guess(anna, "anna", "secret-anna", within_s=1.5) == ""
         other = Raw(adapter, "bert", "127.0.0.3")
         assert (await other.register()).startswith("SIP/2.0 200"), "elsewhere all is well"
         assert host.counters["wrong_password"] == 4
