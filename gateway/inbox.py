@@ -231,8 +231,14 @@ class Inbox:
             self._gateway.counters["alarms_not_awaited"] += 1
             self._enqueue(alarm, adapter, envelope)
             return
-        held = self._held[alarm.endpoint] = _Held(alarm, adapter, envelope)
-        self._n_held += 1
+        held = _Held(alarm, adapter, envelope)
+        before = self._held.get(alarm.endpoint)
+        if before is None:
+            self._n_held += 1
+        else:
+            # Those of before a restart come together. What waits behind one waits behind all.
+            held.behind, before.behind = before.behind, held.behind
+        self._held[alarm.endpoint] = held
         loop = asyncio.get_running_loop()
         held.timer = loop.call_later(ALARM_JOURNAL_S, self._release, held)
 

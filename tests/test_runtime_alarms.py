@@ -159,6 +159,46 @@ async def test_an_alarm_in_its_middle_is_carried_on_by_the_next_run(tmp_path: Pa
         await second.see(Dial, endpoint="far/a")
 
 
+async def test_all_alarms_of_a_panel_are_carried_on_when_it_tells_some_of_them_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zones = [f"zone {n}" for n in range(6)]
+
+    def tell(rig: Rig, zone: str) -> None:
+        gateway = rig.gateway
+        alarm = AlarmRaised(
+            endpoint="far/panel", alarm=zone, kind="fire", trace=gateway.mint_id(),
+            raised_at=gateway.now(),
+        )  # fmt: skip
+        gateway.accept(alarm, None)
+
+    first = Rig(tmp_path, FIRE)
+    async with first.running():
+        for zone in zones:
+            tell(first, zone)
+        for zone in zones:
+            await first.see(OpenAlarm, alarm=zone)
+        await first.until(
+            lambda: sum(type(e.body) is OpenAlarm for e in written(tmp_path)) == len(zones)
+        )
+    second = Rig(tmp_path, FIRE)
+    inbox_ = second.gateway.inbox
+    begin = inbox_.carry_on
+
+    def begin_behind_others(told: Any) -> None:
+        # A broker brings these again just before: the last two wait behind the one ahead of them.
+        for zone in zones[3:]:
+            tell(second, zone)
+        begin(told)
+
+    monkeypatch.setattr(inbox_, "carry_on", begin_behind_others)
+    async with second.running():
+        for zone in zones:
+            await second.see(OpenAlarm, alarm=zone)
+        assert len(second.bodies(AlarmRaised)) == len(zones), "each once"
+        await second.until(lambda: not inbox_._held and not inbox_._n_held)
+
+
 async def test_what_was_heard_of_a_call_is_over_with_the_run(tmp_path: Path) -> None:
     alarm = {"endpoint": listening.PLACE, "alarm": "far/a one-way"}
     first = Rig(tmp_path)
