@@ -62,6 +62,9 @@ def test_records_of_calls_that_were_over_and_of_those_that_were_not() -> None:
         assert len(rest) == 2
         assert "normal" not in rest.values()
         assert box.json("calls") == []
+        kept = list((box.home / "data").rglob("*"))
+        assert kept
+        assert not [path for path in kept if path.stat().st_mode & 0o007], "others may look"
         # The third start finds nothing to mend.
         box.kill()
         box.start()

@@ -46,6 +46,8 @@ def run(settings: Settings, config: str | None, socket: str | None, log_level: s
         log.warning("configuration", what=warning)
     path = socket or settings.socket or os.environ.get("GATEWAY_SOCKET")
     where = Path(path or Path(file).parent / configuration.control.socket)
+    # Who called whom, and what was recorded, is for the gateway's group; not for every account.
+    os.umask(0o027)
     try:
         asyncio.run(_serve(configuration, where, log))
     except ConfigError as error:
