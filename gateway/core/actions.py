@@ -287,6 +287,8 @@ class SendMessage(_Action, frozen=True, kw_only=True):
     sender: str = ""
     """Number of who wrote it; empty: the gateway."""
     trace: str = ""
+    hops: int = 70
+    """Through how many exchanges it may still go."""
 
 
 # Tests: carried out by the gateway's tester

@@ -151,7 +151,7 @@ class Bridging:
             self._tell_hold(leg, holder if held else None)
 
     def _tell_hold(self, leg: Leg, holder: Leg | None) -> None:
-        if not leg.connected or bool(holder) == bool(leg.held_by):
+        if not leg.connected or not (holder or leg.held_by):
             return
         play = f"{leg.id}/hold"
         if holder is None:
@@ -161,12 +161,16 @@ class Bridging:
                 self.board.act(StopPlay(leg=leg.id, play=play))
             self.board.act(Retrieve(leg=leg.id))
             return
-        leg.held_by = holder.endpoint
         # A transmitter is not keyed for music.
         music = None if holder.sends or self.half(leg) else leg.call.hold
         silent = not holder.sends and music is None
-        self.board.act(Hold(leg=leg.id, by=holder.endpoint, silent=silent))
-        if music is not None:
+        if leg.music and music is None:
+            leg.music = False
+            self.board.act(StopPlay(leg=leg.id, play=play))
+        if not leg.held_by or leg.muted is not silent:
+            self.board.act(Hold(leg=leg.id, by=holder.endpoint, silent=silent))
+        leg.held_by, leg.muted = holder.endpoint, silent
+        if music is not None and not leg.music:
             leg.music = True
             self.board.act(
                 Play(

@@ -63,6 +63,7 @@ TRANSITIONS: Final[dict[tuple[LegState, type], LegState]] = {
     (_A, LegAnswered): _C,
     (_O, LegAnswered): _C,
     (_C, LegHeld): _H,
+    (_H, LegHeld): _H,
     (_H, LegRetrieved): _C,
     **{(state, LegEnded): _N for state in (_I, _O, _A, _C, _H, _X)},
 }
@@ -107,6 +108,8 @@ class Leg:
     """While it is held: its far end plays something to us."""
     held_by: str = ""
     """The endpoint that it talks to, and is on hold by."""
+    muted: bool = False
+    """It is sent nothing meanwhile."""
     music: bool = False
     """It hears what its route plays meanwhile."""
     borrows: str = ""

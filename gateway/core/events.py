@@ -367,6 +367,8 @@ class MessageReceived(_Event, frozen=True, kw_only=True):
     recipient: str = ""
     text: str
     trace: str = ""
+    hops: int = 70
+    """Through how many exchanges it may still go (Max-Forwards)."""
 
 
 # People at the gateway

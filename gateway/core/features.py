@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 _IDLE_S: Final = 4.0
 """Digits that are further apart than this do not belong together."""
-_TWICE_S: Final = 1.0
+_TWICE_S: Final = 2.0
 """The same digit in another way so soon after is the same key press."""
+_UNPAIRED: Final = 32
 _KEPT: Final = 64
 _BESIDE: Final = frozenset(("info", "pulse", "keypad"))
 """Ways of a digit in which nobody hears it in the audio; the engine passes on the others."""
@@ -31,28 +32,41 @@ class Features:
         self._kept: dict[str, tuple[str, float]] = {}
         self._heard: set[str] = set()
         """Legs whose digits are in their audio."""
-        self._told: dict[str, tuple[str, bool, float]] = {}
-        """The last digit of a leg that its other side was told, whether it was heard, and when."""
+        self._unpaired: dict[str, list[tuple[str, bool, float]]] = {}
+        """Digits of a leg that came in one way so far, whether they were heard, and when."""
 
     def forget(self, leg: Leg) -> None:
         """The leg is over."""
         self._kept.pop(leg.id, None)
         self._heard.discard(leg.id)
-        self._told.pop(leg.id, None)
+        self._unpaired.pop(leg.id, None)
 
     def digit(self, event: DigitPressed) -> None:
-        """A digit."""
+        """A digit. A device that tells each in two ways has pressed its keys once."""
         heard = event.via not in _BESIDE
-        if heard and event.leg in self.board.legs:
-            self._heard.add(event.leg)
-        self.pressed(event.leg, event.digit, heard=heard)
+        if event.leg in self.board.legs:
+            if heard:
+                self._heard.add(event.leg)
+            if self._is_copy(event.leg, event.digit, heard=heard):
+                return
+        self.pressed(event.leg, event.digit)
 
-    def pressed(self, leg_id: str, digit: str, *, heard: bool = False) -> None:
+    def _is_copy(self, leg: str, digit: str, *, heard: bool) -> bool:
+        """Whether a digit came before in the other way: each way is in order by itself, but one
+        may be some digits behind."""
+        now, waiting = self.board.now, self._unpaired.setdefault(leg, [])
+        waiting[:] = [each for each in waiting[-_UNPAIRED:] if now - each[2] < _TWICE_S]
+        for index, (other, was_heard, _) in enumerate(waiting):
+            if other == digit and was_heard is not heard:
+                # What came before it in that way was lost in this one.
+                del waiting[: index + 1]
+                return True
+        waiting.append((digit, heard, now))
+        return False
+
+    def pressed(self, leg_id: str, digit: str) -> None:
         """A digit; a hook flash is ``!``. Its plan sees it first, then talk keys, then the other
-        side, then routes.
-
-        heard: it came in the audio, or as an event among it.
-        """
+        side, then routes."""
         leg = self.board.legs.get(leg_id)
         if leg is None or not leg.connected:
             return
@@ -60,7 +74,7 @@ class Features:
             return
         if self._talk_key(leg, digit):
             return
-        self._pass_on(leg, digit, heard=heard)
+        self._pass_on(leg, digit)
         kept = (self._recent(leg) + digit)[-_KEPT:]
         self._kept[leg.id] = kept, self.board.now
         for compiled in self._routes(leg):
@@ -78,11 +92,11 @@ class Features:
                 self._feature(leg, Match(compiled, fields | {"source": leg.endpoint}))
                 return
 
-    def _pass_on(self, leg: Leg, digit: str, *, heard: bool) -> None:
+    def _pass_on(self, leg: Leg, digit: str) -> None:
         """Let the other side of a call have a digit: one that was told beside the audio, or any
         if it wants to be told its digits so.
 
-        Of a device that tells its digits twice it has them once; PINs are for us alone.
+        PINs are for us alone.
         """
         bridge = self.board.bridges.get(leg.bridge)
         if (
@@ -99,14 +113,8 @@ class Features:
             if place is None or not place.digits_beside:
                 if leg.id not in self._heard:
                     self.board.act(SendDigits(leg=other, digits=digit))
-            elif not self._is_told(leg, digit, heard=heard):
-                self._told[leg.id] = digit, heard, self.board.now
+            else:
                 self.board.act(SendDigits(leg=other, digits=digit))
-
-    def _is_told(self, leg: Leg, digit: str, *, heard: bool) -> bool:
-        """Whether it is the other copy of a digit that came in two ways."""
-        last, was_heard, at = self._told.get(leg.id, ("", heard, 0.0))
-        return last == digit and was_heard is not heard and self.board.now - at < _TWICE_S
 
     def secret(self, leg: Leg) -> bool:
         """Whether the next digit may be one of a PIN: such a one must not be written down."""

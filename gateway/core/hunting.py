@@ -257,7 +257,11 @@ class Hunt(Silent):
         """A target failed, or the caller gave up."""
         if leg is self.caller:
             self._finish()
-            self._release(Cause.CANCELLED, "the caller gave up")
+            if leg.cause is Cause.ANSWERED_ELSEWHERE:
+                # It rang elsewhere too, and was answered there: no call was missed here.
+                self._release(leg.cause, "the caller was answered elsewhere")
+            else:
+                self._release(Cause.CANCELLED, "the caller gave up")
             return
         diverted = self._attempts.pop(leg)
         timer = self._deciding.pop(leg, None)

@@ -467,7 +467,10 @@ class Switchboard:
         """An extension gets the texts to its number, of whatever network; others go out where a
         call to their number would."""
         target = self.routing.for_text(event)
-        if target and target.endpoint != event.endpoint:
+        if target and event.hops <= 1:
+            text = f"a text to {event.recipient} has no hops left: a loop of routes"
+            self.note(text, trace=event.trace)
+        elif target and target.endpoint != event.endpoint:
             self.act(
                 SendMessage(
                     endpoint=target.endpoint,
@@ -475,6 +478,7 @@ class Switchboard:
                     text=event.text,
                     sender=event.sender,
                     trace=event.trace,
+                    hops=event.hops - 1,
                 )
             )
 

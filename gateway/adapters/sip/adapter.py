@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from gateway.adapters.base import Adapter, Host
-from gateway.adapters.sip.calls import RETRY_AFTER_S, Calls
+from gateway.adapters.sip.calls import MOST_HOPS, RETRY_AFTER_S, Calls
 from gateway.adapters.sip.config import SipSection
 from gateway.adapters.sip.door import Door
 from gateway.adapters.sip.identity import (
@@ -381,6 +381,7 @@ class Sip(Adapter):
             return
         agent.respond(event.request, 202, now)
         phone = self.config.phones.get(sender)
+        hops = request.number("max-forwards")
         text = request.body.decode("utf-8", "replace")[:4096]
         self.host.emit(
             MessageReceived(
@@ -390,6 +391,7 @@ class Sip(Adapter):
                 text="\n".join(clean(line, 4096) for line in text.splitlines()),
                 # A text that somebody traces already goes on under that id (RFC 7989).
                 trace=trace_of(session_id_of(request)) or self.host.new_trace(),
+                hops=MOST_HOPS if hops is None else min(hops, MOST_HOPS),
             )
         )
 
@@ -415,6 +417,7 @@ class Sip(Adapter):
                 routes=self._trunks.routes(user),
                 headers=headers,
                 credentials=self._trunks.credentials(user),
+                max_forwards=action.hops,
             )
             self._sent(token, action)
         else:
@@ -431,6 +434,7 @@ class Sip(Adapter):
                     flow=binding.flow,
                     routes=binding.path,
                     headers=headers,
+                    max_forwards=action.hops,
                 )
                 self._sent(token, action)
         self._pump()

@@ -14,7 +14,9 @@ from gateway.adapters.sip.natting import follow
 from gateway.errors import PeerError
 from gateway.media.streams import Codec, Direction, RtpSpec, Stream, StreamOptions
 from gateway.protocols import sdp
+from gateway.protocols.sip.headers import quote
 from gateway.protocols.sip.locating import is_address, is_group
+from gateway.protocols.sip.message import Header
 
 _KNOWN: Final = {
     "G722": sdp.G722,
@@ -35,9 +37,9 @@ class Audio:
     """Stream and session description of one leg."""
 
     __slots__ = (
-        "_codecs", "_follow", "_hides", "_host", "_id", "_keying", "_leg", "_listens", "_local_ip",
-        "_media_timeout_s", "_offer", "_options", "_peer", "_reports", "_shown_ip", "_towards",
-        "_version", "behind_nat", "choice", "hold_way", "stream", "why",
+        "_codecs", "_follow", "_hides", "_host", "_id", "_keying", "_leg", "_lines", "_listens",
+        "_local_ip", "_media_timeout_s", "_offer", "_options", "_peer", "_reports", "_shown_ip",
+        "_towards", "_version", "behind_nat", "choice", "hold_way", "stream", "warning", "why",
     )  # fmt: skip
 
     def __init__(
@@ -86,8 +88,12 @@ class Audio:
         self.stream: Stream | None = None
         self.choice: sdp.Choice | None = None
         self._offer: sdp.SessionDescription | None = None
+        self._lines: list[sdp.MediaDescription] = []
+        """The lines that were answered last, for our own offers have them too."""
         self.why = ""
         """Why the last offer or answer was refused."""
+        self.warning = 305
+        """The same as a code of Warning (RFC 3261 section 20.43)."""
         self.hold_way: sdp.Direction | None = None
         """Which way audio goes while we have the far end on hold."""
         self._listens = False
@@ -99,6 +105,11 @@ class Audio:
         if self.hold_way is sdp.Direction.INACTIVE:
             return False if self._listens else None
         return self.choice is not None and self.choice.on_hold
+
+    @property
+    def refusal(self) -> Header:
+        """Why the last offer or answer was refused, for the far end."""
+        return ("Warning", f"{self.warning} crosspoint {quote(self.why)}")
 
     @property
     def is_sent(self) -> bool:
@@ -131,6 +142,15 @@ class Audio:
             crypto=crypto,
             rtcp_xr=self._reports,
         )
+        if self._lines and self.choice is not None:
+            # A line that was there once stays in its place (RFC 3264 section 8).
+            (audio,) = self._offer.media
+            self._offer.media = [
+                audio
+                if index == self.choice.index
+                else sdp.MediaDescription(line.kind, 0, line.protocol, line.formats)
+                for index, line in enumerate(self._lines)
+            ]
         return self._offer.encode()
 
     def answer(self, offer: bytes) -> bytes | None:
@@ -151,7 +171,7 @@ class Audio:
         _, port = self._apply(choice).local
         self._listens = described.direction_of(described.media[choice.index]).receives
         self._version += 1
-        return sdp.answer(
+        answer = sdp.answer(
             described,
             choice,
             self._shown_ip,
@@ -161,10 +181,18 @@ class Audio:
             crypto=crypto,
             single_codec=True,
             rtcp_xr=self._reports,
-        ).encode()
+        )
+        self._lines = answer.media
+        return answer.encode()
 
     def _choose(self, described: sdp.SessionDescription) -> tuple[sdp.Choice, list[str]] | None:
-        self.why = "no codec in common"
+        audio = [line for line in described.media if line.kind == "audio" and line.port]
+        if not audio:
+            self.why, self.warning = "no audio is offered", 304
+        elif not {line.protocol.upper() for line in audio} & {*self._keying.protocols}:
+            self.why, self.warning = f"{audio[0].protocol} is not taken", 302
+        else:
+            self.why, self.warning = "no codec in common", 305
         for protocol in self._keying.protocols:
             choice = sdp.choose(
                 described,

@@ -80,9 +80,10 @@ from gateway.protocols.sip.uri import parse_uri
 RETRY_AFTER_S: Final = 30
 """When a caller that is refused for lack of something may try again."""
 _PHONE_SILENT_S: Final = 8.0
-_HOPS: Final = 70
 _MOST_OF_A_PHONE: Final = 100
 """Calls that a telephone may have begun at a time: what its `calls` can be at most."""
+MOST_HOPS: Final = 70
+"""Through so many exchanges a call or text goes at most (RFC 3261 section 8.1.1.6)."""
 
 
 class Calls:
@@ -245,7 +246,14 @@ class Calls:
         if event.session not in self.agent.core.sessions:
             return  # cancelled in the same breath
         self._identify(leg, event.session, remote)
-        leg.audio.behind_nat = self.agent.core.sessions[event.session].pinned
+        session = self.agent.core.sessions[event.session]
+        leg.audio.behind_nat = session.pinned
+        account = self._trunks.credentials(name) if trunk else None
+        if account is not None and session.dialog is not None:
+            # A forged call must not have us prove ourselves to whom its Contact names.
+            _, _, hop = session.dialog.route()
+            if session.pinned or self._trunks.has(name, hop.host):
+                self.agent.prove(event.session, account)
         if event.offer is None:
             return
         # Look at the offer before anybody's telephone rings for a call that cannot be heard.
@@ -257,7 +265,7 @@ class Calls:
             self._refuse(leg, 503, Cause.RESOURCE_UNAVAILABLE, str(error))
         else:
             if not leg.answer:
-                self._refuse(leg, 488, Cause.NOT_ACCEPTABLE, leg.audio.why)
+                self._refuse(leg, 488, Cause.NOT_ACCEPTABLE, leg.audio.why, leg.audio.refusal)
 
     def may_text(self, user: str, number: str) -> bool:
         """Whether somebody may write to a number. To others than our own telephones it may cost
@@ -302,9 +310,9 @@ class Calls:
         if heard not in ("", leg.peer_half):
             self._identify(leg, session, heard)
 
-    def _refuse(self, leg: Leg, status: int, cause: Cause, detail: str) -> None:
+    def _refuse(self, leg: Leg, status: int, cause: Cause, detail: str, *headers: Header) -> None:
         leg.cause, leg.detail = cause, detail
-        self._hang_up(leg.sessions[0], status, [reason(cause)])
+        self._hang_up(leg.sessions[0], status, [reason(cause), *headers])
         self._end(leg)
 
     def ring(self, leg_id: str) -> None:
@@ -354,7 +362,7 @@ class Calls:
         user = action.endpoint.partition("/")[2]
         # Without counting on, a loop between two exchanges would never end (RFC 7332).
         came_in = self._by_trace.get(action.trace)
-        hops = came_in.hops - 1 if came_in else _HOPS
+        hops = came_in.hops - 1 if came_in else MOST_HOPS
         if hops < 1:
             cause, detail = Cause.EXCHANGE_ROUTING_ERROR, "no hops left: a loop of routes"
             self._host.emit(LegEnded(leg=action.leg, cause=cause, detail=detail))
@@ -628,7 +636,7 @@ class Calls:
             self.agent.reject_offer(event.session, 500, now)
             return
         if body is None:
-            self.agent.reject_offer(event.session, 488, now)
+            self.agent.reject_offer(event.session, 488, now, headers=[leg.audio.refusal])
             return
         known = self.agent.core.sessions.get(event.session)
         if event.offer and known is not None and known.waiting:
@@ -643,12 +651,15 @@ class Calls:
         return known is not None and (known.changing or known.waiting)
 
     def _note_hold(self, leg: Leg) -> None:
-        if leg.connected and leg.audio.remote_hold not in (None, leg.held):
-            leg.held = not leg.held
-            if leg.held:
-                self._host.emit(LegHeld(leg=leg.id, sends=leg.audio.is_sent))
-            else:
-                self._host.emit(LegRetrieved(leg=leg.id))
+        held, sends = leg.audio.remote_hold, leg.audio.is_sent
+        if not leg.connected or held is None:
+            return
+        if held and (not leg.held or sends is not leg.held_sends):
+            leg.held, leg.held_sends = True, sends
+            self._host.emit(LegHeld(leg=leg.id, sends=sends))
+        elif leg.held and not held:
+            leg.held = False
+            self._host.emit(LegRetrieved(leg=leg.id))
 
     # During a call
 

@@ -17,6 +17,7 @@ from gateway.errors import PeerError
 from gateway.protocols.sip.events import Ended
 from gateway.protocols.sip.headers import NameAddr, format_name_addr
 from gateway.protocols.sip.message import Header, Request, Response
+from gateway.protocols.sip.registrar import quality
 from gateway.protocols.sip.uri import make_uri
 
 MOST: Final = 8
@@ -166,6 +167,7 @@ def sent_on(event: Ended, phone: Phone | None, trunk: Trunk | None) -> tuple[str
     believes = trunk is None or trunk.diversion in (Diverting.DIVERSION, Diverting.BOTH)
     said = _diversions(event.message) if believes else ()
     why = said[0].reason if said else "unconditional"
-    number = number_of(contacts[0].uri) if contacts else ""
+    # Of several the one that it likes best (RFC 3261 section 8.1.3.4).
+    number = number_of(max(contacts, key=quality).uri) if contacts else ""
     # To name an endpoint would be to go round the routes.
     return (number, why) if number and "/" not in number else ("", "")

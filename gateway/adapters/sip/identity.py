@@ -172,5 +172,9 @@ def half_of(trace: str) -> str:
 
 
 def reason(cause: Cause) -> Header:
-    """Why, in Q.850 (RFC 3326)."""
-    return ("Reason", format_reason("Q.850", to_q850(cause), cause.value))
+    """Why, in Q.850 (RFC 3326); telephones that note missed calls look for what section 3.1 of it
+    says of those that somebody else took."""
+    why = format_reason("Q.850", to_q850(cause), cause.value)
+    if cause is Cause.ANSWERED_ELSEWHERE:
+        why = f"{format_reason('SIP', 200, 'Call completed elsewhere')}, {why}"
+    return ("Reason", why)

@@ -55,6 +55,8 @@ class Leg:
     """It is only spoken to: a page."""
     early: bool = False
     held: bool = False
+    held_sends: bool = False
+    """Its far end sends audio while it holds."""
     over: bool = False
     dtmf: DtmfMode = DtmfMode.AUTO
     cause: Cause = Cause.NORMAL
@@ -104,6 +106,10 @@ def why(event: Ended) -> tuple[Cause, str]:
             return from_q850(reason.cause), text.strip()
     if any(reason.protocol.lower() == "preemption" for reason in event.reasons):
         return Cause.PREEMPTED, f"{event.how.value}: preemption"
+    if event.how is How.CANCELLED and any(
+        reason.protocol.lower() == "sip" and reason.cause == 200 for reason in event.reasons
+    ):
+        return Cause.ANSWERED_ELSEWHERE, "CANCEL: call completed elsewhere"
     if event.how is How.REJECTED:
         words = getattr(event.message, "reason", "")
         return from_sip(event.status), f"{event.status} {words}".strip()

@@ -19,10 +19,13 @@ from gateway.adapters.sip.phones import Probe
 from gateway.adapters.sip.quota import Quota
 from gateway.adapters.sip.wires import Expected, Wires
 from gateway.core.endpoints import Condition, Endpoint
+from gateway.errors import PeerError
 from gateway.protocols.sip.agent import SipAgent
 from gateway.protocols.sip.auth import Credentials
 from gateway.protocols.sip.events import Registered, RegistrationFailed, ResponseReceived
+from gateway.protocols.sip.headers import parse_name_addr
 from gateway.protocols.sip.locating import Target
+from gateway.protocols.sip.message import Response
 from gateway.protocols.sip.names import OPTIONS
 from gateway.protocols.sip.transaction import Flow
 from gateway.protocols.sip.uri import Uri, host_port, make_uri, parse_uri
@@ -33,6 +36,7 @@ _DOWN_S: Final = 5.0
 """Probe a peer that is down this often, if `keepalive_s` is longer."""
 _AVOID_S: Final = 30.0
 """How long a server that let a call down is avoided where no OPTIONS tell of its return."""
+_MOST_ROUTES: Final = 8
 _WATCHED: Final = 4
 """Servers of one trunk that are watched and used."""
 
@@ -65,6 +69,10 @@ class _State:
     condition: Condition = Condition.UNKNOWN
     reason: str = "not heard from yet"
     agent: str = ""
+    service: list[str] = field(default_factory=list)
+    """The way that its registrar wants our calls to go (RFC 3608)."""
+    ways: list[Flow] = field(default_factory=list)
+    """Where that begins, if it is neither the peer nor our proxy."""
 
 
 MESSAGES: Final = "messages"
@@ -127,7 +135,11 @@ class Trunks:
         return make_uri(peer.host, number, peer.port) + transport
 
     def routes(self, name: str) -> list[str]:
-        """The outbound proxy, if there is one, as a Route."""
+        """Route values of calls and texts: the outbound proxy, if there is one, and what the
+        registrar named (RFC 3608 section 6.1)."""
+        return [*self._proxy(name), *self._states[name].service]
+
+    def _proxy(self, name: str) -> list[str]:
         trunk = self._config.trunks[name]
         if not trunk.proxy:
             return []
@@ -149,8 +161,15 @@ class Trunks:
     def flows(self, name: str) -> list[Flow]:
         """Ways to the trunk's servers, best first; empty while its name is not resolved."""
         state, now = self._states[name], self._host.now()
+        if state.ways:
+            return state.ways.copy()
         servers = sorted(state.servers, key=lambda server: server.lost(now))
         return [server.flow for server in servers]
+
+    def has(self, name: str, host: str) -> bool:
+        """Whether a host is the trunk's peer, its proxy or one of their servers."""
+        hop = first_hop(self._config.trunks[name])
+        return host in (hop.host, self.host(name)) or host in self._door.peers.get(name, ())
 
     def takes(self, name: str, way: str) -> bool:
         """Whether one more call may begin now, ``in`` or ``out``."""
@@ -183,6 +202,7 @@ class Trunks:
                     self._found(name, targets[:_WATCHED])
                 elif not state.servers:
                     self._set(name, Condition.DOWN, f"{hop.host} cannot be resolved")
+                state.ways = await self._begin_of(name, state.service)
             if state.servers:
                 if trunk.register and state.registration is None:
                     self._register(name, trunk, agent)
@@ -191,6 +211,19 @@ class Trunks:
                         self._probe(name, trunk, server, agent)
             pump()
             await asyncio.sleep(min(1.0, trunk.keepalive_s or 1.0))
+
+    async def _begin_of(self, name: str, service: list[str]) -> list[Flow]:
+        """Where a registrar's way for our calls begins; empty: where the registrar is, too."""
+        if not service or self._config.trunks[name].proxy:
+            return []
+        hop = parse_name_addr(service[0]).uri
+        if self.has(name, hop.host):
+            return []
+        return [Flow(*target) for target in await self._wires.locator.targets(hop)]
+
+    async def _follow(self, name: str) -> None:
+        state = self._states[name]
+        state.ways = await self._begin_of(name, state.service)
 
     def _found(self, name: str, targets: list[Target]) -> None:
         """DNS says where the trunk's servers are."""
@@ -232,7 +265,7 @@ class Trunks:
             self.target(name, ""),
             now,
             flow=server.flow,
-            routes=self.routes(name),
+            routes=self._proxy(name),
             timeout=trunk.no_response_s,
             contact=True,
             headers=[("Accept", "application/sdp")],
@@ -250,7 +283,7 @@ class Trunks:
             expires=trunk.expires_s,
             contact_user=trunk.user,
             flow=flow,
-            routes=self.routes(name),
+            routes=self._proxy(name),
         )
         self._by_token[state.registration] = (name, None)
 
@@ -290,9 +323,13 @@ class Trunks:
         if not name:
             return False
         match event:
-            case Registered():
+            case Registered(response=response):
                 self._states[name].registered = True
                 self._states[name].refused = False
+                service = _service_route(response)
+                if service != self._states[name].service:
+                    self._states[name].service = service
+                    self._host.create_task(self._follow(name), name=f"service route of {name}")
                 self._set(name, Condition.UP, "")
             case RegistrationFailed():
                 self._not_registered(name, event)
@@ -351,3 +388,15 @@ class Trunks:
                 self._host.log.info("trunk up", trunk=name)
         state.condition, state.reason = condition, reason
         self.announce(name)
+
+
+def _service_route(response: Response) -> list[str]:
+    """The way that a registrar names; none if it cannot be gone."""
+    try:
+        found = [value.strip() for value in response.values("service-route")[:_MOST_ROUTES]]
+        for value in found:
+            if parse_name_addr(value).uri.scheme not in ("sip", "sips"):
+                return []
+    except PeerError:
+        return []
+    return found

@@ -187,6 +187,10 @@ class SipAgent(Receiver):
         """
         self._session(session).hangup(now, status, list(headers))
 
+    def prove(self, session: int, credentials: Credentials) -> None:
+        """Answer challenges to our requests in a session that the peer began."""
+        self._session(session).auth = DigestClient(credentials)
+
     def answer_offer(self, session: int, body: bytes, now: float) -> None:
         """Answer the peer's outstanding offer: in a 200, ACK or PRACK, wherever it belongs.
 
@@ -277,6 +281,7 @@ class SipAgent(Receiver):
         credentials: Credentials | None = None,
         timeout: float | None = None,
         contact: bool = False,
+        max_forwards: int | None = None,
     ) -> int:
         """Send any request but INVITE; its final response comes as `ResponseReceived`."""
         if method in (names.INVITE, names.ACK, names.CANCEL) or not is_token(method):
@@ -310,6 +315,7 @@ class SipAgent(Receiver):
             body=body,
             auth=DigestClient(credentials) if credentials else None,
             timeout=timeout,
+            max_forwards=max_forwards,
         ).send(now)
         return token
 
@@ -345,6 +351,7 @@ class SipAgent(Receiver):
         routes: Sequence[str] = (),
         headers: Sequence[Header] = (),
         credentials: Credentials | None = None,
+        max_forwards: int | None = None,
     ) -> int:
         """Send an instant message (RFC 3428)."""
         return self.request(
@@ -357,6 +364,7 @@ class SipAgent(Receiver):
             routes=routes,
             headers=headers,
             credentials=credentials,
+            max_forwards=max_forwards,
         )
 
     def respond(

@@ -26,6 +26,10 @@ from gateway.protocols.sip.uri import parse_uri
 _HASHES = {"SHA-512-256": "sha512_256", "SHA-256": "sha256", "MD5": "md5"}
 """Strongest first: the order of preference when a peer offers several."""
 
+_INFORMED = (
+    ("authentication-info", "Authorization"),
+    ("proxy-authentication-info", "Proxy-Authorization"),
+)
 NC_WINDOW = 64
 """Nonce counts may overtake each other by this many (parallel requests over UDP)."""
 
@@ -121,15 +125,30 @@ class DigestClient:
             self._challenges.pop(header, None)
             return False
         self._tries[header] = tries + 1
-        self._challenges[header] = best
-        self._counts.setdefault(best["nonce"], 0)
-        while len(self._counts) > 8:
-            self._counts.pop(next(iter(self._counts)))
+        self._take(header, best)
         return True
 
-    def succeeded(self) -> None:
-        """The peer took our answer: its next challenge will be answered again."""
+    def _take(self, header: str, challenge: dict[str, str]) -> None:
+        self._challenges[header] = challenge
+        self._counts.setdefault(challenge["nonce"], 0)
+        while len(self._counts) > 8:
+            self._counts.pop(next(iter(self._counts)))
+
+    def succeeded(self, response: Response) -> None:
+        """The peer took our answer: its next challenge will be answered again. It may name the
+        nonce that it wants next (RFC 7616 section 3.5)."""
         self._tries.clear()
+        for key, header in _INFORMED:
+            challenge = self._challenges.get(header)
+            if challenge is None or key not in response.headers:
+                continue
+            for line in response.all(key):
+                try:
+                    fresh = parse_auth(f"Digest {line}")[1].get("nextnonce")
+                except PeerError:
+                    continue
+                if fresh:
+                    self._take(header, {**challenge, "nonce": fresh})
 
     def headers(self, method: str, uri: str, body: bytes) -> list[Header]:
         """Authorization lines for a request; empty before any challenge."""

@@ -290,12 +290,11 @@ class Core:
     def reply_flow(request: Request, flow: Flow) -> Flow:
         """Where responses go: source address, Via port or rport (section 18.2.2, RFC 3581).
 
-        A maddr is not followed: it would let anybody aim our responses.
+        A maddr is not followed: it would let anybody aim our responses.  The port of a stream
+        counts when its connection is gone.
         """
-        if flow.reliable:
-            return flow
         via = request.via
-        if "rport" in via.params:
+        if "rport" in via.params and not flow.reliable:
             return flow
         return flow._replace(port=via.port or DEFAULT_PORTS.get(via.transport, 5060))
 
@@ -486,9 +485,15 @@ class ClientRequest:
             self._core.no_streams(self.flow.host, now)
             self.send(now)
             return
+        if response.synthetic and status == 503 and self._dialog and self.flow.connection:
+            # The connection broke before it was sent: the peer is where its Contact says.
+            _, _, hop = self._dialog.route()
+            self.flow = self._core.flow_to(hop, self.flow)
+            self.send(now)
+            return
         if status >= 200:
             if status < 300 and self.auth is not None:
-                self.auth.succeeded()
+                self.auth.succeeded(response)
             self.done = True
         self.on_response(self, response, now)
 

@@ -14,7 +14,7 @@ import msgspec
 from gateway.errors import PeerError
 from gateway.protocols.sip.core import SipConfig
 from gateway.protocols.sip.message import Header, Request
-from gateway.protocols.sip.names import ACK, CANCEL, INVITE, METHODS, REGISTER
+from gateway.protocols.sip.names import ACK, CANCEL, INVITE, MESSAGE, METHODS, REGISTER
 from gateway.protocols.sip.transaction import Flow
 
 
@@ -103,11 +103,11 @@ def check_service(request: Request, config: SipConfig, extensions: frozenset[str
         unsupported = [tag for tag in request.tokens("require") if tag.lower() not in extensions]
         if unsupported:
             raise Refusal(420, "extension not supported", [("Unsupported", ", ".join(unsupported))])
+    if method in (INVITE, MESSAGE) and request.number("max-forwards") == 0:
+        # A gateway forwards calls and texts: it counts as a hop (RFC 7332).
+        raise Refusal(483, "Max-Forwards is 0")
     if method != INVITE:
         return
-    if request.number("max-forwards") == 0:
-        # A gateway forwards calls: it counts as a hop (RFC 7332).
-        raise Refusal(483, "Max-Forwards is 0")
     encoding = request.get("content-encoding")
     if encoding and encoding.lower() != "identity":
         raise Refusal(415, "content encoding", [("Accept-Encoding", "identity")])

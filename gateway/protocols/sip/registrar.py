@@ -169,7 +169,7 @@ class Registrar:
                         call_id=call_id,
                         cseq=cseq,
                         flow=flow,
-                        q=_quality(contact),
+                        q=quality(contact),
                         path=path,
                         params=params,
                         user_agent=_as_text(request.get("user-agent") or "")[:256],
@@ -238,7 +238,8 @@ def _flow_of(contact: NameAddr) -> tuple[str, int]:
     return (instance, reg_id) if 0 < reg_id < 2**31 else ("", 0)
 
 
-def _quality(contact: NameAddr) -> float:
+def quality(contact: NameAddr) -> float:
+    """How much a Contact is preferred, 0 to 1 (RFC 3261 section 20.10)."""
     try:
         return min(1.0, max(0.0, float(contact.params.get("q", "1"))))
     except ValueError:

@@ -157,8 +157,22 @@ def test_a_client_answers_stale_and_gives_up_otherwise(server: DigestServer) -> 
     client = DigestClient(Credentials("bob", "secret"))
     assert client.challenged(challenge(server, 10.0))
     assert not client.challenged(challenge(server, 10.0))
-    client.succeeded()
+    client.succeeded(Response(200, "", {}))
     assert client.challenged(challenge(server, 10.0))
+
+
+@pytest.mark.parametrize("line", ['nextnonce="n2", qop=auth', "nextnonce=n2", "qop=auth", '"'])
+def test_the_next_nonce_that_the_peer_names_is_used(server: DigestServer, line: str) -> None:
+    client = DigestClient(Credentials("bob", "secret"))
+    before = answered(server, client, 10.0)[0][1]
+    client.succeeded(Response(200, "", {"authentication-info": [line]}))
+    ((_, after),) = client.headers("REGISTER", URI, b"")
+    if "n2" in line:
+        assert 'nonce="n2"' in after
+        assert "nc=00000001" in after
+    else:
+        assert before.partition("nonce=")[2][:64] == after.partition("nonce=")[2][:64]
+        assert "nc=00000002" in after
 
 
 @pytest.mark.parametrize(
