@@ -74,11 +74,12 @@ class Dispatch:
     def _handlers(self) -> dict[type, Callable[[Any], None]]:
         found: dict[type, Callable[[Any], None]] = {Dial: self._dial, Command: self._command}
         for kind, name in (
-            (Ring, "ring"), (ReportTransfer, "report_transfer"), (Progress, "progress"),
-            (Answer, "answer"), (Hangup, "hangup"), (Hold, "hold"), (Retrieve, "retrieve"),
-            (SendDigits, "send_digits"), (Key, "key"), (Unkey, "unkey"),
+            (Ring, "ring"), (Progress, "progress"), (Answer, "answer"), (Hangup, "hangup"),
+            (Hold, "hold"), (Retrieve, "retrieve"), (SendDigits, "send_digits"), (Key, "key"),
+            (Unkey, "unkey"),
         ):  # fmt: skip
             found[kind] = self._leg_handler(name)
+        found[ReportTransfer] = self._report_transfer
         found |= {
             SetOutput: self._place_handler("set_output"),
             AcknowledgeAlarm: self._place_handler("acknowledge_alarm"),
@@ -148,6 +149,15 @@ class Dispatch:
                     host.end(action.leg, Cause.TEMPORARY_FAILURE, detail)
 
         return carry_out
+
+    def _report_transfer(self, action: ReportTransfer) -> None:
+        """Who asked for it may have hung up, and wants to know all the same."""
+        place = self._exchange.places.get(action.endpoint)
+        host = self._exchange.legs.get(action.leg) or (place[1] if place else None)
+        if host is None or not host.up:
+            self._exchange.counters["actions_late"] += 1
+        else:
+            self.ask(host, host.adapter.report_transfer, action)
 
     def _place_handler(self, name: str) -> Callable[[Any], None]:
         def carry_out(action: Any) -> None:

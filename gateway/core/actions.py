@@ -94,6 +94,8 @@ class ReportTransfer(_Action, frozen=True, kw_only=True):
     """Tell who asked for a transfer how it goes (NOTIFY of a REFER, RFC 3515 section 2.4.5)."""
 
     leg: str
+    endpoint: str = ""
+    """Its endpoint: the leg may be over."""
     outcome: str
     """``ringing``, ``answered`` or ``failed``; the last two are final."""
     cause: Cause = Cause.NORMAL

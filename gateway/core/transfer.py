@@ -178,7 +178,8 @@ class Transfers:
 class _Referred(Hunt):
     """A blind transfer whose asker is told how it goes, and stays until that is known.
 
-    When nobody answers he has his partner back; when he hangs up before, the hunt goes on.
+    When nobody answers he has his partner back; when he hangs up before, the hunt goes on, and he
+    is told all the same.
     """
 
     def __init__(self, board: Switchboard, asker: Leg, partner: Leg, targets: list[Target]) -> None:
@@ -205,6 +206,7 @@ class _Referred(Hunt):
     def _fail(self) -> None:
         asker, partner = self._asker, self.caller
         if not (asker.connected and partner.connected):
+            self._report("failed", self._why()[0])
             super()._fail()
             return
         self._finish()
@@ -219,5 +221,7 @@ class _Referred(Hunt):
             self.board.hangup(self._asker, Cause.NORMAL, "the other side hung up")
 
     def _report(self, outcome: str, cause: Cause = Cause.NORMAL) -> None:
-        if self._asker.live:
-            self.board.act(ReportTransfer(leg=self._asker.id, outcome=outcome, cause=cause))
+        asker = self._asker
+        self.board.act(
+            ReportTransfer(leg=asker.id, endpoint=asker.endpoint, outcome=outcome, cause=cause)
+        )

@@ -692,9 +692,7 @@ class Calls:
 
     def report_transfer(self, action: ReportTransfer) -> None:
         """Tell who asked for a transfer how it goes."""
-        leg = self._legs.get(action.leg)
-        if leg is not None:
-            self.referrals.report(self.agent, leg, action)
+        self.referrals.report(self.agent, self._legs.get(action.leg), action)
 
     # The end
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Final
 
 from gateway.adapters.base import Host
 from gateway.adapters.sip.config import SipSection
@@ -22,6 +23,8 @@ from gateway.protocols.sip.events import Invited, Referred
 from gateway.protocols.sip.message import Header
 from gateway.protocols.sip.uri import make_uri
 
+_MOST: Final = 1000
+
 
 class Referrals:
     """The transfers of one adapter's legs; `Calls` tells it of them."""
@@ -32,6 +35,8 @@ class Referrals:
         self._config, self._host, self._of_session = config, host, of_session
         self._referrers: dict[str, Leg] = {}
         """Legs whose far end had its call transferred, by trace."""
+        self._hung_up: dict[str, int] = {}
+        """Transfers that legs asked for which are over."""
         self.picked_up: Callable[[str, str], str] = lambda replaces, user: ""
         """The leg that a Replaces header names by its lamp, for that phone; empty: none."""
         self.may_call: Callable[[str, str], bool] = lambda user, called: True
@@ -77,14 +82,17 @@ class Referrals:
                 return self._of_session(getattr(agent.core.dialogs[key], "id", 0))
         return None
 
-    def report(self, agent: SipAgent, leg: Leg, action: ReportTransfer) -> None:
-        """Tell who asked for a transfer how it goes (RFC 3515 section 2.4.4)."""
-        if leg.refer is None:
+    def report(self, agent: SipAgent, leg: Leg | None, action: ReportTransfer) -> None:
+        """Tell who asked for a transfer how it goes (RFC 3515 section 2.4.4), in a dialog that may
+        have no call any more."""
+        refer = leg.refer if leg is not None else self._hung_up.get(action.leg)
+        if refer is None:
             return
-        refer = leg.refer
         status = {"ringing": 180, "answered": 200}.get(action.outcome, to_sip(action.cause))
         if status >= 200:
-            leg.refer = None
+            self._hung_up.pop(action.leg, None)
+            if leg is not None:
+                leg.refer = None
         try:
             agent.notify_refer(refer, status, self._host.now())
         except UsageError:
@@ -101,6 +109,10 @@ class Referrals:
         """A leg is over."""
         if self._referrers.get(leg.trace) is leg:
             del self._referrers[leg.trace]
+        if leg.refer is not None:
+            self._hung_up[leg.id] = leg.refer
+            if len(self._hung_up) > _MOST:
+                del self._hung_up[next(iter(self._hung_up))]
 
     def referred_by(self, trace: str, host: str) -> list[Header]:
         """Who has the call transferred to where we call now (RFC 3892): by the number that we know

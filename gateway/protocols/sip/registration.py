@@ -149,9 +149,15 @@ class Registration:
         default = _number(response, "expires") or self._expires
         try:
             ours = parse_uri(self._contact.strip("<>"))
-            for contact in response.addresses("contact"):
-                if same_uri(contact.uri, ours) and "expires" in contact.params:
-                    return max(1, parse_number(contact.params["expires"], 2**31))
+            said = [
+                (same_uri(contact.uri, ours), parse_number(contact.params["expires"], 2**31))
+                for contact in response.addresses("contact")
+                if "expires" in contact.params
+            ]
+            # A border that writes Contacts anew leaves none that is ours: no shorter one is, then.
+            granted = [seconds for own, seconds in said if own] or [each for _, each in said]
+            if granted:
+                return max(1, min(granted))
         except PeerError:
             self._core.counters["bad_response"] += 1
         return max(1, default)
