@@ -51,6 +51,16 @@ def carrier(gateway: Box, address: str = CARRIER) -> Flow:
         ("", ["Privacy: id"], ["From: .*anonymous.invalid", "Privacy: id"], ["sip:201", "anna"]),
         ('number = "+4930999"', ["Privacy: id"], ["Privacy: id"], ["4930999", "sip:201"]),
         (
+            "tells_hidden = true", ["Privacy: id"],
+            ["From: .*anonymous.invalid", "Privacy: id", "P-Asserted-Identity: <sip:201@"],
+            ["anna"],
+        ),
+        (
+            'tells_hidden = true\nidentity = "rpid"', ["Privacy: id"],
+            ["From: .*anonymous", "Privacy: id", "Remote-Party-ID: <sip:201@.*privacy=full"],
+            ["anna", "privacy=off"],
+        ),
+        (
             'codecs = ["PCMA", "PCMU"]\ndtmf = "inband"', [],
             ["m=audio [0-9]+ RTP/AVP 8 0"], ["telephone-event"],
         ),

@@ -486,15 +486,16 @@ class Calls:
         # With an account the address is the peer's, else ours.
         host = self._trunks.host(name) if trunk.user else self._wires.source_towards(peer)
         calling = trunk.number or e164(action.calling, trunk.numbers)
+        known = shown = Caller(calling, action.display)
         if action.hidden:
-            calling = ""
-        shown = Caller(calling, action.display)
+            shown = Caller("", action.display)
+            known = self._behind(action.trace, trunk) if trunk.tells_hidden else shown
         account = Caller(trunk.user, action.display) if trunk.register and shown.number else shown
         from_ = from_value(host, shown if trunk.number else account)
         target = self._trunks.target(name, dialled(action.number, trunk.numbers))
         headers = [
             session_id(leg.half),
-            *asserted(host, shown, trunk.identity),
+            *asserted(host, known, trunk.identity, hidden=action.hidden),
             *urgency(action.priority),
             *resource_priority(action.priority, trunk.precedence),
             *self.referrals.referred_by(action.trace, host),
@@ -517,6 +518,13 @@ class Calls:
 
         leg.call, leg.flows = call, flows
         self._call_next(leg)
+
+    def _behind(self, trace: str, trunk: Trunk) -> Caller:
+        """Who it is that does not want to be shown, as the trunk alone may know."""
+        leg = self._by_trace.get(trace)
+        phone = self._config.phones.get(leg.user) if leg is not None else None
+        own = phone.number if phone is not None else ""
+        return Caller(trunk.number or e164(own, trunk.numbers), "")
 
     def _call_next(self, leg: Leg) -> None:
         """Call a trunk's next server."""

@@ -185,6 +185,9 @@ class Trunk(Shaping, frozen=True, kw_only=True, forbid_unknown_fields=True):
     number: str = ""
     """Caller number to show, if the caller's own may not be shown; empty: the caller's."""
     identity: Identity = Identity.PAI
+    tells_hidden: bool = False
+    """Tell it, and it alone, who a caller is that does not want to be shown (RFC 3325 section 7):
+    some take no call without, to bill it or for emergency calls."""
     numbers: Numbers = Numbers()
     codecs: tuple[str, ...] = ()
     """In order of preference; empty: the adapter's."""

@@ -111,11 +111,17 @@ def from_value(host: str, caller: Caller) -> str:
     return format_name_addr(make_uri(host, caller.number), clean(caller.display, 80))
 
 
-def asserted(host: str, caller: Caller, how: Identity = Identity.PAI) -> list[Header]:
-    """What we say to a trunk about who really calls (RFC 3325 section 9.1)."""
+def asserted(
+    host: str, caller: Caller, how: Identity = Identity.PAI, *, hidden: bool = False
+) -> list[Header]:
+    """What we say to a trunk about who really calls (RFC 3325 section 9.1); ``hidden``: that it is
+    for the trunk alone."""
+    if hidden and caller.number and how is not Identity.FROM:
+        name, value = asserted(host, caller, how)[0]
+        return [("Privacy", "id"), (name, value.replace(";privacy=off", ";privacy=full"))]
     if not caller.number:
-        hidden = format_name_addr("sip:anonymous@anonymous.invalid", "Anonymous")
-        rpid: list[Header] = [("Remote-Party-ID", f"{hidden};party=calling;privacy=full")]
+        nobody = format_name_addr("sip:anonymous@anonymous.invalid", "Anonymous")
+        rpid: list[Header] = [("Remote-Party-ID", f"{nobody};party=calling;privacy=full")]
         return [("Privacy", "id"), *(rpid if how is Identity.RPID else ())]
     address = format_name_addr(make_uri(host, caller.number), clean(caller.display, 80))
     match how:
