@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from gateway.adapters.base import Adapter, Host
-from gateway.adapters.sip.calls import MOST_HOPS, RETRY_AFTER_S, Calls
+from gateway.adapters.sip.book import RETRY_AFTER_S
+from gateway.adapters.sip.calls import Calls
 from gateway.adapters.sip.config import SipSection
 from gateway.adapters.sip.door import Door
 from gateway.adapters.sip.identity import (
@@ -25,6 +26,7 @@ from gateway.adapters.sip.identity import (
 from gateway.adapters.sip.keying import doubts
 from gateway.adapters.sip.mailboxes import Mailboxes
 from gateway.adapters.sip.natting import moves
+from gateway.adapters.sip.outbound import MOST_HOPS
 from gateway.adapters.sip.phones import Phones
 from gateway.adapters.sip.trunks import Trunks
 from gateway.adapters.sip.watchers import Watchers
