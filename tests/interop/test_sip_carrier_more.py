@@ -10,11 +10,13 @@ import pytest
 
 from gateway.core.events import HangupRequested, LegHeld
 from gateway.lab.softphone import free_port
-from tests.interop.peers import box
+from tests.interop.certificates import Authority
+from tests.interop.peers import Program, box, need
 from tests.interop.sipp_flow import finished, perform, played, sdp
 from tests.interop.test_sip_carrier import ACCOUNT, later
 from tests.interop.test_sip_details import CARRIER, ROUTES, STRANGE, carrier, house
 from tests.interop.test_sip_services import ELSEWHERE, HOUSE, phone, tags
+from tests.interop.test_sip_tls import secure
 from tests.name_server import name_server
 
 pytestmark = pytest.mark.interop
@@ -71,6 +73,35 @@ async def test_a_server_that_cannot_and_one_that_can(tmp_path: Path) -> None:
             anna = phone(gateway, "anna").call("04711").talks().pause(0.2).hangs_up()
             await perform(tmp_path, one, two, anna)
             assert gateway.counters["failovers"] == 1
+
+
+async def test_a_carrier_that_wants_tls_first(tmp_path: Path) -> None:
+    """RFC 3263 section 4.1: NAPTR says which transport, openssl what it was asked over."""
+    need("openssl")
+    authority = Authority(tmp_path / "ca")
+    ours, theirs = (authority.issue(n, f"DNS:{n}.test") for n in ("box", "carrier"))
+    port = free_port()
+    zone = (
+        "naptr-record=carrier.test,20,50,S,SIP+D2U,,_sip._udp.carrier.test",
+        "naptr-record=carrier.test,10,50,S,SIPS+D2T,,_sips._tcp.carrier.test",
+        f"srv-host=_sips._tcp.carrier.test,a.carrier.test,{port},10,1",
+        f"srv-host=_sip._udp.carrier.test,a.carrier.test,{PORT},10,1",
+        f"host-record=a.carrier.test,{CARRIER}",
+    )
+    command = ["openssl", "s_server", "-accept", f"{CARRIER}:{port}", "-cert", str(theirs)]
+    command += ["-key", str(theirs)]
+    async with name_server(tmp_path / "dns", *zone) as names:
+        sip = secure(ours, authority) + f'nameservers = ["127.0.0.1:{names.port}"]\n'
+        sip += '[adapters.sip.trunks.carrier]\npeer = "sip:carrier.test"\nkeepalive_s = 0.5\n'
+        async with (
+            Program(command, tmp_path / "server", server_port=port) as server,
+            box(sip) as gateway,
+        ):
+            await server.says("OPTIONS sip:carrier.test")
+            assert "Via: SIP/2.0/TLS" in server.said()
+            shown = gateway.gateway.places["sip/carrier"][0].detail["address"]
+            assert shown == f"tls:{CARRIER}:{port}"
+            assert not gateway.counters["certificates_refused"]
 
 
 async def test_what_is_too_large_for_udp_goes_over_tcp(tmp_path: Path) -> None:
@@ -218,6 +249,24 @@ async def test_refer_in_every_form(tmp_path: Path, lines: list[str], status: int
             anna.takes("NOTIFY", "SIP/2.0 200").reply(200)
         carl = phone(gateway, "carl").answers(ring=False).pause(0.5).hangs_up()
         await perform(tmp_path, anna.is_hung_up(), bert, carl)
+
+
+async def test_news_of_a_transfer_for_longer_or_no_more(tmp_path: Path) -> None:
+    """RFC 3515 section 2.4.4: the subscription that a REFER makes is one."""
+    async with box(HOUSE, ELSEWHERE) as gateway:
+        anna = phone(gateway, "anna").call("202").talks().pause(0.2)
+        anna.inside("SUBSCRIBE", "Event: refer", "Expires: 60").gets(481)
+        anna.inside("REFER", "Refer-To: <sip:203@[remote_ip]>").gets(202)
+        refer = anna._cseq
+        anna.takes("NOTIFY", "SIP/2.0 100").reply(200)
+        anna.inside("SUBSCRIBE", f"Event: refer;id={refer}", "Expires: 60")
+        anna.gets(200, "Expires: 60").takes("NOTIFY", "active;expires=60", "SIP/2.0 100").reply(200)
+        anna.inside("SUBSCRIBE", f"Event: refer;id={refer + 7}", "Expires: 60").gets(481)
+        anna.inside("SUBSCRIBE", "Event: refer", "Expires: 0").gets(200, "Expires: 0")
+        anna.takes("NOTIFY", "terminated;reason=timeout").reply(200).is_hung_up()
+        bert = phone(gateway, "bert").answers().is_hung_up()
+        carl = phone(gateway, "carl").answers(after=2.0, ring=False).pause(0.5).hangs_up()
+        await perform(tmp_path, anna, bert, carl)
 
 
 # Subscriptions

@@ -32,7 +32,7 @@ from gateway.protocols.sip.message import (
     parse_datagram,
 )
 from gateway.protocols.sip.names import ACK, CANCEL, INVITE
-from gateway.protocols.sip.refer import Refer, refer_received, session_notified
+from gateway.protocols.sip.refer import Refer, refer_received, refer_subscribed, session_notified
 from gateway.protocols.sip.registration import Registration
 from gateway.protocols.sip.session import Session
 from gateway.protocols.sip.stun import answer, is_stun
@@ -326,6 +326,9 @@ class Receiver:
             if request.method == names.REFER and isinstance(user, Session):
                 user.sequence(request)
                 refer_received(core, request, transaction, flow, user, "", now)
+            elif request.method == names.SUBSCRIBE and isinstance(user, Session):
+                user.sequence(request)
+                refer_subscribed(core, self.refers, user, request, transaction, now)
             elif request.method == names.NOTIFY and isinstance(user, Session):
                 user.sequence(request)
                 session_notified(core, user, request, transaction, now)

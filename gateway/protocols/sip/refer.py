@@ -35,6 +35,8 @@ class Refer(msgspec.Struct):
     session: Session | None
     heard: str
     """The referrer's half of the Session-ID, where it has no session here."""
+    status: int = 100
+    """What it was told last."""
 
 
 def refer_received(
@@ -121,8 +123,47 @@ def notify_refer(core: Core, refers: dict[int, Refer], token: int, status: int, 
         del refers[token]
     if left <= 0:
         return
+    refer.status = status
     state = "terminated;reason=noresource" if final else f"active;expires={left}"
-    dialog = refer.dialog
+    _tell(core, refer, state, now)
+
+
+def refer_subscribed(
+    core: Core,
+    refers: dict[int, Refer],
+    session: Session,
+    request: Request,
+    transaction: ServerTransaction,
+    now: float,
+) -> None:
+    """A referrer wants to be told for longer, or no more (RFC 3515 section 2.4.4).  Raises
+    `PeerError`."""
+    event = "".join((request.get("event") or "").lower().split())
+    token = next(
+        (
+            token
+            for token, refer in refers.items()
+            if refer.dialog is session.dialog
+            and refer.expires_at > now
+            and event in ("refer", refer.event)
+        ),
+        None,
+    )
+    if token is None:
+        raise PeerError("no REFER of yours has this id", status=481)
+    refer = refers[token]
+    asked = request.number("expires", 2**31)
+    seconds = LIFETIME if asked is None else min(asked, LIFETIME)
+    refer.expires_at = now + seconds
+    headers: list[Header] = [session.my_contact(), ("Expires", str(seconds))]
+    core.respond(request, transaction, 200, now, headers)
+    if seconds == 0:
+        del refers[token]
+    _tell(core, refer, f"active;expires={seconds}" if seconds else "terminated;reason=timeout", now)
+
+
+def _tell(core: Core, refer: Refer, state: str, now: float) -> None:
+    dialog, status = refer.dialog, refer.status
     target, routes, hop = dialog.route()
     flow = core.dialog_flow(dialog, hop, pinned=bool(refer.session and refer.session.pinned))
     body = f"SIP/2.0 {status} {reason_phrase(status)}\r\n".encode()
