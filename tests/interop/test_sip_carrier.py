@@ -285,6 +285,15 @@ async def test_challenges_in_a_call_of_ours(tmp_path: Path) -> None:
         await perform(tmp_path, far, anna)
 
 
+async def test_a_challenge_without_an_account_is_not_answered(tmp_path: Path) -> None:
+    """Whoever asks for a proof is told nothing by whom he is not to have one from."""
+    async with box(house(PORT), ROUTES) as gateway:
+        far = carrier(gateway, PORT).takes("INVITE", absent=["Authorization"])
+        far.reply(407, *challenge("n1", name="Proxy-Authenticate"), again=True).takes("ACK")
+        anna = phone(gateway, "anna").call("04711").gets(403, maybe=(100,)).ack_refusal()
+        await perform(tmp_path, far.pause(0.5), anna)
+
+
 # Routes
 
 
