@@ -182,5 +182,5 @@ def reason(cause: Cause) -> Header:
     says of those that somebody else took."""
     why = format_reason("Q.850", to_q850(cause), cause.value)
     if cause is Cause.ANSWERED_ELSEWHERE:
-        why = f"{format_reason('SIP', 200, 'Call completed elsewhere')}, {why}"
+        why = f"{why}, {format_reason('SIP', 200, 'Call completed elsewhere')}"
     return ("Reason", why)
