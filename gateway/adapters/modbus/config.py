@@ -97,11 +97,22 @@ class _Number(_Section, frozen=True, kw_only=True):
     scale: float = 1.0
     """Value = register content times scale plus offset."""
     offset: float = 0.0
+    poll_s: _Poll | None = None
 
     @property
     def n_words(self) -> int:
         """Registers it takes."""
         return WORDS[self.type]
+
+    def span(self, name: str, poll_s: float) -> Span:
+        """What must be read for it."""
+        return Span(
+            name=name,
+            table=self.table,
+            address=self.address,
+            count=self.n_words,
+            poll_s=self.poll_s or poll_s,
+        )
 
 
 class Register(_Number, frozen=True, kw_only=True):
@@ -123,7 +134,6 @@ class Register(_Number, frozen=True, kw_only=True):
     """Of hi and lo."""
     severity_outer: SeverityName = "major"
     """Of hihi and lolo."""
-    poll_s: _Poll | None = None
 
     def __post_init__(self) -> None:
         if not self.scale:
@@ -140,36 +150,15 @@ class Register(_Number, frozen=True, kw_only=True):
             hysteresis=self.hysteresis, delay_s=self.delay_s,
         )  # fmt: skip
 
-    def span(self, name: str, poll_s: float) -> Span:
-        """What must be read for it."""
-        return Span(
-            name=name,
-            table=self.table,
-            address=self.address,
-            count=self.n_words,
-            poll_s=self.poll_s or poll_s,
-        )
-
 
 class Supervised(_Number, frozen=True, kw_only=True):
     """``supervised.<name>``: a loop with end-of-line resistor on an analog input."""
 
     bands: Bands
     debounce_ms: _Milliseconds = 200
-    poll_s: _Poll | None = None
     alarm: Alarm = Alarm()
     fault_severity: SeverityName = "major"
     """Of a short, an open loop, or a reading that no band holds."""
-
-    def span(self, name: str, poll_s: float) -> Span:
-        """What must be read for it."""
-        return Span(
-            name=name,
-            table=self.table,
-            address=self.address,
-            count=self.n_words,
-            poll_s=self.poll_s or poll_s,
-        )
 
 
 class NativePulse(_Section, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Final, Protocol
 
 from gateway.adapters.radio.config import AlsaAudio, Audio, CommandAudio, UdpAudio, Usrp, address
@@ -92,13 +93,7 @@ class UdpLink(_Wired):
 
     def read(self) -> bytes:
         found = []
-        for _ in range(_READS):
-            try:
-                data, source = self._socket.recvfrom(_DATAGRAM)
-            except BlockingIOError:
-                break
-            except ConnectionError:
-                continue
+        for data, source in _received(self._socket):
             if len(data) % 2 or not data or source[0] != self._to[0]:
                 self.refused += 1
                 continue
@@ -209,15 +204,9 @@ class UsrpLink:
 
     def read(self) -> bytes:
         found = []
-        for _ in range(_READS):
+        for data, source in _received(self._socket):
             try:
                 # From any port of that host: some bridges send from another than they hear on.
-                data, source = self._socket.recvfrom(_DATAGRAM)
-            except BlockingIOError:
-                break
-            except ConnectionError:
-                continue
-            try:
                 if source[0] != self._to[0]:
                     raise PeerError(f"USRP: a frame from {source[0]}")
                 frame = usrp.Frame.parse(data)
@@ -275,6 +264,17 @@ def open_audio(audio: Audio) -> Link:
     form = ("-q", "-t", "raw", "-f", "S16_LE", "-c", "1", "-r", str(audio.rate),
             "-D", audio.device, "--period-size", str(audio.rate // 50))  # fmt: skip
     return CommandLink(("arecord", *form), ("aplay", *form), audio.rate, idle_silence=True)
+
+
+def _received(sock: socket.socket) -> Iterator[tuple[bytes, tuple[str, int]]]:
+    """The datagrams that are there, each with whose it is; no more than fits into one turn."""
+    for _ in range(_READS):
+        try:
+            yield sock.recvfrom(_DATAGRAM)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            continue
 
 
 def _bound(listen: str) -> socket.socket:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, deque
-from typing import Final
+from typing import Final, TypedDict, Unpack
 
 import msgspec
 
@@ -71,14 +71,34 @@ class Said(msgspec.Struct, frozen=True, gc=False):
     outward: bool
 
 
+class How(TypedDict, total=False):
+    """How a command is given; what is left out is as at `_Command`."""
+
+    prefix: str
+    """How lines of the answer begin; a line that begins otherwise and is known to come unasked is
+    not taken for one."""
+    timeout_s: float
+    shown: str
+    """What is shown instead of it (digits)."""
+    quiet: bool
+    """Not shown unless it fails: what is asked all day."""
+    first: bool
+    """Before all that wait."""
+    kept: bool
+    """`Dialogue.forget` does not drop it."""
+    body: str
+    """What follows when the modem asks for it (TS 27.005 section 3.5.1)."""
+
+
 class _Command(msgspec.Struct, kw_only=True):
     text: str
     shown: str
-    prefix: str
-    timeout_s: float
-    quiet: bool
-    kept: bool
-    body: str
+    prefix: str = ""
+    timeout_s: float = 5.0
+    quiet: bool = False
+    first: bool = False
+    kept: bool = False
+    body: str = ""
     """What the modem gets when it asks for it."""
     lines: list[str]
 
@@ -117,36 +137,19 @@ class Dialogue:
         """Nothing is asked and nothing waits."""
         return self._pending is None and not self._waiting
 
-    def request(
-        self,
-        command: str,
-        now: float,
-        *,
-        prefix: str = "",
-        timeout_s: float = 5.0,
-        shown: str = "",
-        quiet: bool = False,
-        first: bool = False,
-        kept: bool = False,
-        body: str = "",
-    ) -> None:
+    def request(self, command: str, now: float, **how: Unpack[How]) -> None:
         """Queue a command, without ``AT``; its `Answer` comes from `receive` or `advance`.
 
-        prefix: how lines of the answer begin; a line that begins otherwise and is known to come
-        unasked is not taken for one. shown: what is shown instead of it (digits). quiet: not shown
-        unless it fails, for what is asked all day. first: before all that wait. kept: `forget` does
-        not drop it. body: what follows when the modem asks for it (TS 27.005 section 3.5.1). Raises
-        `UsageError`: control characters in it, or `MAX_WAITING` wait already.
+        Raises `UsageError`: control characters in it, or `MAX_WAITING` wait already.
         """
+        body = how.get("body", "")
         if not (command + body).isprintable() or not (command + body).isascii():
             raise UsageError(f"AT{command!r}: only printable ASCII goes into a command")
         if len(self._waiting) >= MAX_WAITING:
             raise UsageError(f"{MAX_WAITING} commands wait already: the modem does not answer")
-        made = _Command(
-            text=command, shown=shown or command, prefix=prefix, timeout_s=timeout_s,
-            quiet=quiet, kept=kept, body=body, lines=[],
-        )  # fmt: skip
-        self._waiting.insert(0 if first else len(self._waiting), made)
+        how.setdefault("shown", command)
+        made = _Command(text=command, lines=[], **how)
+        self._waiting.insert(0 if made.first else len(self._waiting), made)
         self._next(now)
 
     def forget(self) -> None:

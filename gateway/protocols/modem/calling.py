@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final, Protocol
+from typing import Final, Protocol, Unpack
 
 from gateway.errors import UsageError
 from gateway.protocols.modem import lines
-from gateway.protocols.modem.at import Answer
+from gateway.protocols.modem.at import Answer, How
 from gateway.protocols.modem.happenings import (
     Alerting,
     Connected,
@@ -54,12 +54,7 @@ class Desk(Protocol):
         command: str,
         now: float,
         heard: Heard,
-        *,
-        prefix: str = "",
-        timeout_s: float = 5.0,
-        shown: str = "",
-        quiet: bool = False,
-        first: bool = False,
+        **how: Unpack[How],
     ) -> None: ...
     def tell(self, what: Happening) -> None: ...
     def drop_waiting(self) -> None: ...

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Final
+from typing import Final, Unpack
 
 import msgspec
 
 from gateway.errors import UsageError
 from gateway.protocols.modem import lines, pdu
-from gateway.protocols.modem.at import Answer, Dialogue, Said, Unasked
+from gateway.protocols.modem.at import Answer, Dialogue, How, Said, Unasked
 from gateway.protocols.modem.calling import Calling, Heard, ignore
 from gateway.protocols.modem.happenings import Down, Happening, Pressed, Status, Up
 from gateway.protocols.modem.lines import Registration
@@ -309,22 +309,12 @@ class Module:
         command: str,
         now: float,
         heard: Heard,
-        *,
-        prefix: str = "",
-        timeout_s: float = 5.0,
-        shown: str = "",
-        quiet: bool = False,
-        first: bool = False,
-        kept: bool = False,
-        body: str = "",
+        **how: Unpack[How],
     ) -> None:
         """Give a command; `heard` gets its answer. The rest as in `Dialogue.request`."""
-        place = int(self.talk.waiting_for_answer) if first else len(self._heard)
-        self.talk.request(
-            command, now, prefix=prefix, timeout_s=timeout_s, shown=shown, quiet=quiet, first=first,
-            kept=kept, body=body,
-        )  # fmt: skip
-        self._heard.insert(place, (heard, kept))
+        place = int(self.talk.waiting_for_answer) if how.get("first") else len(self._heard)
+        self.talk.request(command, now, **how)
+        self._heard.insert(place, (heard, how.get("kept", False)))
 
     def tell(self, what: Happening) -> None:
         """Something happened."""

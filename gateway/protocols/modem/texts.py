@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from typing import Final, Protocol
+from typing import Final, Protocol, Unpack
 
 import msgspec
 
 from gateway.protocols.modem import lines, pdu
-from gateway.protocols.modem.at import Answer
+from gateway.protocols.modem.at import Answer, How
 from gateway.protocols.modem.calling import Heard, ignore
 from gateway.protocols.modem.happenings import Happening, TextCame, TextFailed, TextSent
 from gateway.protocols.modem.pdu import PduError, Received, Submitted
@@ -37,12 +37,7 @@ class Desk(Protocol):
         command: str,
         now: float,
         heard: Heard,
-        *,
-        prefix: str = "",
-        timeout_s: float = 5.0,
-        quiet: bool = False,
-        kept: bool = False,
-        body: str = "",
+        **how: Unpack[How],
     ) -> None: ...
     def tell(self, what: Happening) -> None: ...
     def texts_are_there(self) -> None: ...
