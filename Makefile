@@ -7,6 +7,10 @@ PIP    := PYTHONWARNINGS=ignore $(BIN)/pip install -q --disable-pip-version-chec
 SIPPY  := build/bench/bin/b2bua_simple
 NATIVE := $(foreach kind,pyx pxd pxi c h,$(wildcard gateway/*/*.$(kind) gateway/*/*/*.$(kind)))
 
+ifneq ($(words $(CURDIR)),1)
+$(error "$(CURDIR)" has a space in it, which make cannot take: clone into a path without one)
+endif
+
 .PHONY: run test compiled guest lint build bpf bench quality soak reliability sanitize arm64 asterisk dist clean
 
 run: $(VENV)/run.stamp card       ## the lab: a call, an alarm, and then your turn
