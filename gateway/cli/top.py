@@ -271,7 +271,7 @@ class _Top:
             try:
                 key = self._screen.getch()
             except KeyboardInterrupt:
-                return
+                return  # one of the ways to leave it, as q is
             if key != -1:
                 if not self._pressed(key):
                     return
