@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,15 @@ severity = "major"
 targets = ["loopback/bob"]
 acknowledge = "1"
 """
+
+
+def wait_until(found: Callable[[], Any], what: str, within_s: float = 60.0) -> Any:
+    """What `found` gives as soon as it is true: of another process no event tells."""
+    deadline = time.monotonic() + within_s
+    while not (result := found()):
+        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+        time.sleep(0.05)
+    return result
 
 
 class Box:
@@ -174,21 +184,17 @@ class Box:
 
     def wait_for_call(self, state: str = "connected") -> dict[str, Any]:
         """The first call that gets so far."""
-        deadline = time.monotonic() + 60.0
-        while time.monotonic() < deadline:
-            for call in self.json("calls"):
-                if call["state"] == state and len(call["legs"]) == 2:
-                    found: dict[str, Any] = call
-                    return found
-            time.sleep(0.05)
-        raise AssertionError(f"no call is {state}: {self.ok('calls')}")
+
+        def found() -> dict[str, Any] | None:
+            calls = (each for each in self.json("calls") if len(each["legs"]) == 2)
+            return next((each for each in calls if each["state"] == state), None)
+
+        call: dict[str, Any] = wait_until(found, f"a call is {state}")
+        return call
 
     def wait_for_no_call(self) -> None:
         """Until all calls are over."""
-        deadline = time.monotonic() + 60.0
-        while self.json("calls"):
-            assert time.monotonic() < deadline, self.ok("calls")
-            time.sleep(0.05)
+        wait_until(lambda: not self.json("calls"), "all calls are over")
 
     def on_terminal(self, *arguments: str, until: str, columns: int = 80) -> str:
         """What a command shows on a terminal until `until` appears; then Ctrl-C."""

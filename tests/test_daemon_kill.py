@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gateway.core.alarms import ALERTS
 from gateway.testing.wires import SerialLine
 from tests.adapters.mqtt_broker import Broker, needs_mosquitto, subscribed
-from tests.box import Box
+from tests.box import Box, wait_until
 
 _MQTT = """
 [adapters.mqtt]
@@ -26,14 +23,6 @@ ack_topic = "house/ack"
 kind = "fire"
 severity = "critical"
 """
-
-
-def _until(found: Callable[[], Any], what: str, within_s: float = 10.0) -> Any:
-    deadline = time.monotonic() + within_s
-    while not (result := found()):
-        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
-        time.sleep(0.05)
-    return result
 
 
 def _legs(box: Box) -> dict[str, str]:
@@ -56,7 +45,7 @@ def test_records_of_calls_that_were_over_and_of_those_that_were_not() -> None:
         box.kill()
         finished = {f"loopback/{who}#{n}": "normal" for who in ("alice", "bob") for n in (1, 2, 3)}
         box.start()
-        legs = _until(lambda: len(found := _legs(box)) >= 8 and found, "eight records")
+        legs = wait_until(lambda: len(found := _legs(box)) >= 8 and found, "eight records")
         assert {leg: legs.get(leg) for leg in finished} == finished
         rest = {leg: cause for leg, cause in legs.items() if leg not in finished}
         assert len(rest) == 2
@@ -86,18 +75,20 @@ async def test_an_alarm_in_its_middle_is_carried_on(tmp_path: Path) -> None:
             await asyncio.to_thread(box.start)
             await broker.publish("house/state", "triggered", "-r")
             (before,) = await asyncio.to_thread(
-                _until, lambda: [c for c in box.json("calls") if c["legs"]], "somebody is called"
+                wait_until,
+                lambda: [c for c in box.json("calls") if c["legs"]],
+                "somebody is called",
             )
             (alarm,) = await asyncio.to_thread(box.json, "alarms")
             assert alarm["state"] == "active"
             # A disk that is busy with other things is awaited for a quarter of a second only.
             await asyncio.to_thread(
-                _until, lambda: alarm["trace"] in box.journal(), "the alarm is written down"
+                wait_until, lambda: alarm["trace"] in box.journal(), "the alarm is written down"
             )
             box.kill()
             await asyncio.to_thread(box.start)
             (after,) = await asyncio.to_thread(
-                _until, lambda: [c for c in box.json("calls") if c["legs"]], "and again"
+                wait_until, lambda: [c for c in box.json("calls") if c["legs"]], "and again"
             )
             assert after["trace"] == before["trace"]
             assert [leg["endpoint"] for leg in after["legs"]] == ["loopback/bob"]
@@ -110,13 +101,13 @@ async def test_an_alarm_in_its_middle_is_carried_on(tmp_path: Path) -> None:
             await asyncio.to_thread(box.wait_for_no_call)
             # What was acknowledged is not carried on by the next run.
             await asyncio.to_thread(
-                _until, lambda: "CloseAlarm" in box.journal(), "that is written down"
+                wait_until, lambda: "CloseAlarm" in box.journal(), "that is written down"
             )
             box.kill()
             await broker.publish("house/state", "disarmed", "-r")
             await asyncio.to_thread(box.start)
             await asyncio.to_thread(
-                _until, lambda: '"disarmed"' in _this_run(box), "the panel is heard"
+                wait_until, lambda: '"disarmed"' in _this_run(box), "the panel is heard"
             )
             assert '"Dial"' not in _this_run(box)
             assert await asyncio.to_thread(box.json, "alarms") == []
@@ -145,15 +136,15 @@ async def test_an_acknowledged_alarm_stays_so_until_its_panel_says_otherwise(
             await broker.publish("house/state", state, "-r", "-q", "1")
         await asyncio.to_thread(box.start)
         await asyncio.to_thread(
-            _until, lambda: '"AlarmRaised"' in _this_run(box), "the panel is heard"
+            wait_until, lambda: '"AlarmRaised"' in _this_run(box), "the panel is heard"
         )
 
     async def acknowledge() -> None:
         await asyncio.to_thread(
-            _until, lambda: any(c["legs"] for c in box.json("calls")), "somebody is called"
+            wait_until, lambda: any(c["legs"] for c in box.json("calls")), "somebody is called"
         )
         await asyncio.to_thread(box.ok, "alarms", "ack", "mqtt/house")
-        await asyncio.to_thread(_until, lambda: "CloseAlarm" in _this_run(box), "it is written")
+        await asyncio.to_thread(wait_until, lambda: "CloseAlarm" in _this_run(box), "it is written")
 
     try:
         await asyncio.to_thread(box.start)
@@ -163,7 +154,7 @@ async def test_an_acknowledged_alarm_stays_so_until_its_panel_says_otherwise(
         for _ in range(2):
             await kill_and_start()
             (alarm,) = await asyncio.to_thread(
-                _until, lambda: box.json("alarms"), "the alarm is known"
+                wait_until, lambda: box.json("alarms"), "the alarm is known"
             )
             assert alarm["state"] == "acknowledged"
             assert (alarm["trace"], alarm["by"]) == (before["trace"], before["by"])
@@ -218,7 +209,7 @@ async def test_what_waits_behind_others_is_carried_on_though_it_was_cleared(
         said.append(json.dumps({"id": f"b{ALERTS}", "is": "off"}))
         await broker.publish_lines("hall", said)
         await asyncio.to_thread(
-            _until,
+            wait_until,
             # On a slow machine the gateway has an alarm of its own, which goes again.
             lambda: any(
                 '"AlarmCleared"' in line and f'"b{ALERTS}"' in line
@@ -230,7 +221,7 @@ async def test_what_waits_behind_others_is_carried_on_though_it_was_cleared(
         box.kill()
         await asyncio.to_thread(box.start)
         found = await asyncio.to_thread(
-            _until,
+            wait_until,
             lambda: len(found := box.json("alarms")) > ALERTS and found,
             "all of them are carried on",
             30.0,
@@ -266,14 +257,16 @@ def test_a_button_on_a_serial_line_is_carried_on_though_it_was_let_go() -> None:
         box = Box(carol=_EXCHANGE.format(port=line.path))
         try:
             box.start()
-            _until(lambda: box.json("endpoints", "exchange/bus")[0]["condition"] == "up", "is up")
+            wait_until(
+                lambda: box.json("endpoints", "exchange/bus")[0]["condition"] == "up", "is up"
+            )
             line.write(b"02C1 101\r02E1 101\r")  # pressed and let go
-            (before,) = _until(
+            (before,) = wait_until(
                 lambda: [c for c in box.json("calls") if c["legs"]], "somebody is called"
             )
             box.kill()
             box.start()
-            (after,) = _until(lambda: [c for c in box.json("calls") if c["legs"]], "and again")
+            (after,) = wait_until(lambda: [c for c in box.json("calls") if c["legs"]], "and again")
             assert after["trace"] == before["trace"]
             (alarm,) = box.json("alarms")
             assert (alarm["endpoint"], alarm["alarm"]) == ("exchange/gate", "dak1")

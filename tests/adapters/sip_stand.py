@@ -14,7 +14,7 @@ from gateway.config import convert
 from gateway.core.endpoints import Condition
 from gateway.protocols.sip.message import Request, Response, parse_datagram
 from gateway.protocols.sip.transaction import Flow
-from gateway.testing import TestHost
+from gateway.testing import TestHost, until
 
 LOCAL = ("127.0.0.1", 5060)
 
@@ -94,9 +94,7 @@ SDP = (
 
 async def up(host: TestHost) -> None:
     """Wait until the trunk counts as up."""
-    async with asyncio.timeout(20.0):
-        while host.endpoints["sip/far"].condition is not Condition.UP:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await until(lambda: host.endpoints["sip/far"].condition is Condition.UP, "the trunk is up")
 
 
 @contextlib.asynccontextmanager

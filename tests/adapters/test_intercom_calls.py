@@ -95,8 +95,9 @@ async def test_two_half_duplex_call_points_on_two_buses(tmp_path: Path) -> None:
                 skip = len(gateway.seen)
                 speaker.press()
                 await gateway.wait(FloorRequested, skip=skip)
-                while len(listener.heard) < began + 10000:  # noqa: ASYNC110
-                    await asyncio.sleep(0.02)
+                await until(
+                    lambda heard=listener.heard, n=began + 10000: len(heard) >= n, "it is heard"
+                )
                 speaker.release()
                 await asyncio.sleep(0.2)
                 assert len(speaker.heard) == n_heard, "the speaker hears itself"

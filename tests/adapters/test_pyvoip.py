@@ -139,8 +139,7 @@ async def registered(
     run = asyncio.ensure_future(pbx.receive("REGISTER"))
     async with host.running():
         await run
-        while host.endpoints[LINE].condition is not Condition.UP:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        await until(lambda: host.endpoints[LINE].condition is Condition.UP, "it is registered")
         yield host
     assert host.refused == []
 
@@ -378,9 +377,7 @@ async def test_the_library_ends_when_the_gateway_is_killed(pbx: Pbx) -> None:
     await parent.wait()
     # It takes the registration back before it goes.
     assert header(await pbx.receive("REGISTER"), "Expires") == "0"
-    async with asyncio.timeout(20.0):
-        while Path(f"/proc/{pid}").exists():  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    await until(lambda: not Path(f"/proc/{pid}").exists(), "it is gone")
 
 
 # What may be missing

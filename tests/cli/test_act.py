@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.box import Box
+from tests.box import Box, wait_until
 
 
 @pytest.fixture
@@ -16,10 +15,7 @@ def broken() -> Iterator[Box]:
     made = Box(records='[records]\nurl = "sqlite:////proc/crosspoint/records.sqlite"')
     try:
         made.start()
-        deadline = time.monotonic() + 60.0
-        while not made.json("alarms"):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: made.json("alarms"), "it is told of")
         yield made
     finally:
         made.close()

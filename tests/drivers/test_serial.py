@@ -208,13 +208,12 @@ async def test_rfc2217_opens_without_keying_anything(rfc2217: Rfc2217Server) -> 
         await ear.until(6)
         assert ear.data == b"\xff\x00echo"
         port.set_rts(True)
-        async with asyncio.timeout(20.0):
-            while ("rts", True) not in rfc2217.lines:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-    async with asyncio.timeout(20.0):
-        # What opened the port was a thread of the loop's pool, which stays.
-        while [t for t in set(threading.enumerate()) - before if "asyncio" not in t.name]:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        await until(lambda: ("rts", True) in rfc2217.lines, "the line is raised")
+    # What opened the port was a thread of the loop's pool, which stays.
+    await until(
+        lambda: all("asyncio" in each.name for each in set(threading.enumerate()) - before),
+        "no thread is left",
+    )
 
 
 async def test_rfc2217_server_dies(rfc2217: Rfc2217Server) -> None:

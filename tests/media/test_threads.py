@@ -16,6 +16,7 @@ from peers import level_at, listen, pace, rms_dbm0, sine, talk, usual_level_at
 from gateway.errors import UsageError
 from gateway.media.engine import Engine
 from gateway.media.streams import Codec, DigitDetected, NullSpec, PlayEnded, RtpSpec, StreamOptions
+from gateway.testing import until
 
 KINDS = {
     "epoll": {"io_uring": False},
@@ -174,11 +175,7 @@ async def test_moving_and_closing_at_random_leaves_nothing(engine):
         stream.close()
     for room in rooms:
         engine.close_bridge(room)
-    for _ in range(100):
-        await asyncio.sleep(0.02)
-        if not engine._dying:
-            break
-    assert not engine._dying, "every handle came back"
+    await until(lambda: not engine._dying, "every handle came back")
     if port:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
             again.bind(("127.0.0.1", port))

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from gateway.protocols import hep
 from gateway.timeline.export import HepExport
 from gateway.timeline.redact import Redactor
 from gateway.timeline.wire import Ends, WireEntry
+from tests.box import wait_until
 
 TRACE = "0123456789abcdef0123456789abcdef"
 INVITE = (
@@ -51,7 +51,7 @@ async def test_a_collector_gets_each_message_once_and_no_proof(
         env={"TERM": "xterm", "PATH": os.environ["PATH"], "HOME": str(tmp_path)},
     )  # fmt: skip
     try:
-        await asyncio.to_thread(_until, lambda: _listens(port))
+        await asyncio.to_thread(wait_until, lambda: _listens(port), "the collector listens")
         export = HepExport(
             ("127.0.0.1", port), redactor=Redactor, capture_id=77, node="box", password=password
         )
@@ -66,7 +66,9 @@ async def test_a_collector_gets_each_message_once_and_no_proof(
         export.close()
         assert (export.sent, export.dropped) == (3, 0)
         # It reads one datagram after the other, and writes as it goes.
-        await asyncio.to_thread(_until, lambda: file.stat().st_size > 3 * len(INVITE))
+        await asyncio.to_thread(
+            wait_until, lambda: file.stat().st_size > 3 * len(INVITE), "it has written"
+        )
     finally:
         collector.send_signal(signal.SIGINT)
         await asyncio.wait_for(collector.wait(), 20.0)
@@ -88,13 +90,6 @@ async def test_a_collector_gets_each_message_once_and_no_proof(
 def _listens(port: int) -> bool:
     lines = Path("/proc/net/udp").read_text().splitlines()[1:]
     return any(line.split()[1].endswith(f":{port:04X}") for line in lines)
-
-
-def _until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20.0
-    while not true():
-        assert time.monotonic() < deadline, "the collector does not do its part"
-        time.sleep(0.02)
 
 
 @given(st.binary(max_size=2000), st.text(max_size=300), st.floats(0, 4e9))
