@@ -19,7 +19,7 @@ from gateway.core.ids import Ids
 from gateway.core.numbers import Completeness
 from gateway.media.patchbay import Patchbay
 from gateway.media.streams import Stream
-from gateway.timeline.wire import Ends, Ring, WireEntry
+from gateway.timeline.wire import Ends, Ring
 
 if TYPE_CHECKING:
     from gateway.hosting import AdapterHost
@@ -105,19 +105,8 @@ class Exchange(ABC):
         ends: Ends | None,
     ) -> None:
         """Keep what went over a wire, for a while."""
-        self.wires.put(
-            WireEntry(
-                mono=self.now(),
-                at=time.time(),
-                adapter=adapter,
-                about=about,
-                outward=outward,
-                kind=kind,
-                data=data,
-                key=key,
-                words=words,
-                ends=ends,
-            )
+        self.wires.keep(
+            self.now(), time.time(), adapter, about, outward, kind, data, key, words, ends
         )
 
     def tie(self, leg: str, key: str) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import resource
+from pathlib import Path
 
 import pytest
 
 from gateway.heap import Heap, resident, tend
 from gateway.testing import until
+from gateway.timeline.wire import Ring
 from tests.fresh import fresh
 
 pytestmark = pytest.mark.skipif(
@@ -89,3 +91,47 @@ async def test_it_goes_on_after_a_time_without_descriptors() -> None:
     await until(lambda: not heap.worth, "what was freed is given back")
     tending.cancel()
     assert stays
+
+
+@fresh
+def test_it_goes_back_from_between_pages_that_are_locked() -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    library.malloc.restype = ctypes.c_void_p
+    library.malloc.argtypes = [ctypes.c_size_t]
+    library.free.argtypes = [ctypes.c_void_p]
+    library.mlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    heap = Heap()
+    # As streams of the audio engine lie among everything else.
+    pieces = [library.malloc(20_000) for _ in range(2000)]
+    for at in pieces:
+        ctypes.memset(at, 1, 20_000)
+    for at in pieces[::100]:
+        if library.mlock(at, 6000):
+            pytest.skip("nothing can be locked here")
+    held, locked = resident(), _locked_kb()
+    assert locked
+    for at in pieces[:-1]:
+        library.free(at)
+    assert heap.worth
+    heap.trim()
+    assert held - resident() > 30 * MB, held - resident()
+    assert _locked_kb() == locked, "what was locked stays so"
+    library.free(pieces[-1])
+
+
+def _locked_kb() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmLck:")[2].split()[0])
+
+
+@fresh
+async def test_what_is_bulky_is_packed_when_the_loop_has_time() -> None:
+    ring = Ring()
+    for n in range(2000):
+        ring.keep(float(n), 1e9 + n, "sip", "", False, "sip", b"OPTIONS %d" % n * 40, "", "", None)
+    before, entries = ring.held, ring.entries()
+    tending = asyncio.create_task(tend(Heap(), 0.05, ring.unpacked))
+    await until(lambda: not ring.unpacked(), "blocks are packed")
+    tending.cancel()
+    assert ring.held < before / 2
+    assert ring.entries() == entries

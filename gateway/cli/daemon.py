@@ -73,7 +73,7 @@ async def _serve(configuration: object, socket: Path, log: object) -> None:
     control = Control(desk, socket, group=configuration.control.group, log=log)
     # First of all: a second gateway must fail here, before it touches a device.
     await control.start()
-    tending = asyncio.create_task(tend(Heap()), name="heap")
+    tending = asyncio.create_task(tend(Heap(), bulky=gateway.wires.unpacked), name="heap")
     scrape = None
     try:
         gateway.handle_signals()

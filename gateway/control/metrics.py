@@ -115,8 +115,8 @@ def _bus(gateway: Gateway) -> Iterator[Metric]:
         CounterMetricFamily, "troubles", "What the gateway itself dropped, refused or failed at.",
         ("what",), (((name,), n) for name, n in sorted(gateway.counters.items())),
     )  # fmt: skip
-    yield _gauge("wire_memory_bytes", "Octets that the trace of the wires takes.",
-                 gateway.wires.n_bytes)  # fmt: skip
+    yield _gauge("wire_memory_bytes", "Octets of memory that the trace of the wires takes.",
+                 gateway.wires.held)  # fmt: skip
 
 
 def _calls(gateway: Gateway) -> Iterator[Metric]:

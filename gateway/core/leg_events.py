@@ -208,5 +208,7 @@ class LegEvents:
         if any(leg.state is not LegState.NULL for leg in call.legs):
             return
         if self.board.calls.pop(call.id, None):
+            # A leg knows its call: each would keep the other until garbage is collected.
+            call.legs.clear()
             after, call.after = call.after, ()
             self.board.rest(after)

@@ -156,6 +156,8 @@ class Database:
                     # FULL: a committed record survives a power cut, not only a crash.
                     connection.execute("PRAGMA synchronous=FULL")
                     connection.execute("PRAGMA journal_size_limit=16777216")
+                    # Rows are added at the end, and hardly ever looked for: 2 MB would be kept.
+                    connection.execute("PRAGMA cache_size=-256")
             except BaseException:
                 connection.close()
                 raise

@@ -7,18 +7,22 @@ read (`gateway.timeline.redact`). It never goes to disk from here.
 from __future__ import annotations
 
 import re
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import islice, takewhile
+from itertools import chain, islice
 from typing import Final
 
 import msgspec
+
+from gateway.timeline.blocks import Block
 
 MAXIMUM: Final = 64 << 10
 """Octets or characters kept of one entry; a SIP message fits, a firmware image does not."""
 STREAMS: Final = 1000
 """Connections whose unfinished message is remembered while something follows them."""
-_OVERHEAD: Final = 300
+BLOCK: Final = 64 << 10
+"""Octets of entries that lie in one piece of memory."""
+_OVERHEAD: Final = 100
 """Octets that an entry costs besides what it holds, roughly."""
 _TIES: Final = 20_000
 _CALL_ID: Final = re.compile(rb"\n(?:call-id|i)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
@@ -31,7 +35,7 @@ Ends = tuple[str, tuple[str, int], tuple[str, int]]
 """Transport (``udp``, ``tcp``, ``tls``, ``ws``, ``wss``), our address and port, the peer's."""
 
 
-class WireEntry(msgspec.Struct, kw_only=True, gc=False):
+class WireEntry(msgspec.Struct, gc=False):
     """One message, frame or signal between an adapter and its outside world."""
 
     mono: float
@@ -126,6 +130,75 @@ def _length(data: bytes) -> int:
     return head + (int(stated[1]) if stated else 0)
 
 
+_Row = tuple[
+    float,
+    float,
+    str,
+    str,
+    bool,
+    str,
+    bytes | str,
+    str,
+    str,
+    Ends | None,
+    int,
+    tuple[str, ...] | None,
+]
+"""A `WireEntry`, field by field: half the work where nobody looks at it."""
+
+
+class _Kept:
+    """Entries of one kind, oldest first: blocks of them, then the newest."""
+
+    __slots__ = ("blocks", "n_bytes", "n_newest", "newest")
+
+    def __init__(self) -> None:
+        self.blocks: deque[Block] = deque()
+        self.newest: deque[_Row] = deque()
+        self.n_bytes = self.n_newest = 0
+        """What all of them count as, and the newest of it."""
+
+    def close(self) -> None:
+        """Make a block of the newest."""
+        rows = list(self.newest)
+        ats = [row[1] for row in rows]
+        self.blocks.append(Block(rows, self.n_newest, mono=rows[-1][0], ats=(min(ats), max(ats))))
+        self.newest.clear()
+        self.n_newest = 0
+
+    @property
+    def oldest(self) -> float:
+        """When what is dropped next came, of a block its last. There must be something."""
+        return self.blocks[0].mono if self.blocks else self.newest[0][0]
+
+    def drop(self) -> int:
+        """Forget the oldest, a block as a whole. How many entries."""
+        if self.blocks:
+            block = self.blocks.popleft()
+            self.n_bytes -= block.n_bytes
+            return block.n
+        gone = self.newest.popleft()
+        size = len(gone[6]) + len(gone[8]) + _OVERHEAD
+        self.n_bytes -= size
+        self.n_newest -= size
+        return 1
+
+    def after(self, number: int) -> Iterator[_Row]:
+        """Entries with a higher number, newest first."""
+        for rows in chain([self.newest], (block.rows() for block in reversed(self.blocks))):
+            for row in reversed(rows):
+                if row[10] <= number:
+                    return
+                yield row
+
+    def of(self, since: float, until: float) -> Iterator[_Row]:
+        """Entries of a time by the wall clock, oldest first."""
+        for block in self.blocks:
+            if block.ats[1] >= since and block.ats[0] <= until:
+                yield from block.rows()
+        yield from self.newest
+
+
 class Ring:
     """The last entries: oldest dropped first when they are too old, or too many octets."""
 
@@ -138,9 +211,9 @@ class Ring:
         self.copies: list[Callable[[WireEntry], None]] = []
         """Who else gets each entry at once: an exporter."""
         self._number = 0
-        self._kinds: dict[str, deque[WireEntry]] = {}
-        """One queue for each kind: a bus that is polled all day must not push out a call."""
-        self._sizes: Counter[str] = Counter()
+        self._oldest = 0.0
+        self._kinds: dict[str, _Kept] = {}
+        """One for each kind: a bus that is polled all day must not push out a call."""
         self._ties: deque[tuple[float, str, str]] = deque(maxlen=_TIES)
         self.n_ties = 0
         """Dialogues that were noted so far, also those that are gone."""
@@ -150,49 +223,86 @@ class Ring:
         """Entries so far, also those that are gone."""
         return self._number
 
+    @property
+    def held(self) -> int:
+        """Octets of memory, roughly."""
+        return sum(
+            kept.n_newest + sum(block.held for block in kept.blocks)
+            for kept in self._kinds.values()
+        )
+
     def __len__(self) -> int:
-        return sum(map(len, self._kinds.values()))
+        return sum(
+            len(kept.newest) + sum(block.n for block in kept.blocks)
+            for kept in self._kinds.values()
+        )
 
     def put(self, entry: WireEntry) -> None:
         """Keep an entry; what is too long is cut."""
-        size = len(entry.data) + len(entry.words)
+        self.keep(
+            entry.mono, entry.at, entry.adapter, entry.about, entry.outward, entry.kind, entry.data,
+            entry.key, entry.words, entry.ends,
+        )  # fmt: skip
+
+    def keep(
+        self,
+        mono: float,
+        at: float,
+        adapter: str,
+        about: str,
+        outward: bool,
+        kind: str,
+        data: bytes | str,
+        key: str,
+        words: str,
+        ends: Ends | None,
+    ) -> None:
+        """Keep what is no entry yet, and need not become one before somebody looks."""
+        size = len(data) + len(words)
         if size > MAXIMUM:
-            if isinstance(entry.data, bytes):
-                entry.data = entry.data[:MAXIMUM]
+            if isinstance(data, bytes):
+                data = data[:MAXIMUM]
             else:
-                entry.data = f"{entry.data[:MAXIMUM]}... {size - MAXIMUM} characters more"
-            entry.words = entry.words[:1024]
-            size = len(entry.data) + len(entry.words)
-        self._number += 1
-        entry.number = self._number
-        kind = entry.kind
-        entries = self._kinds.get(kind)
-        if entries is None:
-            entries = self._kinds[kind] = deque()
-        entries.append(entry)
+                data = f"{data[:MAXIMUM]}... {size - MAXIMUM} characters more"
+            words = words[:1024]
+            size = len(data) + len(words)
+        self._number = number = self._number + 1
+        kept = self._kinds.get(kind)
+        if kept is None:
+            kept = self._kinds[kind] = _Kept()
+        row = (mono, at, adapter, about, outward, kind, data, key, words, ends, number, None)
+        kept.newest.append(row)
         size += _OVERHEAD
         self.n_bytes += size
-        sizes = self._sizes
-        sizes[kind] += size
-        oldest = entry.mono - self.keep_s
-        while entries[0].mono < oldest:
-            self._forget(kind)
+        kept.n_bytes += size
+        kept.n_newest += size
+        if kept.n_newest >= BLOCK:
+            kept.close()
+        self._oldest = oldest = mono - self.keep_s
+        if (kept.blocks[0].mono if kept.blocks else kept.newest[0][0]) < oldest:
+            while kept.oldest < oldest:
+                self._forget(kept)
         while self.n_bytes > self.maximum_bytes:
             # Most boxes speak SIP all day and hardly anything else: one more than half is it.
-            if 2 * sizes[kind] > self.n_bytes:
-                largest = kind
+            if 2 * kept.n_bytes > self.n_bytes:
+                largest = kept
             else:
-                largest = max(sizes, key=sizes.__getitem__)
-            self.dropped += self._kinds[largest][0].mono >= oldest
-            self._forget(largest)
+                largest = max(self._kinds.values(), key=lambda each: each.n_bytes)
+            too_old = largest.oldest < oldest
+            n = self._forget(largest)
+            self.dropped += 0 if too_old else n
         for copy in self.copies:
-            copy(entry)
+            copy(WireEntry(*row))
 
-    def _forget(self, kind: str) -> None:
-        gone = self._kinds[kind].popleft()
-        size = len(gone.data) + len(gone.words) + _OVERHEAD
-        self.n_bytes -= size
-        self._sizes[kind] -= size
+    def _forget(self, kept: _Kept) -> int:
+        self.n_bytes -= kept.n_bytes
+        n = kept.drop()
+        self.n_bytes += kept.n_bytes
+        return n
+
+    def unpacked(self) -> list[Block]:
+        """Blocks that could be smaller, when there is time for it."""
+        return [block for kept in self._kinds.values() for block in kept.blocks if not block.packed]
 
     def tie(self, mono: float, about: str, key: str) -> None:
         """Note that a dialogue (a Call-ID) is a leg's."""
@@ -207,21 +317,21 @@ class Ring:
         return {key: about for _, about, key in self._ties}
 
     def entries(self, *, since: float = 0.0, until: float = float("inf")) -> list[WireEntry]:
-        """All of a time, oldest first, as they are kept; since, until: wall clock, seconds since
-        1970."""
-        found = [
-            entry for queue in self._kinds.values() for entry in queue if since <= entry.at <= until
-        ]
-        found.sort(key=lambda entry: entry.number)
-        return found
+        """All of a time, oldest first; since, until: wall clock, seconds since 1970."""
+        return self._in_order(
+            row
+            for kept in self._kinds.values()
+            for row in kept.of(since, until)
+            if since <= row[1] <= until
+        )
 
     def after(self, number: int) -> list[WireEntry]:
-        """Those that came after an entry, oldest first, as they are kept."""
-        found = [
-            entry
-            for queue in self._kinds.values()
-            for entry in takewhile(lambda entry: entry.number > number, reversed(queue))
-        ]
+        """Those that came after an entry, oldest first."""
+        return self._in_order(row for kept in self._kinds.values() for row in kept.after(number))
+
+    def _in_order(self, rows: Iterable[_Row]) -> list[WireEntry]:
+        # A block goes as a whole, when the last of it is too old.
+        found = [WireEntry(*row) for row in rows if row[0] >= self._oldest]
         found.sort(key=lambda entry: entry.number)
         return found
 

@@ -53,7 +53,31 @@ def test_never_more_octets_than_allowed(entries: list[tuple[float, int]]) -> Non
     for mono, size in sorted(entries):
         ring.put(entry(mono, "z" * size))
         assert 0 <= ring.n_bytes <= 20_000
-        assert len(ring) <= 100
+        assert len(ring) <= 200
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 60_000)), max_size=60))
+def test_blocks_are_dropped_as_a_whole_and_read_as_they_came(
+    entries: list[tuple[float, int]],
+) -> None:
+    ring = Ring(keep_s=30.0, maximum_bytes=400_000)
+    put: list[WireEntry] = []
+    for n, (mono, size) in enumerate(sorted(entries)):
+        put.append(entry(mono, f"{n} " + "z" * size, about="sip/a#1", key="\ud800"))
+        ring.put(put[-1])
+        assert ring.n_bytes <= 400_000
+        if n % 5 == 0:
+            for block in ring.unpacked():
+                block.pack()
+    found = ring.entries()
+    assert [each.data for each in found] == [each.data for each in put[len(put) - len(found) :]]
+    assert all(each.mono >= put[-1].mono - 30.0 and each.key == "\ud800" for each in found)
+    assert len(ring) + ring.dropped <= len(put)
+    assert [each.number for each in ring.after(len(put) - 3)] == [
+        each.number for each in found if each.number > len(put) - 3
+    ]
+    late = [each for each in found if each.at >= 1050.0]
+    assert ring.entries(since=1050.0) == late
 
 
 _ENTRIES = st.builds(

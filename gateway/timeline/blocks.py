@@ -1,0 +1,55 @@
+"""Blocks: much that is remembered, in few large pieces of memory.
+
+An object for each entry would lie wherever the heap had room when it came, and keep the page that
+it lies on from going back for as long as it is remembered.
+"""
+
+from __future__ import annotations
+
+import mmap
+import pickle
+import zlib
+from typing import Any, Final
+
+_LEVEL: Final = 1
+
+
+class Block:
+    """Rows, which are plain data, in pages of their own. Packed they take a tenth of them."""
+
+    def __init__(
+        self,
+        rows: list[Any],
+        n_bytes: int,
+        *,
+        mono: float,
+        ats: tuple[float, float],
+    ) -> None:
+        """n_bytes: what they count as. mono: when the last came. ats: the least and the greatest of
+        their times by the wall clock, which may have been set between them."""
+        self.n, self.n_bytes, self.mono, self.ats = len(rows), n_bytes, mono, ats
+        self._octets: bytes | mmap.mmap = pickle.dumps(rows, pickle.HIGHEST_PROTOCOL)
+
+    @property
+    def packed(self) -> bool:
+        return isinstance(self._octets, mmap.mmap)
+
+    @property
+    def held(self) -> int:
+        """Octets of memory."""
+        return len(self._octets)
+
+    def pack(self) -> None:
+        """Make it smaller. May be called from another thread."""
+        octets = zlib.compress(self._octets, _LEVEL)
+        # The C library would give what is so small no pages of its own.
+        pages = mmap.mmap(-1, len(octets))
+        pages[:] = octets
+        self._octets = pages
+
+    def rows(self) -> list[Any]:
+        """What was put in."""
+        octets = self._octets
+        whole = octets if isinstance(octets, bytes) else zlib.decompress(octets)
+        found: list[Any] = pickle.loads(whole)
+        return found
