@@ -40,7 +40,7 @@ class Block:
         return len(self._octets)
 
     def pack(self) -> None:
-        """Make it smaller. May be called from another thread."""
+        """Make it smaller."""
         octets = zlib.compress(self._octets, _LEVEL)
         # The C library would give what is so small no pages of its own.
         pages = mmap.mmap(-1, len(octets))
