@@ -70,9 +70,11 @@ async def _kill(lab: Lab, first: float) -> float:
     """first: seconds of a start with nothing to take up again, on this machine as busy as it is."""
     lab.daemon.signal(signal.SIGKILL)
     await lab.daemon.wait(5.0)
-    lab.figure(killed_at=time.monotonic())
+    lab.figure(killed_at=time.monotonic(), killed_wall=time.time())
     await asyncio.sleep(SUPERVISOR_S)
     took = await lab.daemon.start()
+    # A busy machine takes longer for it; the processor time is the gateway's own.
+    lab.figure(start_cpu_s=max(lab.figures.get("start_cpu_s", 0.0), round(lab.daemon.cpu_s(), 2)))
     lab.check(
         took + SUPERVISOR_S <= max(UP_S, SUPERVISOR_S + 1.5 * first),
         f"it took {took:.1f} s to answer again",
@@ -81,7 +83,7 @@ async def _kill(lab: Lab, first: float) -> float:
 
 
 async def _after(lab: Lab, caller: object, pairs: list, registered: list) -> None:  # type: ignore[type-arg]
-    killed = lab.figures.pop("killed_at")
+    killed, wall = lab.figures.pop("killed_at"), lab.figures.pop("killed_wall")
     # Registrations: each telephone can be called.
     talks = await asyncio.gather(
         *(caller.call(str(300 + n), lab.number(), within_s=8.0) for n in range(PHONES))  # type: ignore[attr-defined]
@@ -105,5 +107,6 @@ async def _after(lab: Lab, caller: object, pairs: list, registered: list) -> Non
     for one, _ in pairs:
         record = records.get(one.calling)
         if record and record["cause"] == "crashed":
-            off = abs(record["talk_s"] - (killed - one.answered_at))
-            lab.check(off <= CHECKPOINT_S, f"the record of a cut call is {off:.1f} s off")
+            # Not from when the bench heard of the answer: it may have been late itself.
+            off = record["ended_at"] - wall
+            lab.check(abs(off) <= CHECKPOINT_S, f"the record of a cut call is {off:+.1f} s off")
