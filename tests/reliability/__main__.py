@@ -30,6 +30,7 @@ TESTS = {
     7: ("n07_stopped", "SIGSTOP for 10 s"),
     8: ("n08_drain", "reloads under load, then drain"),
     9: ("n09_broker", "broker killed again and again"),
+    10: ("n10_hostile_broker", "hostile broker"),
     11: ("n11_serial", "serial line pulled again and again, and noisy"),
     12: ("n12_records", "disk of the records full under calls"),
     13: ("n13_disk", "disk hangs, is full, is read-only, with recorded calls"),
