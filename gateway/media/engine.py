@@ -73,8 +73,10 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     relays: int
     """Bridges whose packets pass without a jitter buffer (one codec, or the two laws of G.711)."""
     ticks: int
+    wakes: int
+    """Turns of the threads; each does one or more ticks."""
     late_ticks: int
-    """Ticks that began more than 2 ms late."""
+    """Wakes that began more than 2 ms late."""
     skipped_ticks: int
     """Ticks given up after a stop of more than 60 ms."""
     worst_late_ms: float
@@ -470,6 +472,7 @@ class Engine:
             kernel_packets=total("kernel_packets"),
             relays=total("n_relays"),
             ticks=total("ticks"),
+            wakes=sum(sum(s["late_bins"]) for s in each),
             late_ticks=total("late_ticks"),
             skipped_ticks=total("skipped_ticks"),
             worst_late_ms=max((s["worst_late_ns"] for s in each), default=0) / 1e6,

@@ -30,6 +30,8 @@ def share(cores: list[_engine.Core], max_streams: int) -> str:
         for i, core in enumerate(cores):
             core.steer_by(steer, i)
     except OSError as error:
+        for core in cores:
+            core.stop()  # what it has got lets go; it can be started all the same
         return _refusal(error)
     return ""
 

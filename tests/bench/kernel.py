@@ -20,7 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.bench.relay import ROOT, Bench, machine
+from tests.bench.machine import keep, machine
+from tests.bench.relay import ROOT, Bench
 from tests.media.kernel_net import namespace
 
 SYSTEMS = ("user space", "kernel", "bare", "rtpengine")
@@ -123,8 +124,7 @@ def report(
         line[key] = statistics.median(run[key] for run in runs)
     print(json.dumps(line), flush=True)
     if args.save:
-        with (ROOT / "tests" / "bench" / "history" / "kernel.jsonl").open("a") as file:
-            file.write(json.dumps({**machine(), **line}) + "\n")
+        keep("kernel", {**machine(), **line})
 
 
 if __name__ == "__main__":

@@ -14,11 +14,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import datetime
 import json
 import os
-import platform
 import random
 import shutil
 import socket
@@ -29,6 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 from gateway.media.engine import Engine, OpenStream  # noqa: E402
 from gateway.media.streams import Codec, RtpSpec  # noqa: E402
+from tests.bench.machine import keep, machine, memory_kib  # noqa: E402
 
 CASES = {
     "relay": ("PCMU", "PCMU"),
@@ -51,6 +50,9 @@ GENERATOR_PORTS = 17000
 
 PAYLOAD_TYPES = {"PCMU": 0, "PCMA": 8, "G722": 9}
 PATTERNS = {"relay": "tag", "alaw": "sign"}
+
+Marks = Callable[[], dict[str, Any]]
+"""Asks the engine's process for its counters."""
 
 
 async def serve(case: str, calls: int, base: int, map_file: str, args: argparse.Namespace) -> None:
@@ -71,8 +73,10 @@ async def serve(case: str, calls: int, base: int, map_file: str, args: argparse.
     codecs = CASES.get(case, ("PCMU", "PCMU"))
     streams: list[OpenStream] = []
     lines = []
+    empty_kib = memory_kib(os.getpid())
     for call in range(calls):
-        ports = base + 4 * call, base + 4 * call + 2
+        far = call * (args.far or calls) // calls
+        ports = base + 4 * far, base + 4 * far + 2
         for port, codec in zip(ports, codecs, strict=True):
             spec = RtpSpec(
                 local_ip="127.0.0.1",
@@ -102,10 +106,18 @@ async def serve(case: str, calls: int, base: int, map_file: str, args: argparse.
     print("ready", flush=True)
     loop = asyncio.get_running_loop()
     while await loop.run_in_executor(None, sys.stdin.readline):
+        cpu_s = time.process_time()
         stats, legs = engine.stats(), [stream.stats() for stream in streams]
         out: dict[str, Any] = {
-            "cpu_s": time.process_time(),
+            "cpu_s": cpu_s,
+            "media_cpu_s": stats.cpu_s,
+            "kib_per_call": round((memory_kib(os.getpid()) - empty_kib) / calls, 1),
+            "wakes": stats.wakes,
+            "late_wakes": stats.late_ticks,
+            "received": sum(leg.packets_received for leg in legs),
+            "refused": sum(leg.packets_refused for leg in legs),
             "packets_sent": stats.packets_sent,
+            "slips": sum(leg.slips for leg in legs),
             "late_us_p99": stats.late_us_p99,
             "worst_late_ms": stats.worst_late_ms,
             "realtime": stats.realtime,
@@ -129,6 +141,48 @@ def spin() -> None:
         sum(range(1000))
 
 
+def ahead() -> list[str]:
+    """Begins the command line of a program at real-time priority, where that is permitted.
+
+    Like the engine's: others who load the machine must not make the generator late, or it
+    measures itself, nor rtpengine, or it loses packets.
+    """
+    words = ["chrt", "-f", "10"]
+    refused = subprocess.run([*words, "true"], capture_output=True, check=False).returncode
+    return [] if refused else words
+
+
+@contextmanager
+def served(
+    case: str, calls: int, map_file: Path, args: argparse.Namespace
+) -> Iterator[tuple[int, Marks]]:
+    """The engine in a process of its own with these calls open: its number, and its counters."""
+    base = GENERATOR_PORTS + random.randrange(2000) * 4
+    command = [
+        sys.executable, __file__, "--serve", case, "--calls", str(calls), "--base", str(base),
+        "--map", map_file, "--threads", str(args.threads), "--far", str(getattr(args, "far", 0)),
+    ]  # fmt: skip
+    command += ["--kernel"] * getattr(args, "kernel", False)
+    command += ["--steer"] * getattr(args, "steer", False)
+    command += ["--epoll"] * args.epoll + ["--busy"] * args.busy
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    assert server.stdin is not None
+
+    def mark() -> Any:
+        server.stdin.write("\n")
+        server.stdin.flush()
+        return json.loads(server.stdout.readline())
+
+    try:
+        if server.stdout.readline().strip() != "ready":
+            sys.exit("the engine did not start")
+        yield server.pid, mark
+    finally:
+        server.stdin.close()
+        server.wait(20)
+
+
 class Bench:
     """The generator, and where it and the systems under test put their files."""
 
@@ -138,11 +192,7 @@ class Bench:
         subprocess.run(
             ["gcc", "-O2", "-w", "-o", self.rtpload, tools / "rtpload.c", "-lm"], check=True
         )
-        # Real-time priority like the engine's: others who load the machine must not make the
-        # generator late, or it measures itself, nor rtpengine, or it loses packets.
-        self.ahead = ["chrt", "-f", "10"]
-        if subprocess.run([*self.ahead, "true"], capture_output=True, check=False).returncode:
-            self.ahead = []
+        self.ahead = ahead()
 
     def loaded(self, generator: subprocess.Popen[bytes]) -> bool:
         """Wait for the generator; False when another program has one of its ports."""
@@ -183,33 +233,14 @@ class Bench:
     def ours(self, case: str, calls: int) -> dict[str, Any] | None:
         """One run of the engine."""
         map_file = self.tmp / "ours.map"
-        base = GENERATOR_PORTS + random.randrange(2000) * 4
-        command = [
-            sys.executable, __file__, "--serve", case, "--calls", str(calls), "--base", str(base),
-            "--map", map_file, "--threads", str(self.args.threads),
-        ]  # fmt: skip
-        command += ["--kernel"] * getattr(self.args, "kernel", False)
-        command += ["--steer"] * getattr(self.args, "steer", False)
-        command += ["--epoll"] * self.args.epoll + ["--busy"] * self.args.busy
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert server.stdout is not None
-        assert server.stdin is not None
         marks = []
-        try:
-            if server.stdout.readline().strip() != "ready":
-                sys.exit("the engine did not start")
-            generator = self.load(case, server.pid, map_file)
+        with served(case, calls, map_file, self.args) as (pid, mark):
+            generator = self.load(case, pid, map_file)
             time.sleep(1.5)
-            for wait in (True, False):
-                server.stdin.write("\n")
-                server.stdin.flush()
-                marks.append(json.loads(server.stdout.readline()))
-                if wait:
-                    time.sleep(self.args.windows * self.args.seconds)
+            marks.append(mark())
+            time.sleep(self.args.windows * self.args.seconds)
+            marks.append(mark())
             good = self.loaded(generator)
-        finally:
-            server.stdin.close()
-            server.wait(20)
         if not good:
             return None
         found = self.figures()
@@ -307,30 +338,6 @@ def _merged(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def _first_line(path: str, start: str) -> str:
-    with contextlib.suppress(OSError):
-        for line in Path(path).read_text().splitlines():
-            if line.startswith(start):
-                return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def machine() -> dict[str, Any]:
-    """What the figures are of."""
-    commit = subprocess.run(
-        ["git", "-C", ROOT, "describe", "--always", "--dirty"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return {
-        "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
-        "cpu": _first_line("/proc/cpuinfo", "model name"),
-        "cpus": os.cpu_count(),
-        "kernel": platform.release(),
-        "load": round(os.getloadavg()[0], 1),
-    }
-
-
 def wanted(args: argparse.Namespace) -> Iterator[tuple[str, int]]:
     """Each case with its number of calls."""
     for case in args.only or [*CASES, *ROOMS]:
@@ -356,6 +363,7 @@ def main() -> None:
     parser.add_argument("--serve", choices=[*CASES, *ROOMS], help=argparse.SUPPRESS)
     parser.add_argument("--base", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--map", help=argparse.SUPPRESS)
+    parser.add_argument("--far", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
         asyncio.run(serve(args.serve, args.calls[0], args.base, args.map, args))
@@ -368,12 +376,9 @@ def main() -> None:
         bench = Bench(tools, Path(tmp), args)
         for case, calls in wanted(args):
             line = {**machine(), **bench.compare(case, calls)}
-            print(json.dumps({k: line[k] for k in list(line)[5:]}), flush=True)
+            print(json.dumps({k: line[k] for k in list(line)[6:]}), flush=True)
             if args.save:
-                history = ROOT / "tests" / "bench" / "history" / "relay.jsonl"
-                history.parent.mkdir(exist_ok=True)
-                with history.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+                keep("relay", line)
 
 
 if __name__ == "__main__":
