@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -23,7 +24,9 @@ from test_kernel import Call, environment
 from test_kernel import hosts as hosts
 
 from gateway.errors import DeviceError
+from gateway.media import _engine
 from gateway.media.engine import Engine, OpenStream
+from gateway.media.steering import share
 from gateway.media.streams import Codec, RtpSpec
 
 TIED = ["127.0.0.1", "127.0.0.2"]
@@ -250,6 +253,7 @@ async def test_a_leg_that_moves_to_another_thread_is_heard_on(steering, peer):
 OTHER = """
 import asyncio, sys
 from gateway.media.engine import Engine
+from gateway.media.steering import share
 from gateway.media.streams import Codec, RtpSpec
 async def main():
     engine = Engine(steer=True, realtime=False)
@@ -323,6 +327,64 @@ async def test_nothing_is_left_of_an_engine_that_was_stopped(steering, hosts):
     assert lookups() == 1
     await engine.stop()
     assert lookups() == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("from 10.77.1.1", "source address"),
+        ("ipproto udp dport 5000-6000", "protocol and destination port"),
+        ("tos 0x10", "type of service"),
+        ("fwmark 7", ""),
+        ("to 10.77.2.0/24", ""),
+        ("iif gw1 from 10.77.1.2", ""),
+    ],
+)
+async def test_it_is_refused_where_a_rule_routes_by_what_the_raw_socket_does_not_show(
+    hosts, words, why
+):
+    ip("rule", "add", "priority", "77", *words.split(), "table", "100")
+    engine = Engine(max_streams=8, steer=True)
+    await engine.start()
+    refused = engine.steer_refused
+    await engine.stop()
+    if why:
+        assert refused == f"ip rule 77 routes by {why}; remove media.steer, or the rule"
+    else:
+        assert "rule" not in refused
+
+
+def test_cores_that_were_granted_it_let_go_when_a_later_one_is_refused(hosts):
+    def held() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    def cores() -> list[_engine.Core]:
+        return [_engine.Core(8, False, False, "test") for _ in range(3)]
+
+    if refused := share(granted := cores(), 24):
+        pytest.skip(f"BPF: {refused}")
+    del granted
+    before, limits = held(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert lookups() == 0
+    reasons = []
+    for more in range(1, 40):
+        box = cores()
+        # The next descriptor is the lowest that is free: as many more as that.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before + more, limits[1]))
+        try:
+            refused = share(box, 24)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        if not refused:
+            break
+        reasons.append(refused)
+        assert lookups() == 0
+        assert held() == before
+        for core in box:
+            core.start()
+            core.stop()
+    assert {reason.partition(":")[0] for reason in reasons} >= {"socket(SOCK_RAW)"}
+    assert not refused
 
 
 def test_it_takes_the_three_rights_that_are_documented_and_no_other(hosts):
