@@ -22,7 +22,7 @@ _START_S = 10.0
 _TRIES = 3
 _CONFIG = """\
 poll_method epoll
-sip_listen 127.0.0.1:{sip}
+sip_listen {address}:{sip}
 sip_trans_def {transport}
 call_local_timeout 120
 call_max_calls 4
@@ -38,7 +38,7 @@ audec_format s16
 audio_channels 1
 rtp_ports {rtp}-{rtp_last}
 jitter_buffer_delay 1-10
-net_interface 127.0.0.1
+net_interface {address}
 module_path {modules}
 module aufile.so
 module aubridge.so
@@ -50,7 +50,7 @@ module_tmp uuid.so
 module_tmp account.so
 module_app menu.so
 module_app ctrl_tcp.so
-ctrl_tcp_listen 127.0.0.1:{control}
+ctrl_tcp_listen {address}:{control}
 snd_path {heard}
 {extra}
 """
@@ -74,6 +74,10 @@ class Softphone:
     directory: Path
     transport: str = "udp"
     extra: str = ""
+    address: str = "127.0.0.1"
+    """Its own, also of the control port."""
+    before: tuple[str, ...] = ()
+    """Begins its command line: what puts it elsewhere."""
     events: list[dict[str, Any]] = field(default_factory=list)
     """What it reported, oldest first."""
     port: int = 0
@@ -126,6 +130,7 @@ class Softphone:
         rtp = min(rtp, 65000)
         (self.directory / "config").write_text(
             _CONFIG.format(
+                address=self.address,
                 sip=self.port,
                 transport=self.transport,
                 microphone=self.microphone,
@@ -144,7 +149,7 @@ class Softphone:
         unbuffered = (stdbuf, "-oL") if stdbuf else ()
         with (self.directory / "log").open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *unbuffered, program, "-4", "-s", "-f", str(self.directory),
+                *self.before, *unbuffered, program, "-4", "-s", "-f", str(self.directory),
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         await self._connect(control)
@@ -153,7 +158,7 @@ class Softphone:
         deadline = asyncio.get_running_loop().time() + _START_S
         while True:
             try:
-                reader, self._writer = await asyncio.open_connection("127.0.0.1", control)
+                reader, self._writer = await asyncio.open_connection(self.address, control)
                 break
             except OSError:
                 gone = self._process is None or self._process.returncode is not None

@@ -77,9 +77,9 @@ def log(of: Softphone) -> str:
     return (of.directory / "log").read_text(errors="replace")
 
 
-async def talk(gateway: Box, anna: Softphone, bert: Softphone) -> None:
-    """Anna calls Bert, who answers; they talk for a while."""
-    await anna.dial(gateway.uri("202"))
+async def talk(gateway: Box, anna: Softphone, bert: Softphone, at: str = "") -> None:
+    """Anna calls Bert, who answers; they talk for a while. `at`: where she sees the gateway."""
+    await anna.dial(f"sip:202@{at}" if at else gateway.uri("202"))
     await bert.wait("CALL_INCOMING")
     await anna.wait("CALL_RINGING")
     await bert.accept()

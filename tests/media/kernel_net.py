@@ -49,6 +49,14 @@ def namespace() -> Iterator[None]:
         os.close(home)
 
 
+def _plug(interface: str, namespace_fd: int) -> None:
+    """Move an interface of this namespace into another."""
+    subprocess.run(
+        ["ip", "link", "set", interface, "netns", f"/proc/self/fd/{namespace_fd}"],
+        check=True, capture_output=True, pass_fds=[namespace_fd],
+    )  # fmt: skip
+
+
 class Far:
     """Another host: a namespace behind a pair of veth, kept by a descriptor."""
 
@@ -64,10 +72,7 @@ class Far:
                 ip("link", "set", name, "up")
                 ip("route", "add", "default", "via", self.near_ip)
                 _sum_here(name)
-                subprocess.run(
-                    ["ip", "link", "set", near, "netns", f"/proc/self/fd/{home}"],
-                    check=True, capture_output=True, pass_fds=[home],
-                )  # fmt: skip
+                _plug(near, home)
         finally:
             os.close(home)
         ip("addr", "add", f"{self.near_ip}/24", "dev", near)
@@ -84,9 +89,52 @@ class Far:
             _check(_LIBC.setns(home, _NEWNET), "setns")
             os.close(home)
 
+    @property
+    def before(self) -> tuple[str, ...]:
+        """Begins the command line of a program of that host."""
+        return "nsenter", f"--net=/proc/{os.getpid()}/fd/{self.fd}"
+
     def close(self) -> None:
         """The host goes, and with it the cable."""
         os.close(self.fd)
+
+
+class Switched(Far):
+    """A host at a switch, as is the other of the same `Switch`."""
+
+    def __init__(self, switch: Switch, number: int) -> None:
+        self.near_ip, self.ip = switch.near_ip, f"10.77.9.{number + 1}"
+        with namespace():
+            self.fd = _here()
+            ip("link", "add", f"port{number}", "type", "veth", "peer", "name", "eth0")
+            ip("addr", "add", f"{self.ip}/24", "dev", "eth0")
+            ip("link", "set", "eth0", "up")
+            _sum_here("eth0")
+            _plug(f"port{number}", switch.fd)
+        with switch.there():
+            ip("link", "set", f"port{number}", "master", "switch", "up")
+
+
+class Switch(Far):
+    """A bridge in a namespace of its own, and this host at it by a macvlan."""
+
+    def __init__(self) -> None:
+        self.near_ip = self.ip = "10.77.9.1"
+        home = _here()
+        try:
+            with namespace():
+                self.fd = _here()
+                ip("link", "add", "switch", "type", "bridge")
+                ip("link", "set", "switch", "up")
+                ip("link", "add", "port0", "type", "veth", "peer", "name", "gw9")
+                ip("link", "set", "port0", "master", "switch", "up")
+                _plug("gw9", home)
+        finally:
+            os.close(home)
+        ip("link", "set", "gw9", "up")
+        ip("link", "add", "mv9", "link", "gw9", "type", "macvlan", "mode", "bridge")
+        ip("addr", "add", f"{self.near_ip}/24", "dev", "mv9")
+        ip("link", "set", "mv9", "up")
 
 
 def _sum_here(interface: str) -> None:
