@@ -72,7 +72,7 @@ async def test_baresip_calls_baresip_of_another_host(
 
             def carried() -> bool:
                 stats = engine.stats()
-                return stats.kernel_packets + stats.steered_packets > 200
+                return stats.kernel_packets + stats.steered_packets > 300
 
             await until(carried, f"{option}: {engine.stats()}")
             await anna.hang_up()
