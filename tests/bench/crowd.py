@@ -116,9 +116,9 @@ def wrong_voices(capture: Path, codecs: tuple[str, str]) -> tuple[int, int, floa
 
 
 def _stolen() -> list[int]:
-    """Ticks in which each core was somebody else's (the hypervisor's)."""
+    """Milliseconds in which each core was somebody else's: the hypervisor's."""
     lines = Path("/proc/stat").read_text().splitlines()[1 : 1 + (os.cpu_count() or 1)]
-    return [int(line.split()[8]) for line in lines]
+    return [int(line.split()[8]) * 1000 // os.sysconf("SC_CLK_TCK") for line in lines]
 
 
 def _backlog() -> int:
@@ -171,7 +171,7 @@ def run(codec: str, calls: int, args: argparse.Namespace, tmp: Path) -> dict[str
     found["core_percent"] = round(100 * (marks[1]["cpu_s"] - marks[0]["cpu_s"]) / args.seconds, 1)
     found["lost_in"], found["lost_out"] = seen["sent"] - last["received"], found.pop("lost")
     found["kernel_backlog_dropped"] = _backlog() - backlog
-    found["stolen_ticks"] = sum(b - a for a, b in zip(stolen, _stolen(), strict=True))
+    found["stolen_ms"] = sum(b - a for a, b in zip(stolen, _stolen(), strict=True))
     voices = wrong_voices(capture, codecs)
     found |= zip(("legs_decoded", "wrong_voices", "others_dbm0"), voices, strict=True)
     found["broken"] = [words for words, kept in PROMISES.items() if not kept(found)]
@@ -196,7 +196,7 @@ def say(found: dict[str, Any]) -> bool:
         f"concealed {found['concealed']}; a packet each {found['gap_ms_p50']:.1f} ms (99 %: "
         f"{found['gap_ms_p99']:.1f}); {found['legs_decoded']} legs decoded, others at most "
         f"{found['others_dbm0']} dBm0; generator {found['generator_core_percent']} % of its core, "
-        f"99 % within {late_ms}: {verdict}",
+        f"99 % within {late_ms}; stolen {found['stolen_ms']} ms: {verdict}",
         flush=True,
     )
     return verdict == "clean"
