@@ -50,6 +50,7 @@ RECORD = np.dtype([("leg", "<u4"), ("seq", "<u2"), ("n", "<u2"), ("octets", "u1"
 PROMISES: dict[str, Callable[[dict[str, Any]], bool]] = {
     "all that was sent reached the engine": lambda r: r["lost_in"] == 0,
     "all that the engine sent came": lambda r: r["lost_out"] == 0,
+    "none came twice or behind the next": lambda r: r["reordered"] == 0,
     "nobody heard less than the others": lambda r: r["least_heard"] >= 50 * r["seconds"] - 2,
     "nothing concealed, late or slipped": lambda r: r["concealed"] + r["late"] + r["slips"] == 0,
     "no tick skipped": lambda r: r["skipped_ticks"] == 0,

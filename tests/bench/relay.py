@@ -61,7 +61,7 @@ async def serve(case: str, calls: int, base: int, map_file: str, args: argparse.
         os.sched_setaffinity(0, {0})  # the generator has the other one to itself
     engine = Engine(
         max_streams=2 * calls,
-        ports=(10000, 16999),
+        ports=(4000 if args.far else 10000, GENERATOR_PORTS - 1),
         threads=args.threads,
         io_uring=not args.epoll,
         kernel=args.kernel,
