@@ -22,7 +22,7 @@ def write(file: Path, *rows: dict[str, object]) -> None:
 
 
 def test_nothing_is_drawn_of_nothing(folder: Path) -> None:
-    assert [draw() for draw in chart.CHARTS.values()] == [None, None, None]
+    assert {draw() for draw in chart.CHARTS.values()} == {None}
 
 
 def test_only_like_is_compared_with_like(folder: Path) -> None:
@@ -35,6 +35,24 @@ def test_only_like_is_compared_with_like(folder: Path) -> None:
     words = [each.text for each in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
     assert {"a", "b", "relay, 100 calls"} <= set(words)
     assert not {"c", "d"} & set(words)
+    circles = list(ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}circle"))
+    height = chart.HEIGHT - chart.TOP - chart.BOTTOM
+    ups = [chart.HEIGHT - chart.BOTTOM - float(each.attrib["cy"]) for each in circles]
+    assert ups == pytest.approx([height / 2, height / 4], abs=0.1)
+
+
+def test_only_clean_crowds_are_drawn(folder: Path) -> None:
+    line = {"at": "2026-01-01", "case": "relay", "calls": 500, "steer": False, "core_percent": 25.0,
+            "broken": [], "generator_broken": []}  # fmt: skip
+    lost = {**line, "calls": 1000, "broken": ["all came"]}
+    late = {**line, "calls": 1500, "generator_broken": ["late"]}
+    again = {**line, "at": "2026-01-02", "core_percent": 50.0}
+    write(folder / "crowd.jsonl", line, lost, late, again, {**line, "steer": True})
+    svg = chart.crowd()
+    assert svg is not None
+    words = [each.text for each in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    assert {"relay", "relay, shared", "500"} <= set(words)
+    assert not {"1000", "1500"} & set(words)
     circles = list(ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}circle"))
     height = chart.HEIGHT - chart.TOP - chart.BOTTOM
     ups = [chart.HEIGHT - chart.BOTTOM - float(each.attrib["cy"]) for each in circles]

@@ -136,6 +136,23 @@ def relay() -> str | None:
     )  # fmt: skip
 
 
+def crowd() -> str | None:
+    """Share of a core over calls, of clean runs: the latest of each."""
+    found = [line for line in history("crowd") if not line["broken"] + line["generator_broken"]]
+    if not found:
+        return None
+    series: dict[str, dict[float, float]] = {}
+    for line in found:
+        name = f"{line['case']}{', shared' if line['steer'] else ''}"
+        series.setdefault(name, {})[float(line["calls"])] = line["core_percent"]
+    calls = sorted({0.0, *(float(line["calls"]) for line in found)})
+    return lines(
+        "Calls that one core carries clean",
+        {name: sorted(points.items()) for name, points in sorted(series.items())},
+        x_label="calls", y_label="% of the core", ticks=[(n, f"{n:g}") for n in calls], high=100.0,
+    )  # fmt: skip
+
+
 def codecs() -> str | None:
     """How many times as fast as foreign libraries the kernels are: the last run."""
     found = history("codecs")
@@ -190,6 +207,7 @@ def quality() -> str | None:
 
 CHARTS: dict[str, Callable[[], str | None]] = {
     "relay": relay,
+    "crowd": crowd,
     "codecs": codecs,
     "quality": quality,
 }
