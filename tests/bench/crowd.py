@@ -45,6 +45,8 @@ WARM_S, TAIL_S = 2.0, 1.5
 MOST_SOCKETS = 2
 """Of one side."""
 GENERATOR_CORE = 1
+PRIORITY = 30
+"""Above other gateways' audio, if there are any on its core."""
 RECORD = np.dtype([("leg", "<u4"), ("seq", "<u2"), ("n", "<u2"), ("octets", "u1", 160)])
 
 PROMISES: dict[str, Callable[[dict[str, Any]], bool]] = {
@@ -140,7 +142,7 @@ def run(codec: str, calls: int, args: argparse.Namespace, tmp: Path) -> dict[str
     with served(codec, calls, map_file, args) as (_, mark):
         stolen, backlog = _stolen(), _backlog()
         command = [
-            *ahead(), tmp / "crowd", map_file, str(args.far), str(GENERATOR_CORE),
+            *ahead(PRIORITY), tmp / "crowd", map_file, str(args.far), str(GENERATOR_CORE),
             *(str(PAYLOAD_TYPES[name]) for name in codecs), *files, capture, str(LISTENED),
             str(WARM_S), str(args.seconds), str(TAIL_S),
         ]  # fmt: skip

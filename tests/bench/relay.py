@@ -141,13 +141,13 @@ def spin() -> None:
         sum(range(1000))
 
 
-def ahead() -> list[str]:
+def ahead(priority: int = 10) -> list[str]:
     """Begins the command line of a program at real-time priority, where that is permitted.
 
     Like the engine's: others who load the machine must not make the generator late, or it
     measures itself, nor rtpengine, or it loses packets.
     """
-    words = ["chrt", "-f", "10"]
+    words = ["chrt", "-f", str(priority)]
     refused = subprocess.run([*words, "true"], capture_output=True, check=False).returncode
     return [] if refused else words
 
