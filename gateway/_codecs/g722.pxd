@@ -33,3 +33,4 @@ cdef extern from "g722_impl.h":
     const cp_codec cp_g722_64
     const cp_codec cp_g722_56
     const cp_codec cp_g722_48
+    const cp_codec cp_g722_narrow

@@ -1,4 +1,5 @@
-"""ITU-T G.722 at 64 kbit/s (decoding also 56 and 48) for up to 32 streams in one batch."""
+"""ITU-T G.722 at 64 kbit/s (decoding also 56 and 48) for up to 32 streams in one batch; `narrow`: its
+lower band alone, whose signal is that of 8 kHz."""
 
 from libc.stdlib cimport free
 
@@ -50,10 +51,14 @@ cdef class G722Encoder:
 
     cdef cp_g722_group *group
     cdef bint bands
+    cdef const cp_codec *codec
 
-    def __cinit__(self, *, bands=False):
+    def __cinit__(self, *, bands=False, narrow=False):
         self.group = _new_group()
         self.bands = bands
+        self.codec = &cp_g722_64
+        if narrow:
+            self.codec = &cp_g722_narrow
 
     def __dealloc__(self):
         free(self.group)
@@ -65,15 +70,16 @@ cdef class G722Encoder:
         cp_g722_64.init_encoder(self.group, 1u << <uint32_t>lane)
 
     def encode(self, frames):
-        """One frame (16 kHz int16, whole ms, at most 120) or None per lane; None keeps a lane as
-        it was. Returns the payloads."""
+        """One frame (int16 at 16 kHz, `narrow` at 8 kHz; whole ms, at most 120) or None per lane;
+        None keeps a lane as it was. Returns the payloads."""
         cdef const int16_t *src[CP_LANES]
         cdef uint8_t *out[CP_LANES]
         cdef bytes data, payload
+        cdef int32_t octet = 2 * self.codec.sample_rate // 8000
         lanes, mask, n = _frames(frames, True)
         payloads = []
         for i, data in enumerate(lanes):
-            payload = None if data is None else blank(n // 4)
+            payload = None if data is None else blank(n // octet)
             payloads.append(payload)
             if data is not None:
                 src[<int32_t>i] = i16(data)
@@ -82,7 +88,7 @@ cdef class G722Encoder:
             if self.bands:
                 done = cp_g722_encode_bands(self.group, src, out, mask, n // 2)
             else:
-                done = cp_g722_64.encode(self.group, src, out, mask, n // 2)
+                done = self.codec.encode(self.group, src, out, mask, n // 2)
             if done < 0:
                 raise UsageError(f"frame of {n // 2} samples: whole milliseconds up to 120 ms")
         return payloads
@@ -96,10 +102,12 @@ cdef class G722Decoder:
     cdef const cp_codec *codec
     cdef int32_t mode
 
-    def __cinit__(self, int32_t kbit=64, *, bands=False):
-        if kbit not in (64, 56, 48):
-            raise UsageError(f"G.722 at {kbit} kbit/s: 64, 56 or 48")
+    def __cinit__(self, int32_t kbit=64, *, bands=False, narrow=False):
+        if kbit not in (64, 56, 48) or (narrow and kbit != 64):
+            raise UsageError(f"G.722 at {kbit} kbit/s: 64, 56 or 48; narrow 64")
         self.codec = &cp_g722_64 if kbit == 64 else &cp_g722_56 if kbit == 56 else &cp_g722_48
+        if narrow:
+            self.codec = &cp_g722_narrow
         self.mode = (72 - kbit) // 8
         self.group = _new_group()
         self.bands = bands
@@ -115,14 +123,15 @@ cdef class G722Decoder:
 
     def decode(self, payloads):
         """One payload (8 octets per ms, at most 120 ms) or None per lane; None keeps a lane as it
-        was. Returns 16 kHz int16 samples."""
+        was. Returns int16 samples at 16 kHz, `narrow` at 8 kHz."""
         cdef const uint8_t *src[CP_LANES]
         cdef int16_t *out[CP_LANES]
         cdef bytes data, frame
+        cdef int32_t octet = 2 * self.codec.sample_rate // 8000
         lanes, mask, n = _frames(payloads, False)
         frames = []
         for i, data in enumerate(lanes):
-            frame = None if data is None else blank(n * 4)
+            frame = None if data is None else blank(n * octet)
             frames.append(frame)
             if data is not None:
                 src[<int32_t>i] = u8(data)
@@ -131,7 +140,7 @@ cdef class G722Decoder:
             if self.bands:
                 done = cp_g722_decode_bands(self.group, src, out, mask, n * 2, self.mode)
             else:
-                done = self.codec.decode(self.group, src, out, mask, n * 2)
+                done = self.codec.decode(self.group, src, out, mask, n * octet // 2)
             if done < 0:
                 raise UsageError(f"payload of {n} octets: 8 per millisecond, up to 120 ms")
         return frames

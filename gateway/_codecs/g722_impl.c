@@ -52,6 +52,8 @@ TABLE(high_shift_table, 32) = {4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096
 static const int16_t qmf_table[12] = {3, -11, 12, 32, -210, 951, 3876, -805, 362, -156, 53, -11};
 static const int16_t qmf_reversed[12] = {-11, 53, -156, 362, -805, 3876, 951, -210, 32, 12, -11, 3};
 
+#define HIGH_SILENT 0xc0 /* the code with which the higher band dies away */
+
 /* ---- baseline: 8 lanes; SSE2 on x86-64, NEON or plain code by the compiler elsewhere ---- */
 
 typedef int16_t v8 __attribute__((vector_size(16), may_alias));
@@ -352,15 +354,22 @@ typedef void encode_fn(cp_g722_group *g, const int16_t *const *src, uint8_t *con
 typedef void decode_fn(cp_g722_group *g, const uint8_t *const *src, int16_t *const *out,
                        uint32_t mask, int32_t n_pairs, int32_t at, int32_t has_qmf, int32_t mode);
 
+typedef void encode_narrow_fn(cp_g722_group *g, const int16_t *const *src, uint8_t *const *out,
+                              uint32_t mask, int32_t n_octets, int32_t at);
+typedef void decode_narrow_fn(cp_g722_group *g, const uint8_t *const *src, int16_t *const *out,
+                              uint32_t mask, int32_t n_octets, int32_t at);
+
 static const struct unit {
     int32_t lanes;
     encode_fn *encode;
     decode_fn *decode;
+    encode_narrow_fn *encode_narrow;
+    decode_narrow_fn *decode_narrow;
 } units[] = {
-    {8, encode_baseline, decode_baseline},
+    {8, encode_baseline, decode_baseline, encode_narrow_baseline, decode_narrow_baseline},
 #ifdef HAVE_X86_UNITS
-    {16, encode_avx2, decode_avx2},
-    {32, encode_avx512, decode_avx512},
+    {16, encode_avx2, decode_avx2, encode_narrow_avx2, decode_narrow_avx2},
+    {32, encode_avx512, decode_avx512, encode_narrow_avx512, decode_narrow_avx512},
 #endif
 };
 static int32_t unit = -1; /* not yet chosen */
@@ -381,17 +390,27 @@ int32_t cp_g722_select(int32_t wanted)
     return best;
 }
 
-static void init(void *group, uint32_t mask)
+static void clear(cp_g722_group *g, size_t from, uint32_t mask)
 {
-    cp_g722_group *g = group;
     int16_t *all = (int16_t *)g;
     for (; mask; mask &= mask - 1) {
-        int32_t lane = __builtin_ctz(mask);
-        for (size_t row = 0; row < sizeof *g / sizeof g->low.s; row++)
-            all[row * CP_LANES + (size_t)lane] = 0;
-        g->low.det[lane] = 32;
+        size_t lane = (size_t)__builtin_ctz(mask);
+        for (size_t at = from / sizeof *all + lane; at < sizeof *g / sizeof *all; at += CP_LANES)
+            all[at] = 0;
         g->high.det[lane] = 8;
+        if (!from)
+            g->low.det[lane] = 32;
     }
+}
+
+static void init(void *group, uint32_t mask)
+{
+    clear(group, 0, mask);
+}
+
+void cp_g722_clear_high(void *group, uint32_t mask)
+{
+    clear(group, offsetof(cp_g722_group, high), mask);
 }
 
 /* Chosen at the first frame; threads that race here choose the same. */
@@ -469,6 +488,32 @@ int32_t cp_g722_decode_bands(void *group, const uint8_t *const *src, int16_t *co
                                 : decode_any(group, src, out, mask, n_samples, 0, mode);
 }
 
+static int32_t encode_narrow(void *group, const int16_t *const *src, uint8_t *const *out,
+                             uint32_t mask, int32_t n_samples)
+{
+    const struct unit *u = chosen();
+    if (!is_frame(2 * n_samples))
+        return CP_EINVAL;
+    uint32_t part = u->lanes == 32 ? ~0u : (1u << u->lanes) - 1;
+    for (int32_t at = 0; at < CP_LANES; at += u->lanes)
+        if (mask >> at & part)
+            u->encode_narrow(group, src, out, mask, n_samples, at);
+    return n_samples;
+}
+
+static int32_t decode_narrow(void *group, const uint8_t *const *src, int16_t *const *out,
+                             uint32_t mask, int32_t n_samples)
+{
+    const struct unit *u = chosen();
+    if (!is_frame(2 * n_samples))
+        return CP_EINVAL;
+    uint32_t part = u->lanes == 32 ? ~0u : (1u << u->lanes) - 1;
+    for (int32_t at = 0; at < CP_LANES; at += u->lanes)
+        if (mask >> at & part)
+            u->decode_narrow(group, src, out, mask, n_samples, at);
+    return n_samples;
+}
+
 #define CODEC(name_, decode_)                                                                    \
     const cp_codec name_ = {                                                                     \
         .name = "G722", .payload_type = 9, .clock_rate = 8000, .sample_rate = 16000,             \
@@ -480,3 +525,11 @@ int32_t cp_g722_decode_bands(void *group, const uint8_t *const *src, int16_t *co
 CODEC(cp_g722_64, decode_64);
 CODEC(cp_g722_56, decode_56);
 CODEC(cp_g722_48, decode_48);
+
+const cp_codec cp_g722_narrow = {
+    .name = "G722", .payload_type = 9, .clock_rate = 8000, .sample_rate = 8000,
+    .samples_per_ms = 8, .octets_per_ms = 8, .lanes = CP_LANES,
+    .decoder_bytes = sizeof(cp_g722_group), .encoder_bytes = sizeof(cp_g722_group),
+    .init_decoder = init, .init_encoder = init,
+    .decode = decode_narrow, .encode = encode_narrow,
+};

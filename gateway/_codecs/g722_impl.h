@@ -19,6 +19,11 @@ typedef struct cp_g722_group {
 
 extern const cp_codec cp_g722_64, cp_g722_56, cp_g722_48; /* encode is always 64 kbit/s */
 
+/* The lower band alone, whose signal is that of 8 kHz: what a far end of narrow band can say and
+ * hear, without resampling. The higher band is sent as silence; its part of a lane is not touched. */
+extern const cp_codec cp_g722_narrow;
+void cp_g722_clear_high(void *group, uint32_t mask); /* it and the filters of both start anew */
+
 /* The two band coders without the QMF (conformance sequences of G.722 Appendix II): sample pairs
  * are (lower, higher) band samples. */
 int32_t cp_g722_encode_bands(void *group, const int16_t *const *src, uint8_t *const *out,

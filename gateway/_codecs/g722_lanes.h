@@ -242,6 +242,37 @@ INLINE void FN(scatter)(int16_t *const *out, uint32_t mask, const V *even, const
         }
 }
 
+/* The same for the lower band alone: as many samples as octets. */
+INLINE void FN(gather_low)(V *low, const int16_t *const *src, uint32_t mask, int32_t done,
+                           int32_t n)
+{
+    for (int32_t l = 0; l < LANES; l += 8)
+        for (int32_t i = 0; i < n; i += 8) {
+            v8 r[8] = {{0}};
+            for (int32_t k = 0; k < 8; k++)
+                if (mask >> (l + k) & 1)
+                    memcpy(&r[k], src[l + k] + done + i, sizeof r[k]);
+            transpose8(r);
+            for (int32_t k = 0; k < 8; k++)
+                *(v8 *)((int16_t *)(low + i + k) + l) = r[k];
+        }
+}
+
+INLINE void FN(scatter_low)(int16_t *const *out, uint32_t mask, const V *low, int32_t done,
+                            int32_t n)
+{
+    for (int32_t l = 0; l < LANES; l += 8)
+        for (int32_t i = 0; (mask >> l & 0xff) && i < n; i += 8) {
+            v8 r[8];
+            for (int32_t k = 0; k < 8; k++)
+                r[k] = *(const v8 *)((const int16_t *)(low + i + k) + l);
+            transpose8(r);
+            for (int32_t k = 0; k < 8; k++)
+                if (mask >> (l + k) & 1)
+                    memcpy(out[l + k] + done + i, &r[k], sizeof r[k]);
+        }
+}
+
 typedef uint8_t FN(octets8) __attribute__((vector_size(8)));
 
 /* The same for the octets of the payloads. */
@@ -385,6 +416,39 @@ INLINE void FN(decode_mode)(cp_g722_group *g, const uint8_t *const *src, int16_t
         STORE(g->even[i], x[0][i]);
         STORE(g->odd[i], x[1][i]);
     }
+}
+
+/* The lower band alone, at 8 kHz: nothing above it is heard, or was there to be sent. */
+static void FN(encode_narrow)(cp_g722_group *g, const int16_t *const *src, uint8_t *const *out,
+                              uint32_t mask, int32_t n_octets, int32_t at)
+{
+    FN(band) low;
+    V x[TILE], code[TILE];
+    FN(load)(&low, &g->low, at);
+    for (int32_t done = 0; done < n_octets; done += TILE) {
+        int32_t n = n_octets - done < TILE ? n_octets - done : TILE;
+        FN(gather_low)(x, src + at, mask >> at, done, n);
+        for (int32_t i = 0; i < n; i++)
+            code[i] = FN(encode_low)(&low, x[i] >> 1) | HIGH_SILENT;
+        FN(scatter_octets)(out + at, mask >> at, code, done, n);
+    }
+    FN(store)(&low, &g->low, at, FN(active)(mask, at));
+}
+
+static void FN(decode_narrow)(cp_g722_group *g, const uint8_t *const *src, int16_t *const *out,
+                              uint32_t mask, int32_t n_octets, int32_t at)
+{
+    FN(band) low;
+    V x[TILE], code[TILE];
+    FN(load)(&low, &g->low, at);
+    for (int32_t done = 0; done < n_octets; done += TILE) {
+        int32_t n = n_octets - done < TILE ? n_octets - done : TILE;
+        FN(gather_octets)(code, src + at, mask >> at, done, n);
+        for (int32_t i = 0; i < n; i++)
+            x[i] = FN(decode_low)(&low, code[i] & 63, 1) * 2;
+        FN(scatter_low)(out + at, mask >> at, x, done, n);
+    }
+    FN(store)(&low, &g->low, at, FN(active)(mask, at));
 }
 
 static void FN(decode)(cp_g722_group *g, const uint8_t *const *src, int16_t *const *out,

@@ -20,14 +20,19 @@ enum {
 
 /* ---- plan ---- */
 
-static int plain(const ce_stream *s)
+/* Nobody but the other side has to do with its audio. */
+static int undisturbed(const ce_stream *s)
 {
     const ce_options *o = &s->opt;
     return s->kind == CE_RTP && s->speaks && s->hears && s->gain_bridge == 1.0f &&
            o->gain_in == 1.0f && o->gain_out == 1.0f && !s->echo && !s->gain.config.controls &&
            !s->gain.config.gates && !o->detect_dtmf && !o->detect_fsk &&
-           !o->digits_beside && !o->n_tones && !s->speech.config.on && !s->play && !s->record && !s->n_digits &&
-           !s->cn.send;
+           !o->digits_beside && !o->n_tones && !s->speech.config.on && !s->play && !s->record && !s->cn.send;
+}
+
+static int plain(const ce_stream *s)
+{
+    return undisturbed(s) && !s->n_digits;
 }
 
 /* Packets fit the other leg as they come: one codec, or the two laws of G.711, which differ by a
@@ -40,14 +45,27 @@ static int packets_fit(const ce_stream *a, const ce_stream *c)
            (a->codec <= CE_PCMA && c->codec <= CE_PCMA && !a->wideband && !c->wideband);
 }
 
+/* The members' rates, before a tick: during one, frames of the old rates are under way. G.722 that
+ * talks to 8 kHz needs its lower band only. */
+static void settle(ce_bridge *b)
+{
+    ce_stream *a = b->members, *c = a ? a->bridge_next : NULL;
+    int is_pair = b->n_members == 2 && !b->floor_mode;
+    b->rate = 8000;
+    for (ce_stream *s = a; s; s = s->bridge_next) {
+        const ce_stream *other = s == a ? c : a;
+        ce_stream_set_narrow(s, is_pair && s->codec == CE_G722 && !other->wideband &&
+                                    undisturbed(s));
+        if (s->rate > b->rate)
+            b->rate = s->rate;
+    }
+}
+
 void ce_bridge_replan(ce_bridge *b)
 {
-    uint32_t rate = 8000;
-    for (ce_stream *s = b->members; s; s = s->bridge_next)
-        if (s->rate > rate)
-            rate = s->rate;
-    b->rate = rate;
     ce_stream *a = b->members, *c = a ? a->bridge_next : NULL;
+    if (a)
+        a->e->replanned[b->phase] = 1;
     int relay = b->n_members == 2 && !b->floor_mode && plain(a) && plain(c) &&
                 packets_fit(a, c) &&
                 (!b->pass_digits || (a->te_pt == CE_NO_PT) == (c->te_pt == CE_NO_PT));
@@ -129,6 +147,7 @@ void ce_bridge_leave(ce_stream *s)
         s->bridge_next->bridge_prev = s->bridge_prev;
     s->bridge_prev = s->bridge_next = NULL;
     s->bridge = NULL;
+    ce_stream_set_narrow(s, 0);
     b->n_members--;
     if (b->floor == s)
         b->floor = NULL;
@@ -226,8 +245,9 @@ static void decode_all(ce_engine *e)
     for (uint32_t g = 0; g < e->decoders.n_groups; g++) {
         if (!e->dec_mask[g])
             continue;
-        cp_g722_64.decode(e->decoders.group[g], e->dec_src + g * CP_LANES,
-                          e->dec_out + g * CP_LANES, e->dec_mask[g], 320);
+        const cp_codec *codec = ce_lanes_codec(&e->decoders, g);
+        codec->decode(e->decoders.group[g], e->dec_src + g * CP_LANES, e->dec_out + g * CP_LANES,
+                      e->dec_mask[g], codec->samples_per_ms * CE_FRAME_MS);
         e->dec_mask[g] = 0;
     }
 }
@@ -436,7 +456,7 @@ static const uint8_t *common_payload(ce_stream *s, const int16_t *pcm)
         return out;
     if (s->codec == CE_G722) {
         if (b->common_lane < 0)
-            b->common_lane = ce_lane_take(&s->e->encoders, b->phase);
+            b->common_lane = ce_lane_take(&s->e->encoders, b->phase, 0);
         if (b->common_lane < 0)
             return NULL;
         encode_later(s->e, b->common_lane, pcm, out);
@@ -507,8 +527,9 @@ static void encode_batches(ce_engine *e)
     for (uint32_t g = 0; g < e->encoders.n_groups; g++) {
         if (!e->enc_mask[g])
             continue;
-        cp_g722_64.encode(e->encoders.group[g], e->enc_src + g * CP_LANES,
-                          e->enc_out + g * CP_LANES, e->enc_mask[g], 320);
+        const cp_codec *codec = ce_lanes_codec(&e->encoders, g);
+        codec->encode(e->encoders.group[g], e->enc_src + g * CP_LANES, e->enc_out + g * CP_LANES,
+                      e->enc_mask[g], codec->samples_per_ms * CE_FRAME_MS);
         e->enc_mask[g] = 0;
     }
 }
@@ -536,6 +557,10 @@ static int relay_rests(ce_stream *s)
 void ce_frames(ce_engine *e, int phase)
 {
     e->n_due = 0;
+    if (e->replanned[phase])
+        for (ce_bridge *b = e->bridges[phase]; b; b = b->next)
+            settle(b);
+    e->replanned[phase] = 0;
     for (ce_stream *s = e->bucket[phase]; s; s = s->next) {
         ce_prefetch(s->next);
         if (s->kind == CE_RTP)

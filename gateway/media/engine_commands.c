@@ -98,8 +98,8 @@ static void stream_adopt(ce_engine *e, ce_stream *s)
     s->leaving = 0;
     ce_bucket_add(s, ce_choose_phase(e, s->codec == CE_G722));
     if (s->codec == CE_G722) {
-        s->decoder_lane = ce_lane_take(&e->decoders, s->phase);
-        s->encoder_lane = ce_lane_take(&e->encoders, s->phase);
+        s->decoder_lane = ce_lane_take(&e->decoders, s->phase, s->narrow);
+        s->encoder_lane = ce_lane_take(&e->encoders, s->phase, s->narrow);
         ce_lane_load(&e->decoders, s->decoder_lane, s->parts.carried[0]);
         ce_lane_load(&e->encoders, s->encoder_lane, s->parts.carried[1]);
     }

@@ -98,8 +98,35 @@ void ce_stream_set_phase(ce_stream *s, int phase)
         return;
     ce_bucket_remove(s);
     ce_bucket_add(s, phase);
-    ce_lane_move(&s->e->decoders, &s->decoder_lane, phase);
-    ce_lane_move(&s->e->encoders, &s->encoder_lane, phase);
+    ce_lane_move(&s->e->decoders, &s->decoder_lane, phase, s->narrow);
+    ce_lane_move(&s->e->encoders, &s->encoder_lane, phase, s->narrow);
+}
+
+static void set_rate(ce_stream *s)
+{
+    s->rate = s->wideband && !s->narrow ? 16000 : 8000;
+    s->n_samples = (uint16_t)(s->rate / 50);
+    cp_plc_init(&s->plc, (int32_t)s->rate);
+    if (s->rate == 16000)
+        cp_resampler_init(&s->to_detect, 16000, 8000);
+    else
+        cp_resampler_init(&s->to_bridge, 8000, 16000);
+    cp_resampler_init(&s->from_bridge, 16000, 8000);
+    if (s->digit_started && s->te_pt == CE_NO_PT)
+        ce_digit_tone(s);
+}
+
+void ce_stream_set_narrow(ce_stream *s, int narrow)
+{
+    ce_engine *e = s->e;
+    if (s->narrow == narrow || ce_lane_move(&e->decoders, &s->decoder_lane, s->phase, narrow))
+        return;
+    if (ce_lane_move(&e->encoders, &s->encoder_lane, s->phase, narrow)) {
+        ce_lane_move(&e->decoders, &s->decoder_lane, s->phase, s->narrow); /* where it was */
+        return;
+    }
+    s->narrow = (uint8_t)narrow;
+    set_rate(s);
 }
 
 void ce_stream_set_codec(ce_stream *s, int codec, int wideband)
@@ -109,22 +136,16 @@ void ce_stream_set_codec(ce_stream *s, int codec, int wideband)
     ce_lane_give(&e->encoders, &s->encoder_lane);
     s->codec = (uint8_t)codec;
     s->wideband = (uint8_t)(wideband || codec == CE_G722);
-    s->rate = s->wideband ? 16000 : 8000;
-    s->n_samples = (uint16_t)(s->rate / 50);
+    s->narrow = 0;
     s->bytes_per_tick = codec == CE_L16 || codec == CE_NONE ? 2 : 1;
     s->clock_ms = codec == CE_L16 && s->wideband ? 16 : 8;
     s->frame_ticks = (uint16_t)(s->clock_ms * CE_FRAME_MS);
     s->frame_bytes = (uint16_t)(s->frame_ticks * s->bytes_per_tick);
     if (codec == CE_G722) {
-        s->decoder_lane = ce_lane_take(&e->decoders, s->phase);
-        s->encoder_lane = ce_lane_take(&e->encoders, s->phase);
+        s->decoder_lane = ce_lane_take(&e->decoders, s->phase, 0);
+        s->encoder_lane = ce_lane_take(&e->encoders, s->phase, 0);
     }
-    cp_plc_init(&s->plc, (int32_t)s->rate);
-    if (s->wideband)
-        cp_resampler_init(&s->to_detect, 16000, 8000);
-    else
-        cp_resampler_init(&s->to_bridge, 8000, 16000);
-    cp_resampler_init(&s->from_bridge, 16000, 8000);
+    set_rate(s);
     s->jb.data = s->parts.jitter[s->bytes_per_tick == 2];
     s->tx_fill = 0;
 }
@@ -445,7 +466,7 @@ ce_engine *ce_engine_new(uint32_t max_streams, int realtime, int uring, const ch
     e->mix_out = ce_zeroed(max_streams * sizeof *e->mix_out);
     e->mix_gain = ce_zeroed(max_streams * sizeof *e->mix_gain);
     e->mix_who = ce_zeroed(max_streams * sizeof *e->mix_who);
-    uint32_t groups = (max_streams + CP_LANES - 1) / CP_LANES * 2 + CE_FRAME_MS / CE_PHASE_MS;
+    uint32_t groups = (max_streams + CP_LANES - 1) / CP_LANES * 2 + 2 * CE_FRAME_MS / CE_PHASE_MS;
     e->dec_src = ce_zeroed(groups * CP_LANES * sizeof *e->dec_src);
     e->dec_out = ce_zeroed(groups * CP_LANES * sizeof *e->dec_out);
     e->enc_src = ce_zeroed(groups * CP_LANES * sizeof *e->enc_src);

@@ -330,6 +330,7 @@ struct ce_stream {
     ce_engine *e;
     uint32_t id;
     uint8_t kind, codec, pt, te_pt, ptime_ms, tx, rx, wideband;
+    uint8_t narrow; /* G.722's lower band alone, at 8 kHz: nobody it talks to has more */
     uint8_t phase, failed;
     uint8_t armed, leaving; /* the ring receives for it; CE_CLOSES or CE_MOVES */
     _Atomic uint32_t releases; /* by engines that had it; adoption n waits for release n */
@@ -461,11 +462,12 @@ struct ce_bridge {
     _Atomic int dead;
 };
 
-/* G.722 lanes: a group of CP_LANES belongs to one phase, so that one call serves many streams. */
+/* G.722 lanes: a group of CP_LANES belongs to one phase, so that one call serves many streams, and
+ * to the streams of that phase that are narrow or to those that are not. */
 typedef struct {
     void **group;
     uint32_t *used; /* lanes taken */
-    uint8_t *phase;
+    uint8_t *phase, *narrow;
     uint32_t n_groups;
     int encode;
 } ce_lanes;
@@ -544,6 +546,7 @@ struct ce_engine {
     ce_stream *bucket[CE_FRAME_MS];
     ce_bridge *bridges[CE_FRAME_MS];
     uint16_t bucket_load[CE_FRAME_MS];
+    uint8_t replanned[CE_FRAME_MS]; /* bridges of this phase: see `settle` */
     _Atomic uint32_t cmd_head, cmd_tail, ev_head, ev_tail;
     ce_command *commands;
     ce_event *events;
@@ -592,6 +595,7 @@ void ce_post(ce_engine *e, int type, ce_stream *s, int32_t a, int32_t b, int32_t
              const void *data, int n);
 void ce_stream_set_codec(ce_stream *s, int codec, int wideband);
 void ce_stream_set_phase(ce_stream *s, int phase);
+void ce_stream_set_narrow(ce_stream *s, int narrow); /* if there are lanes for it */
 int ce_choose_phase(ce_engine *e, int g722);
 void *ce_zeroed(size_t n); /* 64-byte aligned; NULL when there is no memory */
 
@@ -654,9 +658,10 @@ void ce_kernel_look_again(ce_stream *s);
 /* engine_lanes.c */
 int ce_lanes_new(ce_lanes *l, uint32_t n_groups, int encode); /* 0 or -1 */
 void ce_lanes_free(ce_lanes *l);
-int16_t ce_lane_take(ce_lanes *l, int phase); /* -1: none left */
+int16_t ce_lane_take(ce_lanes *l, int phase, int narrow); /* -1: none left */
 void ce_lane_give(ce_lanes *l, int16_t *lane);
-void ce_lane_move(ce_lanes *l, int16_t *lane, int phase);
+int ce_lane_move(ce_lanes *l, int16_t *lane, int phase, int narrow); /* -1: it stays */
+const cp_codec *ce_lanes_codec(const ce_lanes *l, uint32_t group);
 void ce_lane_save(const ce_lanes *l, int16_t lane, int16_t *words);
 void ce_lane_load(ce_lanes *l, int16_t lane, const int16_t *words);
 
@@ -734,6 +739,7 @@ void ce_device_send(ce_stream *s, const uint8_t *payload);
 /* engine_play.c */
 void ce_play_end(ce_stream *s, int report);
 int ce_play_frame(ce_stream *s, int16_t *out); /* 1 when the stream's play filled `out` */
+int ce_digit_tone(ce_stream *s); /* of the first digit, from its beginning; 0 */
 int ce_digit_frame(ce_stream *s, int16_t *out); /* 0 none, 1 `out` filled, 2 sent as RFC 4733 */
 void ce_digits_queue(ce_stream *s, const char *digits, int n, int on_ms, int off_ms);
 void ce_record_frame(ce_stream *s, const int16_t *in, const int16_t *out);

@@ -16,7 +16,8 @@ int ce_lanes_new(ce_lanes *l, uint32_t n_groups, int encode)
     l->group = ce_zeroed(n_groups * sizeof *l->group);
     l->used = ce_zeroed(n_groups * sizeof *l->used);
     l->phase = ce_zeroed(n_groups);
-    if (!l->group || !l->used || !l->phase)
+    l->narrow = ce_zeroed(n_groups);
+    if (!l->group || !l->used || !l->phase || !l->narrow)
         return -1;
     size_t bytes = encode ? cp_g722_64.encoder_bytes : cp_g722_64.decoder_bytes;
     for (uint32_t g = 0; g < n_groups; g++)
@@ -29,10 +30,15 @@ void ce_lanes_free(ce_lanes *l)
 {
     for (uint32_t g = 0; l->group && g < l->n_groups; g++)
         free(l->group[g]);
-    free(l->group), free(l->used), free(l->phase);
+    free(l->group), free(l->used), free(l->phase), free(l->narrow);
 }
 
-int16_t ce_lane_take(ce_lanes *l, int phase)
+const cp_codec *ce_lanes_codec(const ce_lanes *l, uint32_t group)
+{
+    return l->narrow[group] ? &cp_g722_narrow : &cp_g722_64;
+}
+
+int16_t ce_lane_take(ce_lanes *l, int phase, int narrow)
 {
     int empty = -1;
     for (uint32_t g = 0; g < l->n_groups; g++) {
@@ -41,7 +47,7 @@ int16_t ce_lane_take(ce_lanes *l, int phase)
                 empty = (int)g;
             continue;
         }
-        if (l->phase[g] == phase && l->used[g] != UINT32_MAX) {
+        if (l->phase[g] == phase && l->narrow[g] == narrow && l->used[g] != UINT32_MAX) {
             empty = (int)g;
             break;
         }
@@ -49,6 +55,7 @@ int16_t ce_lane_take(ce_lanes *l, int phase)
     if (empty < 0)
         return -1;
     l->phase[empty] = (uint8_t)phase;
+    l->narrow[empty] = (uint8_t)narrow;
     int lane = __builtin_ctz(~l->used[empty]);
     l->used[empty] |= 1u << lane;
     (l->encode ? cp_g722_64.init_encoder : cp_g722_64.init_decoder)(l->group[empty], 1u << lane);
@@ -80,17 +87,21 @@ void ce_lane_load(ce_lanes *l, int16_t lane, const int16_t *words)
         a[i * CP_LANES + lane % CP_LANES] = words[i];
 }
 
-/* A stream that moves to another phase takes its codec state along. */
-void ce_lane_move(ce_lanes *l, int16_t *lane, int phase)
+/* A stream that moves to another phase or band takes its codec state along. */
+int ce_lane_move(ce_lanes *l, int16_t *lane, int phase, int narrow)
 {
     int16_t words[CE_LANE_WORDS];
-    if (*lane < 0 || l->phase[*lane / CP_LANES] == phase)
-        return;
-    int16_t to = ce_lane_take(l, phase);
+    int from = *lane / CP_LANES;
+    if (*lane < 0 || (l->phase[from] == phase && l->narrow[from] == narrow))
+        return 0;
+    int16_t to = ce_lane_take(l, phase, narrow);
     if (to < 0)
-        return;
+        return -1;
     ce_lane_save(l, *lane, words);
     ce_lane_load(l, to, words);
+    if (l->narrow[from] != narrow)
+        cp_g722_clear_high(l->group[to / CP_LANES], 1u << (to % CP_LANES));
     ce_lane_give(l, lane);
     *lane = to;
+    return 0;
 }

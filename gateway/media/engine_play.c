@@ -67,7 +67,9 @@ int ce_play_frame(ce_stream *s, int16_t *out)
     /* The codec changed while it played. */
     int16_t raw[CE_MAX_SAMPLES];
     int from = (int)(p->is_tone ? (uint32_t)p->tone.sample_rate : p->rate) / 50, more;
-    if (p->resampler.in_per_ms != from / CE_FRAME_MS)
+    const cp_resampler *r = &p->resampler;
+    if (r->in_per_ms != from / CE_FRAME_MS ||
+        r->in_per_ms * r->up / r->down != (int32_t)s->rate / 1000)
         cp_resampler_init(&p->resampler, from * 50, (int32_t)s->rate);
     more = p->is_tone ? cp_tone_tx_read(&p->tone, raw, from) == from
                       : pcm_read(p, raw, (uint32_t)from);
@@ -111,6 +113,12 @@ static int event_code(char digit)
     return at ? (int)(at - names) : 0;
 }
 
+int ce_digit_tone(ce_stream *s)
+{
+    /* Q.23 levels of a telephone set: -6 dBm0 column, -8 dBm0 row. */
+    return cp_dtmf_tx_init(&s->dtmf_tx, s->digits[0], (int32_t)s->rate, -7.0f, 2.0f);
+}
+
 int ce_digit_frame(ce_stream *s, int16_t *out)
 {
     if (!s->n_digits)
@@ -121,9 +129,7 @@ int ce_digit_frame(ce_stream *s, int16_t *out)
         s->digit_ms = 0;
         s->digit_ends = 0;
         s->digit_ts = s->kind == CE_RTP ? ce_rtp_now_ts(s) : 0;
-        /* Q.23 levels of a telephone set: -6 dBm0 column, -8 dBm0 row. */
-        if (s->te_pt == CE_NO_PT &&
-            cp_dtmf_tx_init(&s->dtmf_tx, s->digits[0], (int32_t)s->rate, -7.0f, 2.0f)) {
+        if (s->te_pt == CE_NO_PT && ce_digit_tone(s)) {
             digit_next(s);
             return 0;
         }
