@@ -44,7 +44,7 @@ def extensions() -> list[Extension]:
     if missing := incomplete():
         sys.exit(f"setup.py: the source tree or sdist is incomplete: no {', '.join(missing)}")
     sanitize = os.environ.get("CROSSPOINT_SANITIZE", "")
-    flags = ["-O3", "-fno-strict-aliasing", "-Wall", "-Wno-unused-function"]
+    flags = ["-O3", "-fno-strict-aliasing", "-fvisibility=hidden", "-Wall", "-Wno-unused-function"]
     if sanitize:
         flags = ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={sanitize}"]
     found = []

@@ -104,6 +104,14 @@ CP_CLONES int64_t cp_apply_gain(const int16_t *src, int16_t *out, int32_t n_samp
     return clipped;
 }
 
+CP_CLONES int32_t cp_count_beyond(const int16_t *src, int32_t n_samples, int16_t limit)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < n_samples; i++)
+        n += (src[i] >= limit) | (src[i] <= -limit);
+    return n;
+}
+
 float cp_gain_from_db(float db)
 {
     return powf(10.0f, db / 20.0f);

@@ -23,6 +23,8 @@ int64_t cp_mix_minus_one(const int16_t *const *src, const float *gain, int16_t *
 /* out = saturate(sum of all): announcements, recording, one to many. Returns saturated samples. */
 int64_t cp_mix_sum(const int16_t *const *src, const float *gain, int16_t *out, int32_t n_streams,
                    int32_t n_samples);
+/* Samples of at least `limit` either way. */
+int32_t cp_count_beyond(const int16_t *src, int32_t n_samples, int16_t limit);
 /* in place or not; linear gain; returns saturated samples. */
 int64_t cp_apply_gain(const int16_t *src, int16_t *out, int32_t n_samples, float gain);
 float cp_gain_from_db(float db);

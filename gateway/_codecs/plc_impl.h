@@ -20,6 +20,12 @@ typedef struct cp_plc {
 } cp_plc;
 
 int32_t cp_plc_init(cp_plc *plc, int32_t sample_rate); /* 8000 or 16000, else CP_EINVAL */
+/* What `cp_plc_good` will write to. */
+static inline void cp_plc_prefetch(const cp_plc *plc, int32_t n_samples)
+{
+    for (int32_t i = 0; i < n_samples; i += 32)
+        __builtin_prefetch(plc->history + (plc->oldest + i) % CP_PLC_HISTORY, 1);
+}
 /* A frame arrived. After a loss its beginning is cross-faded in place. Any n_samples >= 0. */
 void cp_plc_good(cp_plc *plc, int16_t *pcm, int32_t n_samples);
 /* A frame is missing: writes n_samples of concealment. */

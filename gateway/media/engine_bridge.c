@@ -78,6 +78,7 @@ void ce_bridge_replan(ce_bridge *b)
         if (s->armed) /* a stamp costs a relay 3 % of its CPU, and tells 4 ms at most */
             ce_rtp_stamp(s->fd, !relay);
         ce_kernel_take_back(s);
+        s->relayed = b->relay;
         s->relay_anchored = 0;
         s->jb.started = 0;
         s->tx_fill = 0;
@@ -136,6 +137,7 @@ void ce_bridge_leave(ce_stream *s)
         for (ce_stream *m = b->members; m; m = m->bridge_next) {
             if (m->armed)
                 ce_rtp_stamp(m->fd, 1);
+            m->relayed = 0;
             m->jb.started = 0;
         }
     }
@@ -222,20 +224,20 @@ static void decode_all(ce_engine *e)
             continue;
         int lane = s->decoder_lane;
         switch (s->codec) {
-        case CE_PCMU: cp_ulaw_decode(s->f->payload_in, s->f->pcm_in, s->n_samples); break;
-        case CE_PCMA: cp_alaw_decode(s->f->payload_in, s->f->pcm_in, s->n_samples); break;
+        case CE_PCMU: cp_ulaw_decode(s->coded, s->f->pcm_in, s->n_samples); break;
+        case CE_PCMA: cp_alaw_decode(s->coded, s->f->pcm_in, s->n_samples); break;
         case CE_L16:
             if (s->kind == CE_RTP)
-                swap16(s->f->payload_in, s->f->pcm_in, s->n_samples);
+                swap16(s->coded, s->f->pcm_in, s->n_samples);
             else
-                memcpy(s->f->pcm_in, s->f->payload_in, s->frame_bytes);
+                memcpy(s->f->pcm_in, s->coded, s->frame_bytes);
             break;
         case CE_G722:
             if (lane < 0) {
                 s->in_state = 0;
                 break;
             }
-            e->dec_src[lane] = s->f->payload_in;
+            e->dec_src[lane] = s->coded;
             e->dec_out[lane] = s->f->pcm_in;
             e->dec_mask[lane / CP_LANES] |= 1u << (lane % CP_LANES);
             break;
@@ -554,6 +556,16 @@ static int relay_rests(ce_stream *s)
     return 0;
 }
 
+/* What a frame touches beside what a packet does. */
+static void prefetch_frame(const ce_stream *s)
+{
+    uintptr_t at = (uintptr_t)s; /* no pointer: there may be no stream */
+    __builtin_prefetch((const void *)(at + offsetof(ce_stream, play)));
+    __builtin_prefetch((const void *)(at + offsetof(ce_stream, in_state)), 1);
+    __builtin_prefetch((const void *)(at + offsetof(ce_stream, opt)));
+    __builtin_prefetch((const void *)(at + offsetof(ce_stream, plc.sample_rate)), 1);
+}
+
 void ce_frames(ce_engine *e, int phase)
 {
     e->n_due = 0;
@@ -563,9 +575,10 @@ void ce_frames(ce_engine *e, int phase)
     e->replanned[phase] = 0;
     for (ce_stream *s = e->bucket[phase]; s; s = s->next) {
         ce_prefetch(s->next);
+        prefetch_frame(s->next);
         if (s->kind == CE_RTP)
             ce_rtp_timers(s);
-        if (s->bridge && s->bridge->relay && relay_rests(s))
+        if (s->relayed && relay_rests(s))
             continue;
         s->f = &e->frames[e->n_due];
         e->due[e->n_due++] = s;
@@ -575,7 +588,7 @@ void ce_frames(ce_engine *e, int phase)
     for (uint32_t i = 0; i < e->n_due; i++) {
         ce_stream *s = e->due[i];
         if (i + 1 < e->n_due)
-            __builtin_prefetch(&e->due[i + 1]->jb, 1);
+            ce_jitter_prefetch(&e->due[i + 1]->jb, e->due[i + 1]->jb.play);
         s->in_state = 0;
         if (s->kind == CE_RTP)
             ce_rtp_fetch(s);
@@ -583,8 +596,12 @@ void ce_frames(ce_engine *e, int phase)
             ce_device_fetch(s);
     }
     decode_all(e);
-    for (uint32_t i = 0; i < e->n_due; i++)
+    for (uint32_t i = 0; i < e->n_due; i++) {
+        if (i + 1 < e->n_due)
+            cp_plc_prefetch(&e->due[i + 1]->plc, e->due[i + 1]->n_samples);
+        __builtin_prefetch(e->due[i]->bridge);
         frame_in(e->due[i]);
+    }
     for (ce_bridge *b = e->bridges[phase]; b; b = b->next)
         if (!b->relay && b->members)
             mix(e, b);

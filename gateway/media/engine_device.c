@@ -164,6 +164,7 @@ void ce_device_fetch(ce_stream *s)
         s->c.slips++;
     }
     ring_get(s->parts.jitter[1], CE_JB_BYTES, &s->in_tail, s->f->payload_in, f);
+    s->coded = s->f->payload_in;
     s->in_state = 1;
     s->c.buffer_ms = (fill - f) / f * CE_FRAME_MS;
 }

@@ -120,10 +120,8 @@ void ce_health_frame(ce_stream *s, const int16_t *pcm, int n, double squares, in
     }
     int loud = mean > LOUD_MEAN_SQUARE;
     if (loud) {
-        int at_rail = 0;
-        for (int i = 0; i < n; i++)
-            at_rail += pcm[i] >= RAIL || pcm[i] <= -RAIL;
-        h->clipped_frames += at_rail >= RAIL_SAMPLES ? (uint64_t)weight : 0;
+        if (cp_count_beyond(pcm, n, RAIL) >= RAIL_SAMPLES)
+            h->clipped_frames += (uint64_t)weight;
     }
     /* Nobody listens for digits in the audio where events were negotiated; that some come all the
      * same explains why a digit was not understood. */

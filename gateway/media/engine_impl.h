@@ -201,10 +201,10 @@ struct ce_echo {
 
 typedef struct {
     uint8_t started;
-    uint32_t play, end, first, jump, min_depth;
     uint16_t window;
-    uint64_t have[CE_JB_TICKS / 64];
+    uint32_t play, end, first, jump, min_depth;
     uint8_t *data; /* CE_JB_TICKS of the codec's octets */
+    uint64_t have[CE_JB_TICKS / 64];
 } ce_jitter;
 
 typedef struct {
@@ -330,6 +330,7 @@ struct ce_stream {
     ce_engine *e;
     uint32_t id;
     uint8_t kind, codec, pt, te_pt, ptime_ms, tx, rx, wideband;
+    uint8_t relayed; /* as its bridge, which is not in the cache */
     uint8_t narrow; /* G.722's lower band alone, at 8 kHz: nobody it talks to has more */
     uint8_t phase, failed;
     uint8_t armed, leaving; /* the ring receives for it; CE_CLOSES or CE_MOVES */
@@ -381,15 +382,18 @@ struct ce_stream {
     /* RTCP */
     uint64_t rtcp_due;
     uint8_t bye_seen;
-    ce_xr xr;
-    ce_cn cn;
     ce_kernel_side kernel;
     ce_steer_side steer;
+    ce_tap *tap;
+    ce_srtp *srtp_in, *srtp_out; /* NULL: in the clear */
+    const ce_extension *ext_pass; /* of the packet that is being relayed to it */
+    ce_extension ext_out;
+    ce_xr xr;
+    ce_cn cn;
     /* header extensions */
     uint8_t pass_ext;
     _Atomic uint32_t ext_serial;
-    ce_extension ext_in, ext_out;
-    const ce_extension *ext_pass; /* of the packet that is being relayed to it */
+    ce_extension ext_in;
     /* devices */
     uint8_t paced, readable, writable;
     uint16_t block_bytes, since_write, starved;
@@ -398,8 +402,6 @@ struct ce_stream {
     /* plays, digits, recording */
     ce_play *play;
     ce_record *record;
-    ce_tap *tap;
-    ce_srtp *srtp_in, *srtp_out; /* NULL: in the clear */
     ce_echo *echo;
     cp_gain gain;
     uint8_t n_digits, digit_started, digit_ends;
@@ -411,7 +413,7 @@ struct ce_stream {
     uint8_t muting, from_common;
     int16_t decoder_lane, encoder_lane; /* G.722; -1: none */
     const int16_t *bus;                 /* what the others say, at the bridge's rate */
-    const uint8_t *send_payload;
+    const uint8_t *coded, *send_payload; /* the frame received, sent */
     ce_speech speech;
     ce_options opt;
     cp_plc plc;
@@ -420,7 +422,7 @@ struct ce_stream {
         cp_resampler to_detect; /* of 16 kHz */
     };
     cp_resampler from_bridge;
-    ce_frame *f;
+    _Alignas(CP_ALIGN) ce_frame *f; /* in one line with the head of: */
     ce_jitter jb;
     cp_dtmf_rx dtmf;
     cp_dtmf_tx dtmf_tx;
@@ -439,7 +441,18 @@ static inline void ce_prefetch(const ce_stream *s)
         __builtin_prefetch((const void *)(at + i), 1);
     for (size_t i = offsetof(ce_stream, remote); i < offsetof(ce_stream, cn.noise); i += 64)
         __builtin_prefetch((const void *)(at + i), 1);
-    __builtin_prefetch((const void *)(at + offsetof(ce_stream, tap)));
+    __builtin_prefetch((const void *)(at + offsetof(ce_stream, jb)), 1);
+}
+
+/* The same of the jitter buffer, around the RTP time `at`. */
+static inline void ce_jitter_prefetch(const ce_jitter *j, uint32_t at)
+{
+    if (!j->started)
+        return;
+    const uint8_t *octets = j->data + at % CE_JB_TICKS; /* of L16 it is the wrong place */
+    __builtin_prefetch(&j->have[at % CE_JB_TICKS / 64], 1);
+    for (int i = 0; i < CE_MAX_SAMPLES / 2; i += 64)
+        __builtin_prefetch(octets + i, 1);
 }
 
 /* What listeners who say nothing hear: encoded once per codec. */

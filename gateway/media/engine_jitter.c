@@ -130,8 +130,12 @@ void ce_rtp_fetch(ce_stream *s)
     uint32_t at = j->play % CE_JB_TICKS;
     if (bits_full(j->have, at, f)) {
         uint32_t k = CE_JB_TICKS - at < f ? CE_JB_TICKS - at : f;
-        memcpy(s->f->payload_in, j->data + at * bpt, k * bpt);
-        memcpy(s->f->payload_in + k * bpt, j->data, (f - k) * bpt);
+        s->coded = j->data + at * bpt; /* what comes next goes elsewhere */
+        if (k < f) {
+            memcpy(s->f->payload_in, s->coded, k * bpt);
+            memcpy(s->f->payload_in + k * bpt, j->data, (f - k) * bpt);
+            s->coded = s->f->payload_in;
+        }
         s->in_state = 1;
         if ((int32_t)(j->play + f - s->cn.ts) > 0)
             s->cn.active = 0;

@@ -395,7 +395,7 @@ void ce_kernel_take_back_all(const ce_bridge *b)
 void ce_kernel_consider(ce_stream *s)
 {
     ce_kernel_share *h = s->e->kernel;
-    if (!h || s->kernel.on || !s->bridge || !s->bridge->relay || !may(s, other(s)))
+    if (!h || s->kernel.on || !s->relayed || !may(s, other(s)))
         return;
     if (h->wake != s->e->wakes) {
         h->wake = s->e->wakes;

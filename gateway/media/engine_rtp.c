@@ -391,10 +391,10 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
         ce_health_arrival(s, h.timestamp);
     if (is_te) {
         te_receive(s, h.timestamp, p + h.payload_offset, h.payload_len);
-        if (!s->bridge || !s->bridge->relay || !s->bridge->pass_digits)
+        if (!s->relayed || !s->bridge->pass_digits)
             return;
     }
-    if (s->bridge && s->bridge->relay) {
+    if (s->relayed) {
         ce_stream *to = s->bridge_next ? s->bridge_next : s->bridge_prev;
         if (is_cn && to->cn.pt == CE_NO_PT)
             return; /* it is sent our noise instead */

@@ -30,6 +30,7 @@ enum {
     FRESH = 256,
     N_TX = 256,
     TX_BYTES = 1536, /* as engine_uring.c */
+    TX_ROOM = N_TX * 256, /* side by side, so that they stay in the cache: most are shorter */
     HEAD_BYTES = sizeof(struct iphdr) + sizeof(struct udphdr),
 };
 
@@ -53,13 +54,13 @@ struct ce_steer_share { /* one engine's part of it */
     ce_addr from[BATCH];
     _Alignas(8) uint8_t control[BATCH][CONTROL_BYTES];
     uint8_t (*buffers)[CE_RX_BYTES];
-    uint32_t n_tx;
+    uint32_t n_tx, tx_octets;
     uint16_t ip_id;
     struct mmsghdr tx[N_TX];
     struct iovec tx_v[N_TX];
     struct sockaddr_in to[N_TX];
     ce_stream *who[N_TX];
-    uint8_t (*packets)[HEAD_BYTES + TX_BYTES];
+    uint8_t *packets; /* TX_ROOM */
 };
 
 enum { LEG_BYTES = SB_PORTS * sizeof(struct sb_leg), PORT_BYTES = SB_PORTS * sizeof(ce_stream *) };
@@ -157,7 +158,7 @@ int ce_steer_share_new(ce_engine *e, ce_steer *k, int number)
     h->first = number * k->sockets_each;
     h->by_port = mmap(NULL, PORT_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     h->buffers = ce_zeroed(BATCH * sizeof *h->buffers);
-    h->packets = ce_zeroed(N_TX * sizeof *h->packets);
+    h->packets = ce_zeroed(TX_ROOM);
     h->out = socket(AF_INET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_RAW);
     if (h->by_port == MAP_FAILED || !h->buffers || !h->packets || h->out < 0)
         goto refused;
@@ -178,7 +179,6 @@ int ce_steer_share_new(ce_engine *e, ce_steer *k, int number)
                                            .msg_iovlen = 1, .msg_control = h->control[i]};
     }
     for (int i = 0; i < N_TX; i++) {
-        h->tx_v[i].iov_base = h->packets[i];
         h->tx[i].msg_hdr = (struct msghdr){.msg_name = &h->to[i], .msg_namelen = sizeof h->to[i],
                                            .msg_iov = &h->tx_v[i], .msg_iovlen = 1};
     }
@@ -335,6 +335,15 @@ static void received(ce_engine *e, ce_stream *s, const struct mmsghdr *m)
     }
 }
 
+/* Where its packet will go. */
+static void prefetch_target(const ce_stream *s)
+{
+    if (s->relayed)
+        ce_prefetch(s->bridge_next ? s->bridge_next : s->bridge_prev);
+    else
+        ce_jitter_prefetch(&s->jb, s->jb.end);
+}
+
 static int take(ce_engine *e, int fd)
 {
     ce_steer_share *h = e->steer;
@@ -344,11 +353,14 @@ static int take(ce_engine *e, int fd)
         h->rx[i].msg_hdr.msg_controllen = CONTROL_BYTES;
     }
     int n = recvmmsg(fd, h->rx, BATCH, MSG_DONTWAIT, NULL);
-    for (int i = 0; i < n + PREFETCH; i++) {
+    for (int i = 0; i < n + 2 * PREFETCH; i++) {
+        int next = i - PREFETCH, now = next - PREFETCH;
         if (i < n && (who[i] = h->by_port[port_of(&h->rx[i].msg_hdr)]) != NULL)
             ce_prefetch(who[i]);
-        if (i >= PREFETCH)
-            received(e, who[i - PREFETCH], &h->rx[i - PREFETCH]);
+        if (next >= 0 && next < n && who[next])
+            prefetch_target(who[next]);
+        if (now >= 0)
+            received(e, who[now], &h->rx[now]);
     }
     return n;
 }
@@ -398,10 +410,11 @@ int ce_steer_send(ce_stream *s, const uint8_t *packet, int n)
     ce_steer_share *h = s->e->steer;
     if (!h || !s->steer.out || n > TX_BYTES)
         return -1;
-    if (h->n_tx == N_TX)
+    if (h->n_tx == N_TX || h->tx_octets + HEAD_BYTES + (uint32_t)n > TX_ROOM)
         ce_steer_flush(s->e);
     uint32_t at = h->n_tx++;
-    uint8_t *p = h->packets[at];
+    uint8_t *p = h->packets + h->tx_octets;
+    h->tx_octets += (HEAD_BYTES + (uint32_t)n + 15) / 16 * 16;
     if (!++h->ip_id)
         h->ip_id = 1; /* else the kernel makes one */
     struct udphdr udp = {.source = s->steer.own_port, .dest = s->remote.in4.sin_port,
@@ -416,7 +429,7 @@ int ce_steer_send(ce_stream *s, const uint8_t *packet, int n)
     udp.check = checksum(sum(total, p + HEAD_BYTES, n));
     memcpy(p, &ip, sizeof ip);
     memcpy(p + sizeof ip, &udp, sizeof udp);
-    h->tx_v[at].iov_len = (size_t)(HEAD_BYTES + n);
+    h->tx_v[at] = (struct iovec){p, (size_t)(HEAD_BYTES + n)};
     h->to[at] = s->remote.in4;
     h->who[at] = s;
     return 0;
@@ -434,11 +447,11 @@ void ce_steer_flush(ce_engine *e)
         /* Longer than the path takes in one piece, broadcast ...: the leg's own socket knows how,
          * or says why not. */
         ce_stream *s = h->who[at];
-        if (sendto(s->fd, h->packets[at] + HEAD_BYTES, h->tx_v[at].iov_len - HEAD_BYTES,
+        if (sendto(s->fd, (uint8_t *)h->tx_v[at].iov_base + HEAD_BYTES, h->tx_v[at].iov_len - HEAD_BYTES,
                    MSG_DONTWAIT | MSG_NOSIGNAL, (struct sockaddr *)&h->to[at],
                    sizeof h->to[at]) < 0)
             ce_health_unsent(s, errno);
         at++;
     }
-    h->n_tx = 0;
+    h->n_tx = h->tx_octets = 0;
 }

@@ -69,7 +69,7 @@ void ce_xr_metrics(const ce_stream *s, cp_voip_metrics *m)
                            : CE_FRAME_MS;
     cp_bursts_metrics(&x->bursts, packet_ms, m);
     m->ssrc = s->source.ssrc;
-    int relayed = s->bridge && s->bridge->relay;
+    int relayed = s->relayed;
     uint32_t buffer = relayed ? 0 : s->c.buffer_ms;
     uint32_t deepest = s->clock_ms ? s->jitter_max / s->clock_ms : 0;
     uint32_t here = (uint32_t)(packet_ms + 0.5) + WAKE_MS + buffer;

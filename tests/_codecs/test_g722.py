@@ -25,12 +25,12 @@ def unit(request) -> Iterator[int]:
     g722.select_unit()
 
 
-def oracle_encode(pcm: np.ndarray) -> bytes:
-    return bytes(G722(16000, 64000).encode(pcm.tolist()))
+def oracle_encode(pcm: np.ndarray, rate: int = 16000) -> bytes:
+    return bytes(G722(rate, 64000).encode(pcm.tolist()))
 
 
-def oracle_decode(payload: bytes) -> bytes:
-    return np.asarray(G722(16000, 64000).decode(payload), np.int16).tobytes()
+def oracle_decode(payload: bytes, rate: int = 16000) -> bytes:
+    return np.asarray(G722(rate, 64000).decode(payload), np.int16).tobytes()
 
 
 def signal(kind: int, n: int) -> np.ndarray:
@@ -67,6 +67,41 @@ def test_every_lane_decodes_as_libg722(unit) -> None:
     streams = [oracle_encode(signal(lane, 3200)) + rng.bytes(1600) for lane in range(32)]
     got = run(g722.G722Decoder(), "decode", streams, 160)
     assert got == [oracle_decode(s) for s in streams]
+
+
+def test_the_lower_band_alone_is_libg722_at_8_khz(unit) -> None:
+    pcm = [signal(lane, 160 * 12) for lane in range(32)]
+    coded = run(g722.G722Encoder(narrow=True), "encode", [p.tobytes() for p in pcm], 320)
+    assert coded == [oracle_encode(p, 8000) for p in pcm]
+    streams = [c[:800] + np.random.default_rng(i).bytes(800) for i, c in enumerate(coded)]
+    heard = run(g722.G722Decoder(narrow=True), "decode", streams, 160)
+    assert heard == [oracle_decode(s, 8000) for s in streams]
+
+
+def test_the_lower_band_alone_keeps_lanes_without_a_frame(unit) -> None:
+    pcm = signal(3, 480)
+    encoder, decoder = g722.G722Encoder(narrow=True), g722.G722Decoder(narrow=True)
+    coded = heard = b""
+    for at in range(0, 480, 160):
+        frame = pcm[at : at + 160].tobytes()
+        payloads = encoder.encode([None] * 17 + [frame])
+        assert encoder.encode([frame])[0] is not None
+        coded += payloads[17]
+        heard += decoder.decode(payloads)[17]
+    assert coded == oracle_encode(pcm, 8000)
+    assert heard == oracle_decode(coded, 8000)
+
+
+def test_what_is_coded_without_the_higher_band_is_heard_by_any_decoder() -> None:
+    """In the middle of its band, where no filter takes anything away: nothing is added above it."""
+    t = np.arange(8000)
+    tone = np.round(8000 * np.sin(2 * np.pi * 1000 * t / 8000)).astype(np.int16)
+    (coded,) = run(g722.G722Encoder(narrow=True), "encode", [tone.tobytes()], 320)
+    wide = np.frombuffer(oracle_decode(coded), np.int16)[-8000:].astype(float)
+    power = np.abs(np.fft.rfft(wide * np.hanning(8000))) ** 2  # 2 Hz a bin
+    assert 490 <= power.argmax() <= 510
+    assert np.sqrt(np.mean(wide**2)) == pytest.approx(8000 / np.sqrt(2), rel=0.03)
+    assert power[2500:].sum() < 1e-4 * power.sum()
 
 
 @settings(max_examples=25, deadline=None)
@@ -209,6 +244,10 @@ def test_bad_batches_are_refused() -> None:
             decoder.decode(frames)
     with pytest.raises(UsageError):
         g722.G722Decoder(32)
+    with pytest.raises(UsageError):
+        g722.G722Decoder(56, narrow=True)
+    with pytest.raises(UsageError):
+        g722.G722Encoder(narrow=True).encode([b"\0" * 30])
     with pytest.raises(UsageError):
         encoder.reset(32)
     assert encoder.encode([None, None]) == [None, None]

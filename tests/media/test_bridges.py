@@ -160,6 +160,43 @@ async def test_a_listener_comes_into_a_call_that_stands(engine, peer, leg):
     assert levels == pytest.approx([-13] * 5, abs=1.5)
 
 
+async def test_what_is_above_4_khz_is_heard_as_soon_as_somebody_can(engine, peer, leg):
+    """Beside a narrow leg a wide one is coded by its lower band alone, and only then."""
+    deep = {"jitter_min_ms": 120, "jitter_max_ms": 400}
+    wide, narrow, late = peer(9), peer(0), peer(9)
+    mouth, ear, guest = (leg(each, **deep) for each in (wide, narrow, late))
+    engine.open_bridge("pair")
+    for stream in (mouth, ear):
+        engine.join("pair", stream)
+    job = talk(wide, mouth.local, sine(809, 1.0, 16000, -16) + sine(5003, 1.0, 16000, -16))
+
+    async def level(who, hz):
+        for _ in range(4):
+            await pace(1.5, job, *(listen(each) for each in (narrow, late)))
+            if (found := usual_level_at(steady(who), hz, rate_of(who))) > -18:
+                break
+        return found
+
+    assert await level(narrow, 809) == pytest.approx(-16, abs=1)
+    engine.join("pair", guest)
+    assert await level(late, 5003) == pytest.approx(-16, abs=1.5)
+    assert await level(late, 809) == pytest.approx(-16, abs=1)
+    engine.leave("pair", guest)
+    assert await level(narrow, 809) == pytest.approx(-16, abs=1)
+
+
+async def test_a_wide_prompt_stays_wide_beside_a_narrow_leg(engine, peer, leg):
+    wide, narrow = peer(9), peer(0)
+    streams = [leg(each) for each in (wide, narrow)]
+    engine.open_bridge("pair")
+    for stream in streams:
+        engine.join("pair", stream)
+    await pace(0.3, listen(wide), listen(narrow))
+    streams[0].play_samples(sine(5003, 3.0, 16000).tobytes(), rate=16000)
+    await pace(1.6, listen(wide), listen(narrow))
+    assert usual_level_at(steady(wide), 5003, 16000) == pytest.approx(-13, abs=1)
+
+
 async def test_only_the_floor_holder_is_heard(engine, peer, leg):
     a, b, c = peer(0), peer(0), peer(8)
     legs = [leg(p) for p in (a, b, c)]
