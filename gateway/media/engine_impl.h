@@ -201,6 +201,7 @@ struct ce_echo {
 
 typedef struct {
     uint8_t started;
+    uint8_t cut; /* the next frame does not follow on the last one */
     uint16_t window;
     uint32_t play, end, first, jump, min_depth;
     uint8_t *data; /* CE_JB_TICKS of the codec's octets */
@@ -312,6 +313,7 @@ typedef struct {
 typedef struct {
     uint8_t *jitter[2];      /* CE_JB_TICKS of 1 and of 2 octets; of a device: its input ring */
     uint8_t *out_ring;       /* CE_TX_BYTES: devices */
+    cp_plc *out_plc;         /* devices */
     uint8_t *tx_pack;        /* CE_PACK_BYTES: packets of another length than a frame's */
     ce_detectors *detectors;
     int16_t *pcm_delay; /* CE_MAX_SAMPLES: what keeps digits out of what the others hear */
@@ -365,7 +367,7 @@ struct ce_stream {
     int64_t expected_before, lost_before; /* of earlier SSRCs */
     uint32_t jitter_min, jitter_max, target; /* RTP ticks */
     /* RFC 4733 in */
-    uint32_t te_ts, te_duration;
+    uint32_t te_ts, te_before, te_duration; /* before: of the segments that have ended */
     uint8_t te_active, te_event, te_known;
     uint64_t te_tick;
     /* transmit */

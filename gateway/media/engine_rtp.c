@@ -9,6 +9,9 @@ enum {
     RTCP_MS = 5000,
     SOURCE_SILENT_MS = 1000, /* before another source may take over in a latch window */
     MAX_PAYLOAD = 1400,     /* fits any path without fragments */
+    TE_OLD_MS = 5000,       /* what is said again of an earlier press comes within */
+    SEQ_JUMP = 3000,        /* as cp_rtp_source_update judges; back: SEQ_LATE at most */
+    SEQ_LATE = 100,
 };
 static const int64_t NS = 1000000000;
 
@@ -158,32 +161,45 @@ static void te_finish(ce_stream *s)
     ce_digit_heard(s, names[s->te_event], (int)(s->te_duration / s->clock_ms), 0);
 }
 
+/* Of a press before the last one: a packet out of order, or an end said again behind the next
+ * press. Timestamps alone do not tell: after 2^31 ticks, or on another time line, new ones are
+ * "less" too. */
+static int te_is_old(const ce_stream *s, uint32_t ts, int newest)
+{
+    int32_t later = (int32_t)(ts - s->te_ts);
+    if (!s->te_known || later >= 0)
+        return 0;
+    return !newest || (later > -(int32_t)(TE_OLD_MS * s->clock_ms) &&
+                       s->e->tick - s->te_tick < TE_OLD_MS);
+}
+
 /* RFC 4733 2.5: one press is one timestamp; updates and repeated ends carry the same. */
-static void te_receive(ce_stream *s, uint32_t ts, const uint8_t *p, int n)
+static void te_receive(ce_stream *s, uint32_t ts, int newest, const uint8_t *p, int n)
 {
     cp_rtp_dtmf ev;
     if (cp_rtp_dtmf_parse(p, n, &ev) || ev.event > 16) {
         s->c.refused++;
         return;
     }
+    if (te_is_old(s, ts, newest))
+        return;
     s->te_tick = s->e->tick;
     if (s->te_known && ts == s->te_ts) {
         if (!s->te_active)
             return;
-        if (ev.duration > s->te_duration)
-            s->te_duration = ev.duration;
     } else if (s->te_active && ev.event == s->te_event && ts == s->te_ts + 0xffff) {
         s->te_ts = ts; /* 2.5.1.3: a long event goes on in another segment */
+        s->te_before += 0xffff;
     } else {
-        if (s->te_known && (int32_t)(ts - s->te_ts) < 0)
-            return;
         if (s->te_active)
             te_finish(s);
         s->te_active = s->te_known = 1;
         s->te_ts = ts;
         s->te_event = ev.event;
-        s->te_duration = ev.duration;
+        s->te_before = s->te_duration = 0;
     }
+    if (s->te_before + ev.duration > s->te_duration)
+        s->te_duration = s->te_before + ev.duration;
     if (ev.end)
         te_finish(s);
 }
@@ -266,6 +282,16 @@ static int in_window(ce_stream *s, uint16_t seq)
     int seen = (s->seq_window & m) != 0;
     s->seq_window |= m;
     return seen;
+}
+
+/* The same sender with other numbers: what was counted stays, and no number has been seen yet. */
+static void renumbered(ce_stream *s, uint16_t seq)
+{
+    s->expected_before += cp_rtp_source_expected(&s->source);
+    s->lost_before += cp_rtp_source_lost(&s->source);
+    s->window_seq = seq;
+    s->seq_window = 1;
+    ce_xr_restart(s);
 }
 
 static void new_source(ce_stream *s, uint32_t ssrc, uint16_t seq)
@@ -360,7 +386,11 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
             ce_post(e, CE_EV_STARTED, s, 0, 0, 0, from, sizeof *from);
         }
     }
-    if (in_window(s, h.seq)) {
+    uint16_t ahead = (uint16_t)(h.seq - s->source.max_seq);
+    if (ahead >= SEQ_JUMP && ahead <= 65536 - SEQ_LATE) {
+        if (h.seq == s->source.bad_seq) /* the second in sequence; the first is refused below */
+            renumbered(s, h.seq);
+    } else if (in_window(s, h.seq)) {
         s->c.duplicate++;
         return;
     }
@@ -390,7 +420,8 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
     else if (!is_te && !s->kernel.on)
         ce_health_arrival(s, h.timestamp);
     if (is_te) {
-        te_receive(s, h.timestamp, p + h.payload_offset, h.payload_len);
+        te_receive(s, h.timestamp, h.seq == s->source.max_seq, p + h.payload_offset,
+                   h.payload_len);
         if (!s->relayed || !s->bridge->pass_digits)
             return;
     }
