@@ -120,6 +120,14 @@ static void repeat(cp_plc *plc, float *out, int32_t n)
     }
 }
 
+void cp_plc_cut(cp_plc *plc)
+{
+    if (plc->n_lost)
+        return;
+    begin(plc);
+    plc->n_lost = 1;
+}
+
 void cp_plc_lost(cp_plc *plc, int16_t *pcm, int32_t n_samples)
 {
     float v[160];

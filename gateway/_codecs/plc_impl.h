@@ -30,4 +30,6 @@ static inline void cp_plc_prefetch(const cp_plc *plc, int32_t n_samples)
 void cp_plc_good(cp_plc *plc, int16_t *pcm, int32_t n_samples);
 /* A frame is missing: writes n_samples of concealment. */
 void cp_plc_lost(cp_plc *plc, int16_t *pcm, int32_t n_samples);
+/* What comes next does not follow on what was played: a good frame is faded into. */
+void cp_plc_cut(cp_plc *plc);
 #endif

@@ -42,6 +42,32 @@ static void ring_get(const uint8_t *ring, uint32_t size, uint32_t *tail, uint8_t
     *tail += n;
 }
 
+/* Where our clock and the device's part, a frame is left out or missing: the seam is faded, and
+ * what is missing concealed, like a loss on the network. */
+static void smooth(ce_stream *s, uint8_t *block, uint32_t n_octets, int missing)
+{
+    cp_plc *plc = s->parts.out_plc;
+    int16_t pcm[CE_TX_BYTES];
+    int n = (int)(n_octets / s->bytes_per_tick), changes = missing || plc->n_lost;
+    if (missing)
+        cp_plc_lost(plc, pcm, n);
+    else
+        switch (s->codec) {
+        case CE_PCMU: cp_ulaw_decode(block, pcm, n); break;
+        case CE_PCMA: cp_alaw_decode(block, pcm, n); break;
+        default: memcpy(pcm, block, (size_t)n * sizeof *pcm);
+        }
+    if (!missing)
+        cp_plc_good(plc, pcm, n);
+    if (!changes)
+        return;
+    switch (s->codec) {
+    case CE_PCMU: cp_ulaw_encode(pcm, block, n); break;
+    case CE_PCMA: cp_alaw_encode(pcm, block, n); break;
+    default: memcpy(block, pcm, (size_t)n * sizeof *pcm);
+    }
+}
+
 /* 1 written, 0 would block. */
 static int write_block(ce_stream *s)
 {
@@ -49,8 +75,9 @@ static int write_block(ce_stream *s)
     uint32_t n = s->block_bytes, tail = s->out_tail;
     if (s->out_head - s->out_tail >= n) {
         ring_get(s->parts.out_ring, CE_TX_BYTES, &tail, block, n);
+        smooth(s, block, n, 0);
     } else if (s->paced) {
-        memset(block, silence_octet(s), n);
+        smooth(s, block, n, 1);
     } else {
         return 0;
     }
@@ -162,6 +189,7 @@ void ce_device_fetch(ce_stream *s)
     if (fill > DEEPEST_FRAMES * f + s->block_bytes) {
         s->in_tail += f;
         s->c.slips++;
+        cp_plc_cut(&s->plc);
     }
     ring_get(s->parts.jitter[1], CE_JB_BYTES, &s->in_tail, s->f->payload_in, f);
     s->coded = s->f->payload_in;
@@ -179,6 +207,7 @@ void ce_device_send(ce_stream *s, const uint8_t *payload)
     while (s->out_head - s->out_tail + f > most) {
         s->out_tail += f;
         s->c.slips++;
+        cp_plc_cut(s->parts.out_plc);
     }
     ring_put(s->parts.out_ring, CE_TX_BYTES, &s->out_head, payload, f);
     if (!s->paced)

@@ -107,6 +107,8 @@ static void set_rate(ce_stream *s)
     s->rate = s->wideband && !s->narrow ? 16000 : 8000;
     s->n_samples = (uint16_t)(s->rate / 50);
     cp_plc_init(&s->plc, (int32_t)s->rate);
+    if (s->parts.out_plc)
+        cp_plc_init(s->parts.out_plc, (int32_t)s->rate);
     if (s->rate == 16000)
         cp_resampler_init(&s->to_detect, 16000, 8000);
     else
@@ -211,7 +213,8 @@ static int equip(ce_engine *e, const ce_command *c)
             return 1;
         if (s->kind == CE_DEVICE)
             return part(e, &s->parts.jitter[1], CE_JB_BYTES) &&
-                   part(e, &s->parts.out_ring, CE_TX_BYTES);
+                   part(e, &s->parts.out_ring, CE_TX_BYTES) &&
+                   part(e, &s->parts.out_plc, sizeof *s->parts.out_plc);
         /* fall through */
     case CE_CMD_UPDATE:
         return part(e, &s->parts.jitter[wide], wide ? CE_JB_BYTES : CE_JB_TICKS) &&
@@ -597,7 +600,7 @@ void ce_stream_free(ce_stream *s)
     if (s->fd_rtcp >= 0)
         close(s->fd_rtcp);
     ce_parts *p = &s->parts;
-    free(p->jitter[0]), free(p->jitter[1]), free(p->out_ring), free(p->tx_pack);
+    free(p->jitter[0]), free(p->jitter[1]), free(p->out_ring), free(p->out_plc), free(p->tx_pack);
     free(p->detectors), free(p->pcm_delay), free(p->carried);
     free(s);
 }

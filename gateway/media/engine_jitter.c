@@ -39,6 +39,7 @@ static void jitter_start(ce_stream *s, uint32_t ts)
     ce_jitter *j = &s->jb;
     memset(j->have, 0, sizeof j->have);
     j->started = 1;
+    j->cut = 0;
     j->first = j->end = ts;
     j->play = ts - (s->target + s->frame_ticks - 1u) / s->frame_ticks * s->frame_ticks;
     j->window = 0;
@@ -71,6 +72,7 @@ void ce_jitter_put(ce_stream *s, uint32_t ts, const uint8_t *p, int n)
         if (j->end - ts <= s->jitter_max) {
             /* Later than we waited: wait longer from here on rather than lose the next ones. */
             j->play = ts;
+            j->cut = 1;
             d = 0;
         } else if (d + (int32_t)ticks > 0) {
             p += (uint32_t)-d * bpt;
@@ -92,6 +94,7 @@ void ce_jitter_put(ce_stream *s, uint32_t ts, const uint8_t *p, int n)
         uint32_t drop = (j->end - j->play - s->target) / s->frame_ticks * s->frame_ticks;
         bits(j->have, j->play % CE_JB_TICKS, drop, 0);
         j->play += drop;
+        j->cut = 1;
         s->c.slips += drop / s->frame_ticks;
     }
 }
@@ -123,6 +126,7 @@ void ce_rtp_fetch(ce_stream *s)
         if (j->min_depth >= f + keep) {
             bits(j->have, j->play % CE_JB_TICKS, f, 0);
             j->play += f;
+            j->cut = 1;
         }
         j->window = 0;
         j->min_depth = UINT32_MAX;
@@ -137,11 +141,14 @@ void ce_rtp_fetch(ce_stream *s)
             s->coded = s->f->payload_in;
         }
         s->in_state = 1;
+        if (j->cut)
+            cp_plc_cut(&s->plc);
         if ((int32_t)(j->play + f - s->cn.ts) > 0)
             s->cn.active = 0;
     } else if (!s->cn.active) {
         s->in_state = (int32_t)(j->play - j->first) < 0 ? 0 : 2;
     }
+    j->cut = 0;
     bits(j->have, at, f, 0);
     j->play += f;
     s->c.buffer_ms = depth > 0 ? (uint32_t)depth / s->clock_ms : 0;

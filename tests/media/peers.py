@@ -89,6 +89,16 @@ def rms_dbm0(pcm: np.ndarray) -> float:
     return 10 * float(np.log10(max(mean, 1e-3) / (32768**2 / 2))) + 3.14
 
 
+def worst_click(pcm: np.ndarray, above_hz: float = 1500.0, rate: int = 8000) -> float:
+    """The most that any 32 ms hold above a frequency, in dBm0: a tone that breaks off has more."""
+    n = rate * 32 // 1000
+    window = np.hanning(n)
+    parts = np.lib.stride_tricks.sliding_window_view(pcm.astype(float), n)[:: n // 4]
+    lines = np.abs(np.fft.rfft(parts * window)) / (window.sum() / 2)
+    high = np.sqrt((lines[:, round(above_hz * n / rate) :] ** 2).sum(axis=1))
+    return float(20 * np.log10(max(high.max(), 1e-3) / 32768) + 3.14)
+
+
 @dataclass
 class Packet:
     """One received RTP packet."""

@@ -9,9 +9,8 @@ import struct
 import time
 from itertools import pairwise
 
-import numpy as np
 import pytest
-from peers import level_at, listen, pace, rms_dbm0, sine, talk, usual_level_at
+from peers import level_at, listen, pace, rms_dbm0, sine, talk, usual_level_at, worst_click
 
 from gateway.media.streams import (
     ByeReceived,
@@ -58,7 +57,15 @@ async def test_ptime_in_and_out(engine, peer, leg, ptime):
     engine.open_bridge("pair")
     engine.join("pair", sa)
     engine.join("pair", sb)
-    await pace(1.8, talk(a, sa.local, sine(705, 1.2), ptime_ms=ptime), listen(b))
+    at: list[float] = []
+    await pace(
+        1.8,
+        lambda i: at.append(time.monotonic()),
+        talk(a, sa.local, sine(705, 1.2), ptime_ms=ptime),
+        listen(b),
+    )
+    # A stall of our own sending has to be concealed, whatever way the packets go.
+    stalls = sum((y - x) // 0.02 for x, y in pairwise(at) if y - x > 0.025)
     concealed = sa.stats().frames_concealed
     assert {len(p.payload) for p in b.packets} == {8 * ptime}
     steps = [((y.ts - x.ts) & 0xFFFFFFFF, y.marker) for x, y in pairwise(b.packets)]
@@ -68,7 +75,7 @@ async def test_ptime_in_and_out(engine, peer, leg, ptime):
     heard = b.pcm()[-6000:]
     assert usual_level_at(heard, 705) == pytest.approx(-13, abs=0.7)
     assert rms_dbm0(heard) == pytest.approx(-13, abs=0.7)
-    assert concealed <= 3
+    assert concealed <= 3 + stalls
 
 
 async def test_strangers_are_neither_heard_nor_answered(engine, peer, leg):
@@ -443,10 +450,11 @@ async def test_mutated_reports_from_the_right_source(engine, peer, leg):
     assert usual_level_at(b.pcm()[-8160:-160], 701) == pytest.approx(-13, abs=0.7)
 
 
-async def test_clock_drift_is_absorbed(engine, peer, leg):
+@pytest.mark.parametrize("every", [0.97, 1.03], ids=["fast", "slow"])
+async def test_clock_drift_is_absorbed_without_clicks(engine, peer, leg, every):
     """A fast sender would fill the buffer for ever: it gives frames up instead."""
-    a, b, sa, _ = pair(engine, peer, leg)
-    octets = a.encode(sine(701, 1.0))
+    a, b, sa, _ = pair(engine, peer, leg, right=97)
+    octets = a.encode(sine(433, 1.0))  # 20 ms less are no whole number of waves
     state = {"due": 0.0, "n": 0}
 
     def job(i):
@@ -454,11 +462,13 @@ async def test_clock_drift_is_absorbed(engine, peer, leg):
             n = state["n"]
             a.send(octets[n % 50 * 160 : n % 50 * 160 + 160], sa.local)
             state["n"] += 1
-            state["due"] += 0.97  # 3 % fast, so that a short test shows it
+            state["due"] += every  # 3 %, so that a short test shows it
 
     await pace(8.0, job, listen(b))
     assert sa.stats().buffer_ms <= 120
-    assert np.abs(b.pcm()[-4000:]).max() > 1000
+    heard = b.pcm()[4000:]
+    assert usual_level_at(heard[-8000:], 433) == pytest.approx(-13, abs=1)
+    assert worst_click(heard) < -42  # cut hard it is -29; the law's own noise is -50
 
 
 @pytest.mark.parametrize("right", [0, 8])
