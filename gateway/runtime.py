@@ -14,7 +14,7 @@ import signal
 import time
 from typing import Any, Final
 
-from gateway import listening, logs
+from gateway import listening, logs, spoken
 from gateway.adapters.base import Log
 from gateway.config import Configuration
 from gateway.core.actions import CloseAlarm, Hangup
@@ -276,6 +276,7 @@ class Gateway(Exchange):
                 tasks.append(loop.create_task(self._carry_on(), name="carry on alarms"))
             self.log.info("gateway is running", box=self.box, adapters=len(self.hosts))
             notify("READY=1")
+            spoken.prepare(self._synthesiser, self.configuration, self.log)
             await self._stop.wait()
             if self._fault is not None:
                 raise self._fault
@@ -316,6 +317,7 @@ class Gateway(Exchange):
         self.turns.pins = any(route.pins for route in configuration.routes)
         self.redactor = _redactor(configuration)
         self._journal_plan()
+        spoken.prepare(self._synthesiser, configuration, self.log)
 
     def match_again(self) -> None:
         """Give alarms that no route took to the present routes."""

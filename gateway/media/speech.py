@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import functools
 import hashlib
 import io
 import math
@@ -19,7 +20,7 @@ import signal
 import subprocess
 import sys
 import wave
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +31,8 @@ RATE: Final = 16000
 MAXIMUM_TEXT: Final = 2000
 MAXIMUM_CACHED: Final = 500
 """Files kept; the one not used for the longest time goes first."""
+MAXIMUM_AHEAD: Final = 100
+"""Texts spoken before anybody asks for them; the others wait until they are needed."""
 DEADLINE_S: Final = 15.0
 _AT_ONCE: Final = 2
 _WAITING: Final = 100
@@ -39,7 +42,7 @@ _TAPS: Final = 16
 class Synthesiser:
     """Speaks texts through `command`, a program and arguments: text in, WAV out.
 
-    Results are cached by text. Driven by `speak`; `close` ends what runs.
+    Results are cached by text. Driven by `speak` and `prepare`; `close` ends what runs.
     """
 
     def __init__(self, command: Sequence[str], cache_dir: Path) -> None:
@@ -48,6 +51,7 @@ class Synthesiser:
         self._turn = asyncio.Semaphore(_AT_ONCE)
         self._running: dict[Path, asyncio.Task[None]] = {}
         self._waiting: dict[Path, list[Callable[[Path | DeviceError], None]]] = {}
+        self._ahead: asyncio.Task[None] | None = None
 
     def speak(self, text: str, spoken: Callable[[Path | DeviceError], None]) -> None:
         """Call `spoken` with the file, at once when it is cached.
@@ -73,9 +77,39 @@ class Synthesiser:
             self._synthesise(path, text), name="speech"
         )
 
+    def prepare(self, texts: Iterable[str], failed: Callable[[str, DeviceError], None]) -> None:
+        """Speak texts into the cache, one after the other, in place of those prepared before.
+
+        An alarm should not wait for its words. One turn always stays free for what is needed now.
+        failed: told of the first text that could not be spoken; a program that is missing ends it.
+        """
+        if self._ahead is not None:
+            self._ahead.cancel()
+        self._ahead = asyncio.get_running_loop().create_task(
+            self._prepare(list(dict.fromkeys(texts))[:MAXIMUM_AHEAD], failed), name="speech ahead"
+        )
+
+    async def _prepare(
+        self, texts: Sequence[str], failed: Callable[[str, DeviceError], None]
+    ) -> None:
+        told = False
+        for text in texts:
+            done: asyncio.Future[Path | DeviceError] = asyncio.get_running_loop().create_future()
+            try:
+                self.speak(text, functools.partial(_settle, done))
+            except DeviceError as error:
+                failed(text, error)
+                return
+            result = await done
+            if isinstance(result, DeviceError) and not told:
+                told = True
+                failed(text, result)
+
     async def close(self) -> None:
         """End what runs; those who wait hear nothing more."""
         tasks = list(self._running.values())
+        if self._ahead is not None:
+            tasks.append(self._ahead)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -126,6 +160,11 @@ class Synthesiser:
             files.sort(key=lambda file: file.stat().st_mtime)
             for file in files[: len(files) - MAXIMUM_CACHED + 1]:
                 file.unlink(missing_ok=True)
+
+
+def _settle(done: asyncio.Future[Path | DeviceError], result: Path | DeviceError) -> None:
+    if not done.done():  # whoever waited may have given up
+        done.set_result(result)
 
 
 def resample(samples: Sequence[int], rate: int, wanted: int = RATE) -> array.array[int]:
