@@ -89,14 +89,17 @@ def rms_dbm0(pcm: np.ndarray) -> float:
     return 10 * float(np.log10(max(mean, 1e-3) / (32768**2 / 2))) + 3.14
 
 
-def worst_click(pcm: np.ndarray, above_hz: float = 1500.0, rate: int = 8000) -> float:
-    """The most that any 32 ms hold above a frequency, in dBm0: a tone that breaks off has more."""
+def clicks(pcm: np.ndarray, above_hz: float = 1500.0, rate: int = 8000) -> int:
+    """Windows (32 ms, each 8 ms) that hold over -42 dBm0 above a frequency.
+
+    A tone that breaks off has that much there in three or four of them; G.711's noise is at -50.
+    """
     n = rate * 32 // 1000
     window = np.hanning(n)
     parts = np.lib.stride_tricks.sliding_window_view(pcm.astype(float), n)[:: n // 4]
     lines = np.abs(np.fft.rfft(parts * window)) / (window.sum() / 2)
     high = np.sqrt((lines[:, round(above_hz * n / rate) :] ** 2).sum(axis=1))
-    return float(20 * np.log10(max(high.max(), 1e-3) / 32768) + 3.14)
+    return int((20 * np.log10(np.maximum(high, 1e-3) / 32768) + 3.14 > -42).sum())
 
 
 @dataclass

@@ -10,6 +10,7 @@ import pytest
 from peers import level_at, listen, pace, rms_dbm0, sine, talk, usual_level_at
 
 from gateway.errors import UsageError
+from gateway.media.streams import Codec, RtpSpec
 
 
 def steady(peer) -> np.ndarray:
@@ -306,3 +307,46 @@ async def test_the_far_end_of_a_relay_knows_what_was_lost(engine, peer, leg):
     for p in heard:
         n = p.payload[0] - base.payload[0]
         assert ((p.seq - base.seq) & 0xFFFF, (p.ts - base.ts) & 0xFFFFFFFF) == (n, 160 * n)
+
+
+async def test_a_chain_of_codecs_keeps_level_polarity_and_zero(engine, peer, leg):
+    """A-law to mu-law to G.722 to linear, each hop a call of its own."""
+    a, b = peer(8), peer(96)
+    first, last = leg(a), leg(b)
+    ends = [first]
+    for n, codec in enumerate((Codec.PCMU, Codec.G722)):
+        fields = {
+            "local_ip": "127.0.0.1",
+            "codec": codec,
+            "payload_type": (0, 9)[n],
+            "rate": (8000, 16000)[n],
+        }
+        near = engine.open(RtpSpec(**fields))
+        to = {"remote_ip": "127.0.0.1", "remote_port": near.local[1]}
+        far = engine.open(RtpSpec(**fields, **to))
+        near.update(RtpSpec(**fields, remote_ip="127.0.0.1", remote_port=far.local[1]))
+        ends += [near, far]
+    ends.append(last)
+    for n in range(0, len(ends), 2):
+        engine.open_bridge(f"hop {n}")
+        engine.join(f"hop {n}", ends[n])
+        engine.join(f"hop {n}", ends[n + 1])
+    # The second tone stands on the first one's zero crossings: upside down it would not.
+    at = np.arange(8000) / 8000
+    tones = 6000 * np.sin(2 * np.pi * 311 * at) + 3000 * np.cos(2 * np.pi * 622 * at)
+    await pace(3.0, talk(a, first.local, np.round(tones).astype(np.int16)), listen(b))
+    pcm = b.pcm().astype(float)
+    found = []
+    for start in range(16000, len(pcm) - 3199, 1600):
+        part, at = pcm[start : start + 3200], np.arange(3200) / 16000
+        window = np.hanning(3200)
+        low, high = (
+            2 * (part * window) @ np.exp(-2j * np.pi * hz * at) / window.sum() for hz in (311, 622)
+        )
+        turned = np.angle(high / (1j * low / abs(low)) ** 2, deg=True)
+        found.append((20 * np.log10(abs(low) / 6000), 20 * np.log10(abs(high) / 3000), turned))
+    low_db, high_db, turned = np.median(found, axis=0)  # a stall of our own spoils one or two
+    assert low_db == pytest.approx(0, abs=0.1)
+    assert high_db == pytest.approx(0, abs=0.15)
+    assert turned == pytest.approx(0, abs=5)
+    assert abs(pcm[16000:].mean()) < 20
