@@ -19,6 +19,7 @@ static const char digits[] = "123A456B789C*0#D";
 #define COHERENCE 0.88f         /* of the phase advances; speech that hits a pair wanders */
 #define MAX_DEVIATION 0.023f    /* between the 1.5 % to accept and the 3.5 % to reject */
 #define MIN_TONE_MS 29.0f       /* between the 23 ms to reject and the 40 ms to accept */
+#define RISE 1.2f               /* from a digit that dies away to the same one, pressed again */
 #define MISSES_TO_END 3         /* 24 ms: bridges a drop-out of 10 ms, ends at a pause of 40 */
 
 static float basis[CP_DTMF_WINDOW][16]; /* windowed cosines, then sines */
@@ -51,7 +52,7 @@ void cp_dtmf_setup(void)
 void cp_dtmf_rx_init(cp_dtmf_rx *rx)
 {
     memset(rx, 0, sizeof *rx);
-    rx->candidate = rx->previous = -1;
+    rx->candidate = rx->previous = rx->tail = -1;
 }
 
 typedef float f4 __attribute__((vector_size(16), aligned(4), may_alias));
@@ -192,17 +193,26 @@ static int32_t hop(cp_dtmf_rx *rx, cp_dtmf_event *events, int32_t n, int32_t max
                 n = emit(rx, events, n, max, 0);
             }
         } else if (++rx->n_misses >= MISSES_TO_END) {
-            if (rx->confirmed)
+            if (rx->confirmed) {
                 n = emit(rx, events, n, max, 1);
+                rx->tail = rx->candidate;
+                rx->tail_amplitude = a;
+            }
             rx->candidate = -1;
         }
     }
-    if (rx->candidate < 0 && pair >= 0) {
+    float now = pair >= 0 ? pair_amplitude(re, im, pair) : 0.0f;
+    if (rx->candidate < 0 && pair >= 0 && pair == rx->tail && now < RISE * rx->tail_amplitude) {
+        /* What is left of it: an echo, a concealment, a fader. */
+        rx->tail_amplitude = now;
+    } else if (rx->candidate < 0 && pair >= 0) {
         begin(rx, pair);
-        rx->sum += pair_amplitude(re, im, pair);
-        rx->peak = pair_amplitude(re, im, pair);
+        rx->sum += now;
+        rx->peak = now;
         rx->n_hits = 1;
     }
+    if (pair != rx->tail || rx->candidate >= 0)
+        rx->tail = -1;
     rx->previous = pair;
     memcpy(rx->x_re, re, sizeof rx->x_re);
     memcpy(rx->x_im, im, sizeof rx->x_im);

@@ -24,6 +24,8 @@ typedef struct cp_dtmf_rx {
     int32_t fill;                /* samples of the current hop */
     int32_t candidate;           /* row * 4 + column, or -1 */
     int32_t previous;            /* pair seen in the previous hop, or -1 */
+    int32_t tail;                /* pair that ended and still dies away, or -1 */
+    float tail_amplitude;
     int32_t n_hits, n_misses;
     int32_t n_turns, confirmed;
     int64_t n_dropped; /* events for which the caller had no room */

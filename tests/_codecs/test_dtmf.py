@@ -95,6 +95,16 @@ def test_digits_without_a_pause_between() -> None:
     assert digits(b"".join(generate_dtmf(d, 480) for d in "1590") + b"\0\0" * 800) == "1590"
 
 
+@pytest.mark.parametrize("digit", DIGITS)
+@pytest.mark.parametrize("fade_ms", [40, 80, 120, 300])
+def test_a_digit_that_dies_away_is_one_digit(digit: str, fade_ms: int) -> None:
+    """As a concealment lets it when a sender stops without a word; then it is pressed again."""
+    tone = np.frombuffer(generate_dtmf(digit, 1120 + 8 * fade_ms, level_dbm0=-9), np.int16)
+    gain = np.concatenate([np.ones(1120), np.linspace(1, 0, 8 * fade_ms)])
+    pcm = (tone * gain).astype(np.int16).tobytes() + b"\0\0" * 320
+    assert digits(pcm * 2) == 2 * digit
+
+
 def test_digit_over_dial_tone() -> None:
     t = np.arange(8000)
     dial = 1600 * (np.sin(2 * np.pi * 350 * t / 8000) + np.sin(2 * np.pi * 440 * t / 8000))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.asterisk import ADDRESS, Asterisk
+from tests.interop.asterisk import ADDRESS, Asterisk, account
 from tests.interop.certificates import Authority
 from tests.interop.peers import Box, assert_hears, box, common_port, need, phone, until
 from tests.interop.test_sip_srtp import phones, spoken
@@ -14,6 +14,7 @@ from tests.interop.test_sip_tls import secure
 
 pytestmark = pytest.mark.interop
 
+GW = account("gw", "gwpw", "allow=!all,ulaw", "media_encryption=sdes")
 ROUTES = """
 [[routes]]
 name = "out"
@@ -32,7 +33,7 @@ async def test_registered_and_called_with_srtp(tmp_path: Path) -> None:
     ours = authority.issue("box", "DNS:box.test", "IP:127.0.0.1")
     theirs = authority.issue("pbx", "URI:sip:pbx.test")
     tls = (theirs, authority.certificate)
-    async with Asterisk(tmp_path / "asterisk", common_port(), tls=tls) as pbx:
+    async with Asterisk(tmp_path / "asterisk", common_port(), tls=tls, pjsip=GW) as pbx:
         await pbx.ready()
         trunk = (
             f'[adapters.sip.trunks.pbx]\npeer = "sip:{ADDRESS}:{pbx.tls_port};transport=tls"\n'

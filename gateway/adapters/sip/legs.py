@@ -98,10 +98,16 @@ class Leg:
             self.cause, self.detail, self.said = cause, detail, answered
 
 
+_NO_MORE = {16, 31, 127}
+"""Values of Q.850 that say less than a CANCEL does; Asterisk writes 127 into each."""
+
+
 def why(event: Ended) -> tuple[Cause, str]:
     """Our word for how a session ended, and the peer's words."""
     for reason in event.reasons:
         if reason.protocol.lower() == "q.850" and reason.cause is not None:
+            if event.how is How.CANCELLED and reason.cause in _NO_MORE:
+                break
             text = f"{event.how.value}: Q.850 {reason.cause} {reason.text}"
             return from_q850(reason.cause), text.strip()
     if any(reason.protocol.lower() == "preemption" for reason in event.reasons):

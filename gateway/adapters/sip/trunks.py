@@ -369,11 +369,14 @@ class Trunks:
             self._lose(name, server, f"no answer to OPTIONS{status}")
             return
         server.probe.answered(self._host.now())
-        server.lost_until = 0.0
+        back, server.lost_until = server.lost_until > 0, 0.0
         state.agent = clean(response.get("server") or response.get("user-agent") or "", 80)
         self._choose(name)
         if not trunk.register or state.registered:
             self._set(name, Condition.UP, "")
+            if back and server is state.current and state.registration is not None and self._agent:
+                # It may have been restarted, and know us no longer.
+                self._agent.refresh(state.registration, self._host.now())
         elif state.registration is not None and self._agent and not state.refused:
             # It is back: do not let the registration wait out its pause of up to half an hour.
             self._agent.refresh(state.registration, self._host.now())
