@@ -43,7 +43,7 @@ res_pjsip_endpoint_identifier_user res_pjsip_registrar res_pjsip_authenticator_d
 res_pjsip_outbound_authenticator_digest res_pjsip_outbound_registration res_pjsip_rfc3326
 res_pjsip_dtmf_info res_pjsip_acl res_pjsip_refer res_pjsip_dlg_options res_pjsip_empty_info
 res_pjsip_messaging res_pjsip_mwi res_pjsip_mwi_body_generator res_rtp_asterisk
-res_timing_timerfd res_musiconhold res_clioriginate bridge_simple bridge_native_rtp
+res_pjsip_logger res_timing_timerfd res_musiconhold res_clioriginate bridge_simple bridge_native_rtp
 bridge_softmix bridge_holding bridge_builtin_features bridge_builtin_interval_features res_srtp
 codec_ulaw codec_alaw codec_a_mu codec_g722 codec_gsm codec_resample format_gsm format_wav
 """
@@ -72,7 +72,7 @@ type=endpoint
 context=all
 message_context=texts
 disallow=all
-allow=ulaw,alaw
+allow=ulaw,alaw,g722
 direct_media=no
 rtp_symmetric=no
 media_address={ADDRESS}

@@ -18,6 +18,7 @@ from gateway.adapters.sip.config import SipSection
 from gateway.adapters.sip.door import Door
 from gateway.adapters.sip.identity import (
     Caller,
+    called_of,
     clean,
     from_value,
     half_of,
@@ -375,7 +376,8 @@ class Sip(Adapter):
         if request.content_type not in ("text/plain", ""):
             agent.respond(event.request, 415, now, headers=[("Accept", "text/plain")])
             return
-        recipient = number_of(request.uri)
+        trunk = self.config.trunks.get(sender)
+        recipient = called_of(request, trunk.user if trunk else "")
         if not self._calls.may_text(sender, recipient):
             self.host.count("messages_refused")
             status = 503 if sender in self.config.trunks else 403
