@@ -12,6 +12,7 @@ PLAY_ENDED: int
 DEVICE_FAILED: int
 BYE: int
 SPEECH: int
+OTHER_TYPE: int
 
 class Handle:
     @property

@@ -13,7 +13,7 @@ from random import getrandbits
 
 PACKET = "=qHBBHH16s"
 MAX_DIGITS = CE_MAX_DIGITS
-DIGIT, TONE, FSK, STARTED, TIMEOUT, PLAY_ENDED, DEVICE_FAILED, BYE, SPEECH = range(1, 10)
+DIGIT, TONE, FSK, STARTED, TIMEOUT, PLAY_ENDED, DEVICE_FAILED, BYE, SPEECH, OTHER_TYPE = range(1, 11)
 
 
 cdef int _addr_set(ce_addr *a, str ip, int port) except -1:

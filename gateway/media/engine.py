@@ -31,6 +31,7 @@ from gateway.media.streams import (
     MediaEvent,
     MediaStarted,
     MediaTimeout,
+    OtherPayload,
     PlayEnded,
     RecordEnded,
     RtpSpec,
@@ -635,6 +636,8 @@ class Engine:
             return DeviceFailed(errno=a)
         if kind == _engine.BYE:
             return ByeReceived()
+        if kind == _engine.OTHER_TYPE:
+            return OtherPayload(payload_type=a)
         return None
 
 

@@ -363,6 +363,8 @@ struct ce_stream {
     uint32_t probation_ssrc;
     uint16_t probation_seq, window_seq;
     uint8_t has_probation;
+    uint8_t other_pt, n_other; /* another type than agreed, and so many of it in a row, */
+    uint64_t other_tick, other_told; /* since then; when that was told last */
     uint64_t seq_window; /* bit i: window_seq - i has arrived */
     int64_t expected_before, lost_before; /* of earlier SSRCs */
     uint32_t jitter_min, jitter_max, target; /* RTP ticks */
@@ -521,7 +523,7 @@ typedef struct {
 
 enum {
     CE_EV_DIGIT = 1, CE_EV_TONE, CE_EV_FSK, CE_EV_STARTED, CE_EV_TIMEOUT, CE_EV_PLAY_ENDED,
-    CE_EV_DEVICE_FAILED, CE_EV_BYE, CE_EV_SPEECH,
+    CE_EV_DEVICE_FAILED, CE_EV_BYE, CE_EV_SPEECH, CE_EV_OTHER_TYPE,
 };
 
 typedef struct {

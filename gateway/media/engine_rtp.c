@@ -12,6 +12,8 @@ enum {
     TE_OLD_MS = 5000,       /* what is said again of an earlier press comes within */
     SEQ_JUMP = 3000,        /* as cp_rtp_source_update judges; back: SEQ_LATE at most */
     SEQ_LATE = 100,
+    OTHER_ROW = 3,          /* packets of another type that are a change of codec */
+    OTHER_EVERY_MS = 200,   /* a change is told at most so often */
 };
 static const int64_t NS = 1000000000;
 
@@ -310,6 +312,29 @@ static void new_source(ce_stream *s, uint32_t ssrc, uint16_t seq)
     s->relay_anchored = 0;
 }
 
+/* Who agreed on several codecs may change among them at any packet (RFC 3264 section 5.1). Some in a
+ * row, with none of the present type between, are a change. */
+static void other_type(ce_stream *s, int pt, const ce_addr *from)
+{
+    uint64_t tick = s->e->tick;
+    if (!s->remote_set || !same_addr(from, &s->remote))
+        return;
+    if (pt != s->other_pt || s->last_rx_tick > s->other_tick) {
+        s->other_pt = (uint8_t)pt;
+        s->other_tick = tick;
+        s->n_other = 0;
+    }
+    if (s->n_other == OTHER_ROW)
+        return;
+    if (s->n_other < OTHER_ROW - 1) {
+        s->n_other++;
+    } else if (tick - s->other_told >= OTHER_EVERY_MS) {
+        s->n_other = OTHER_ROW;
+        s->other_told = tick;
+        ce_post(s->e, CE_EV_OTHER_TYPE, s, pt, 0, 0, NULL, 0);
+    }
+}
+
 static void rtcp_receive(ce_stream *s, uint8_t *p, int n, const ce_addr *from, int flags);
 
 void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
@@ -367,6 +392,8 @@ void ce_rtp_packet(ce_stream *s, uint8_t *p, int n, const ce_addr *from)
         !(accept_source(s, from) || ce_follow(s, from, &h))) {
         s->c.refused++;
         ce_health_refused(s, from, wrong_type ? h.payload_type : -1);
+        if (wrong_type)
+            other_type(s, h.payload_type, from);
         return;
     }
     if (!s->rx_seen || h.ssrc != s->source.ssrc) {

@@ -389,6 +389,13 @@ class ByeReceived(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False)
     """RTCP BYE from the remote (informative: signalling ends calls, never RTCP)."""
 
 
+class OtherPayload(msgspec.Struct, frozen=True, tag=True, kw_only=True, gc=False):
+    """The far end sends another payload type than `RtpSpec.payload_type`, from where it should:
+    three packets in a row, none of which is heard. Told five times a second at most."""
+
+    payload_type: int
+
+
 MediaEvent = (
     DigitDetected
     | ToneDetected
@@ -400,6 +407,7 @@ MediaEvent = (
     | DeviceFailed
     | RecordEnded
     | ByeReceived
+    | OtherPayload
 )
 
 

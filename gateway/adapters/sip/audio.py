@@ -12,7 +12,15 @@ from gateway.adapters.sip.config import FollowMedia
 from gateway.adapters.sip.keying import Keying
 from gateway.adapters.sip.natting import follow
 from gateway.errors import PeerError
-from gateway.media.streams import Codec, Direction, RtpSpec, Stream, StreamOptions
+from gateway.media.streams import (
+    Codec,
+    Direction,
+    MediaEvent,
+    OtherPayload,
+    RtpSpec,
+    Stream,
+    StreamOptions,
+)
 from gateway.protocols import sdp
 from gateway.protocols.sip.headers import quote
 from gateway.protocols.sip.locating import is_address, is_group
@@ -120,7 +128,7 @@ class Audio:
         if self.stream is None:
             first = self._codecs[0]
             spec = RtpSpec(local_ip=self._local_ip, codec=Codec(first.name), rate=_rate(first))
-            self.stream = self._host.open_stream(self._leg, spec, self._options)
+            self.stream = self._host.open_stream(self._leg, spec, self._options, self._heard)
         return self.stream
 
     def _way(self) -> sdp.Direction:
@@ -168,7 +176,8 @@ class Audio:
                 raise PeerError("the audio cannot change between IPv4 and IPv6 during a call")
             # Signalling over one version of IP, audio over the other.
             self._local_ip, self._shown_ip = self._towards(choice.address)
-        _, port = self._apply(choice).local
+        # The answer names one of them: the far end may send no other.
+        _, port = self._apply(msgspec.structs.replace(choice, codecs=choice.codecs[:1])).local
         self._listens = described.direction_of(described.media[choice.index]).receives
         self._version += 1
         answer = sdp.answer(
@@ -272,11 +281,26 @@ class Audio:
         if self._options.detect_dtmf != (event is None):
             self._options = msgspec.structs.replace(self._options, detect_dtmf=event is None)
         if self.stream is None:
-            self.stream = self._host.open_stream(self._leg, spec, self._options)
+            self.stream = self._host.open_stream(self._leg, spec, self._options, self._heard)
         else:
             self.stream.update(spec)
             self.stream.configure(self._options)
         return self.stream
+
+    def _heard(self, event: MediaEvent) -> bool:
+        """Whether it was for us: of several codecs that it agreed on the far end sends another
+        now (RFC 3264 section 5.1). It is sent that one from here on, too."""
+        choice = self.choice
+        if not isinstance(event, OtherPayload) or choice is None:
+            return False
+        for codec in choice.codecs[1:]:
+            # Digits and noise were agreed for the first one's clock.
+            if codec.payload == event.payload_type and codec.clock == choice.codec.clock:
+                others = tuple(other for other in choice.codecs if other is not codec)
+                self._apply(msgspec.structs.replace(choice, codecs=(codec, *others)))
+                self._host.count("codec_changes")
+                return True
+        return False
 
     def _is_behind_nat(self, address: str) -> bool:
         return self.behind_nat or self._hides(self._peer, address)
