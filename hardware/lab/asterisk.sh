@@ -18,7 +18,7 @@ for program in apt-get dpkg-deb; do
     command -v "$program" >/dev/null || fail "no $program: this needs Debian"
 done
 
-# This machine's own mirror, asked for another suite.
+# The mirror that apt uses, asked for another suite.
 release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
 mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Release: $release" \
     'Component: main' | head -n 1)
