@@ -2,10 +2,12 @@
 
 One queue for everything. What begins an alarm, an `AlarmRaised` or an input that a route takes,
 waits until the journal has it, `ALARM_JOURNAL_S` at most, and holds back what comes later from the
-same endpoint. A restart then knows it, also when nothing had been done about it yet.
+same endpoint. A restart then knows it, also when nothing had been done about it yet. An alarm that
+is held back is written down meanwhile. Whether an input begins one depends on what is before it.
 
 Everything is bounded. Beyond `QUEUE` what only describes is dropped and new calls are refused;
-what ends something gets in. Of more than `ALARMS` waiting alarms the least severe are dropped, and
+what ends something gets in, inputs up to `INPUTS`, for without the end of one its next beginning
+is none. Of more than `ALARMS` waiting alarms the least severe are dropped, and
 beyond `HELD` held events nothing waits for the disk. All of it is counted, and lost alarms are an
 alarm.
 """
@@ -49,6 +51,8 @@ from gateway.journal.alarms import InHand
 
 QUEUE: Final = 50_000
 """Events that may wait; more only of what ends something or raises an alarm."""
+INPUTS: Final = 2 * QUEUE
+"""Events that may wait when one more is an input."""
 ALARMS: Final = 20_000
 """Alarms that may wait."""
 HELD: Final = 10_000
@@ -62,6 +66,7 @@ _DESCRIBES: Final = (
     AudioRestored,
 )  # fmt: skip
 
+_LOST: Final = (Quality.STALE, Quality.BAD)
 _OF_ALARMS: Final = frozenset((AlarmRaised, AlarmCleared, InputChanged))
 Begins = AlarmRaised | InputChanged
 """What may begin an alarm."""
@@ -100,8 +105,11 @@ class _Held:
     alarm: Begins
     adapter: str
     envelope: str
-    behind: deque[tuple[Event, str]] = field(default_factory=deque)
+    first: bool
+    """It is behind no other."""
+    behind: deque[tuple[Event, str] | _Held] = field(default_factory=deque)
     timer: asyncio.TimerHandle | None = None
+    """None: it waits for the disk no more."""
 
 
 class Inbox:
@@ -123,7 +131,8 @@ class Inbox:
         self._carried: dict[tuple[str, str], Begins] = {}
         """Alarms of before a restart that wait for the adapters."""
         self._after: dict[tuple[str, str], tuple[Event, str]] = {}
-        """What carried inputs have become since, and which carried alarms have gone."""
+        """What carried inputs have become since, by endpoint and input, and which carried alarms
+        have gone."""
         self._in_hand: dict[tuple[str, str], InHand] = {}
         """What was acknowledged before a restart and of which nothing has been heard yet."""
 
@@ -141,6 +150,10 @@ class Inbox:
             self._gone(envelope)
             if _bounded(event, envelope):
                 self._n_alarms[_severity(event)] -= 1
+        elif isinstance(event, InputChanged) and (alarm := self._alarm(event)) is not None:
+            # What was before it has ended the last one.
+            envelope, _ = self._gateway.write_down(alarm, adapter)
+            return alarm, adapter, envelope
         return event, adapter, envelope
 
     def put(self, event: Event, host: AdapterHost | None) -> None:
@@ -162,20 +175,19 @@ class Inbox:
             if known is None:
                 return
             event = known
-        place = _place(event)
-        if self._held and (held := self._held.get(place)) is not None:
-            if self._n_held < HELD:
-                held.behind.append((event, adapter))
-                self._n_held += 1
-                return
-            self._gateway.counters["alarms_not_awaited"] += 1
-            self._release(held)
-            self._follow(held, wait=False)
+        if self._wait_behind(event, adapter):
+            return
         alarm = self._alarm(event)
         if alarm is not None:
             self._hold(alarm, adapter)
         elif len(self._queue) < QUEUE or not self._overflows(event, host):
             self._enqueue(event, adapter)
+
+    def let_go(self) -> None:
+        """Nobody waits for the disk any more: what is held is there to be taken."""
+        for held in list(self._held.values()):
+            self._release(held)
+            self._follow(held, wait=False)
 
     def _enqueue(self, event: Event, adapter: str, envelope: str = "") -> None:
         if _bounded(event, envelope):
@@ -192,6 +204,8 @@ class Inbox:
         if isinstance(event, LegOffered) and host is not None:
             self._gateway.refuse_call(event, host)
             return True
+        if isinstance(event, InputChanged) and len(self._queue) < INPUTS:
+            return False
         if isinstance(event, _DESCRIBES):
             self._gateway.counters["events_dropped"] += 1
             return True
@@ -225,20 +239,39 @@ class Inbox:
             )
         return None
 
-    def _hold(self, alarm: Begins, adapter: str) -> None:
-        envelope, written = self._gateway.write_down(alarm, adapter)
+    def _wait_behind(self, event: Event, adapter: str, *, carried: bool = False) -> bool:
+        """Let an event wait behind an alarm of its endpoint; False: there is none.
+
+        carried: it is an alarm, whatever is before it.
+        """
+        held = self._held.get(_place(event)) if self._held else None
+        if held is None:
+            return False
         if self._n_held >= HELD:
+            self._gateway.counters["alarms_not_awaited"] += 1
+            self._release(held)
+            self._follow(held, wait=False)
+            return False
+        if isinstance(event, AlarmRaised) or (carried and isinstance(event, InputChanged)):
+            held.behind.append(self._write(event, adapter, first=False))
+        else:
+            held.behind.append((event, adapter))
+        self._n_held += 1
+        return True
+
+    def _hold(self, alarm: Begins, adapter: str) -> None:
+        """Let an alarm wait for the disk, behind which there is no other of its endpoint."""
+        if self._n_held >= HELD:
+            envelope, _ = self._gateway.write_down(alarm, adapter)
             self._gateway.counters["alarms_not_awaited"] += 1
             self._enqueue(alarm, adapter, envelope)
             return
-        held = _Held(alarm, adapter, envelope)
-        before = self._held.get(alarm.endpoint)
-        if before is None:
-            self._n_held += 1
-        else:
-            # Those of before a restart come together. What waits behind one waits behind all.
-            held.behind, before.behind = before.behind, held.behind
-        self._held[alarm.endpoint] = held
+        self._held[alarm.endpoint] = self._write(alarm, adapter, first=True)
+        self._n_held += 1
+
+    def _write(self, alarm: Begins, adapter: str, *, first: bool) -> _Held:
+        envelope, written = self._gateway.write_down(alarm, adapter)
+        held = _Held(alarm, adapter, envelope, first)
         loop = asyncio.get_running_loop()
         held.timer = loop.call_later(ALARM_JOURNAL_S, self._release, held)
 
@@ -249,13 +282,18 @@ class Inbox:
                 pass  # the loop has closed: nobody is left to act
 
         written.add_done_callback(safe)
+        return held
 
     def _release(self, held: _Held) -> None:
-        """Let an alarm act."""
+        """Let an alarm act, once it is behind no other."""
         if held.timer is None:
             return  # the disk and the clock were both quick
         held.timer.cancel()
         held.timer = None
+        if held.first:
+            self._act(held)
+
+    def _act(self, held: _Held) -> None:
         self._released[held.envelope] = held
         self._enqueue(held.alarm, held.adapter, held.envelope)
 
@@ -271,21 +309,29 @@ class Inbox:
             return
         del self._held[held.alarm.endpoint]
         self._released.pop(held.envelope, None)
-        self._n_held -= 1 + len(held.behind)
-        while held.behind:
-            event, adapter = held.behind.popleft()
-            alarm = self._alarm(event)
-            if alarm is None:
-                self._enqueue(event, adapter)
-            elif wait:
-                self._hold(alarm, adapter)
-                if (now := self._held.get(alarm.endpoint)) is not None:
-                    now.behind.extend(held.behind)
-                    self._n_held += len(held.behind)
-                    return
-            else:
-                envelope, _ = self._gateway.write_down(alarm, adapter)
-                self._enqueue(alarm, adapter, envelope)
+        behind = held.behind
+        self._n_held -= 1 + len(behind)
+        while behind:
+            each = behind.popleft()
+            if not isinstance(each, _Held):
+                event, adapter = each
+                alarm = self._alarm(event)
+                if alarm is None:
+                    self._enqueue(event, adapter)
+                    continue
+                each = self._write(alarm, adapter, first=False)
+            each.first = True
+            if wait:
+                each.behind, held.behind = behind, deque()
+                self._held[each.alarm.endpoint] = each
+                self._n_held += 1 + len(behind)
+                if each.timer is None:
+                    self._act(each)
+                return
+            if each.timer is not None:
+                each.timer.cancel()
+                each.timer = None
+            self._enqueue(each.alarm, each.adapter, each.envelope)
 
     # After a restart
 
@@ -304,7 +350,7 @@ class Inbox:
         if not isinstance(event, AlarmRaised | InputChanged):
             return event
         if isinstance(event, InputChanged):
-            for lost in (Quality.STALE, Quality.BAD):
+            for lost in _LOST:
                 if event.quality is not lost:
                     self._in_hand.pop((event.endpoint, f"{event.input}/{lost}"), None)
         known = self._in_hand.pop((event.endpoint, event.alarm), None)
@@ -329,18 +375,15 @@ class Inbox:
         """Nobody else is waited for: what its source did not tell again begins now."""
         carried, self._carried = self._carried, {}
         after, self._after = self._after, {}
-        for key, alarm in carried.items():
+        for alarm in carried.values():
             told(alarm)
-            event, adapter = after.get(key, (None, ""))
             # Also what no route takes any more: it is over when that is written down.
-            self._hold(self._alarm(alarm) or alarm, adapter)
-            if event is not None:
-                behind = self._held.get(alarm.endpoint)
-                if behind is not None:
-                    behind.behind.append((event, adapter))
-                    self._n_held += 1
-                else:
-                    self._enqueue(event, adapter)
+            alarm = self._alarm(alarm) or alarm
+            if not self._wait_behind(alarm, adapter="", carried=True):
+                self._hold(alarm, adapter="")
+        for event, adapter in after.values():
+            if not self._wait_behind(event, adapter):
+                self._enqueue(event, adapter)
 
     def _known_again(self, event: Event, adapter: str) -> Event | None:
         """An alarm that its source tells again before we carry it on is still the same alarm.
@@ -352,24 +395,37 @@ class Inbox:
             if known is None:
                 return event
             self._after.pop((event.endpoint, event.alarm), None)
+            if isinstance(known, AlarmRaised):
+                event = _at_its_worst(event, known)
             return msgspec.structs.replace(event, trace=known.trace, raised_at=known.raised_at)
         if isinstance(event, AlarmCleared) and (event.endpoint, event.alarm) in self._carried:
             self._after[event.endpoint, event.alarm] = event, adapter
             return None
         if not isinstance(event, InputChanged):
             return event
-        for key, known in self._carried.items():
-            if isinstance(known, InputChanged) and (known.endpoint, known.input) == (
-                event.endpoint,
-                event.input,
-            ):
-                if event.alarm != known.alarm or not self._gateway.begins(event):
-                    self._after[key] = event, adapter
-                    return None
-                del self._carried[key]
-                self._after.pop(key, None)
-                return msgspec.structs.replace(event, trace=known.trace, raised_at=known.raised_at)
-        return event
+        names = event.input, *(f"{event.input}/{lost}" for lost in _LOST)
+        before = [
+            known
+            for name in names
+            if isinstance(known := self._carried.get((event.endpoint, name)), InputChanged)
+        ]
+        if not before:
+            return event
+        self._after.pop((event.endpoint, event.input), None)
+        if [event.alarm] != [each.alarm for each in before] or not self._gateway.begins(event):
+            self._after[event.endpoint, event.input] = event, adapter
+            return None
+        known = self._carried.pop((event.endpoint, event.alarm))
+        return msgspec.structs.replace(event, trace=known.trace, raised_at=known.raised_at)
+
+
+def _at_its_worst(event: AlarmRaised, known: AlarmRaised) -> AlarmRaised:
+    """As the switchboard has it of an alarm that was raised twice."""
+    if event.severity > known.severity:
+        return msgspec.structs.replace(event, kind=event.kind or known.kind)
+    return msgspec.structs.replace(
+        event, severity=known.severity, kind=known.kind, text=event.text or known.text
+    )
 
 
 def _bounded(event: Event, envelope: str) -> bool:

@@ -92,8 +92,11 @@ class Turns:
 
     def finish(self) -> None:
         """Take all that is left, at once."""
-        while (taken := self._gateway.inbox.take()) is not None:
+        inbox = self._gateway.inbox
+        inbox.let_go()
+        while (taken := inbox.take()) is not None:
             self._process(*taken)
+            inbox.let_go()
 
     def close(self) -> None:
         """Stop the timer."""

@@ -260,6 +260,7 @@ async def test_a_full_queue_refuses_calls_and_drops_what_only_describes(
     rig = Rig(tmp_path, TO_B)
     async with rig.running():
         monkeypatch.setattr(inbox, "QUEUE", 10)
+        monkeypatch.setattr(inbox, "INPUTS", 20)
         leg = rig.far.offer()
         for value in range(100):
             rig.host.emit(InputChanged(endpoint="far/panel", input="x", value=value))
@@ -269,7 +270,7 @@ async def test_a_full_queue_refuses_calls_and_drops_what_only_describes(
         await rig.see(LegEnded, leg=leg)
         assert rig.bodies(LegOffered, leg=late) == []
         assert rig.gateway.counters["calls_refused_overload"] == 1
-        assert rig.gateway.counters["events_dropped"] == 91
+        assert rig.gateway.counters["events_dropped"] == 81
         assert late not in rig.gateway.legs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,25 @@ async def test_events_behind_a_held_alarm_keep_their_order(tmp_path: Path) -> No
         await rig.until(lambda: len(rig.bodies(InputChanged)) == 3)
     kinds = [type(e.body) for e in rig.seen if isinstance(e.body, AlarmRaised | InputChanged)]
     assert kinds == [AlarmRaised, InputChanged, InputChanged, InputChanged]
+
+
+async def test_what_waits_behind_an_alarm_is_not_left_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "ALARM_JOURNAL_S", 60.0)
+    rig = Rig(tmp_path, FIRE)
+    write = rig.gateway.write_down
+
+    def slow(*alarm: Any) -> tuple[str, Future[None]]:
+        return write(*alarm)[0], Future()
+
+    monkeypatch.setattr(rig.gateway, "write_down", slow)
+    async with rig.running():
+        raise_fire(rig)
+        rig.host.emit(InputChanged(endpoint="far/panel", input="x", value=1.0))
+        rig.host.emit(AlarmCleared(endpoint="far/panel", alarm="zone 1"))
+    kinds = [type(each.body) for each in written(tmp_path)]
+    assert [kinds.count(each) for each in (AlarmRaised, InputChanged, AlarmCleared)] == [1, 1, 1]
 
 
 PUMP = Route(name="pump", on=Trigger.INPUT, input="level", above=3.0, targets=("far/a",))
