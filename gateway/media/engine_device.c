@@ -23,7 +23,12 @@ static void fail(ce_stream *s, int error)
 
 static uint8_t silence_octet(const ce_stream *s)
 {
-    return s->codec == CE_PCMU ? 0xff : s->codec == CE_PCMA ? 0xd5 : 0;
+    switch (s->codec) {
+    case CE_PCMU: return 0xff;
+    case CE_PCMA: return 0xd5;
+    case CE_G722: return 0xff; /* both bands die away */
+    default: return 0;
+    }
 }
 
 static void ring_put(uint8_t *ring, uint32_t size, uint32_t *head, const uint8_t *p, uint32_t n)
@@ -49,6 +54,10 @@ static void smooth(ce_stream *s, uint8_t *block, uint32_t n_octets, int missing)
     cp_plc *plc = s->parts.out_plc;
     int16_t pcm[CE_TX_BYTES];
     int n = (int)(n_octets / s->bytes_per_tick), changes = missing || plc->n_lost;
+    if (missing)
+        memset(block, silence_octet(s), n_octets);
+    if (s->codec == CE_G722)
+        return; /* its octets are no samples, and its decoder has a memory of its own */
     if (missing)
         cp_plc_lost(plc, pcm, n);
     else

@@ -259,6 +259,22 @@ def talk(peer: Peer, to: tuple[str, int], pcm: np.ndarray, *, drop=(), ptime_ms:
     return job
 
 
+class Stalls:
+    """A job for `pace`: frames of 20 ms for which the program itself stood still.
+
+    What it did not send then has to be concealed, whoever carries it.
+    """
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self._last = 0.0
+
+    def __call__(self, i: int) -> None:
+        before, self._last = self._last, time.monotonic()
+        if i and self._last - before > 0.025:
+            self.frames += int((self._last - before) / 0.02)
+
+
 def listen(peer: Peer):
     """A job for `pace` that only receives."""
     return lambda i: peer.collect()

@@ -9,7 +9,17 @@ import time
 
 import numpy as np
 import pytest
-from peers import g711_decode, g711_encode, level_at, listen, pace, sine, talk, usual_level_at
+from peers import (
+    Stalls,
+    g711_decode,
+    g711_encode,
+    listen,
+    pace,
+    rms_dbm0,
+    sine,
+    talk,
+    usual_level_at,
+)
 
 from gateway.errors import DeviceError, UsageError
 from gateway.media.streams import Codec, DeviceFailed, DeviceSpec, MediaStarted
@@ -49,6 +59,15 @@ class Card:
                 break
         self.counts.append(len(self.heard) - before)
 
+    async def answered(self, spare: int) -> None:
+        """Until one block has been written for each block read, but for so many."""
+
+        def all_came() -> bool:
+            self.take()
+            return abs(len(self.heard) - self.n) <= spare
+
+        await until(all_came, "one block written for each block read", 5.0)
+
     def pcm(self) -> np.ndarray:
         return g711_decode(b"".join(self.heard), self.pt)
 
@@ -81,14 +100,15 @@ async def test_a_line_card_talks_with_rtp(engine, peer, leg, card, block):
     engine.open_bridge("x")
     engine.join("x", stream)
     engine.join("x", sa)
-    await pace(2.4, line.job(sine(1009, 1.0)), talk(a, sa.local, sine(701, 1.0)))
+    stalls = Stalls()
+    await pace(2.4, stalls, line.job(sine(1009, 1.0)), talk(a, sa.local, sine(701, 1.0)))
     concealed = stream.stats().frames_concealed
     assert usual_level_at(a.pcm()[-8000:], 1009) == pytest.approx(-13, abs=1.5)
     assert usual_level_at(line.pcm()[-8000:], 701) == pytest.approx(-13, abs=1.5)
-    assert abs(len(line.heard) - line.n) <= 320 // block, "one block written for each block read"
+    await line.answered(320 // block + stalls.frames)
     assert all(len(b) == block for b in line.heard)
     assert MediaStarted(source="") in events
-    assert concealed <= 8, "the card here is as punctual as Python"
+    assert concealed <= 8 + stalls.frames, "the card here is as punctual as Python"
 
 
 @pytest.mark.parametrize("block", [80, 160, 320])
@@ -118,13 +138,30 @@ async def test_a_drifting_card_slips_and_does_not_pile_up(engine, peer, leg, car
     engine.open_bridge("x")
     engine.join("x", stream)
     engine.join("x", sa)
-    await pace(6.0, line.job(sine(1009, 1.0), every), talk(a, sa.local, sine(701, 1.0)))
+    stalls = Stalls()
+    await pace(6.0, stalls, line.job(sine(1009, 1.0), every), talk(a, sa.local, sine(701, 1.0)))
     stats = stream.stats()
-    assert stats.buffer_ms <= 100
-    assert abs(len(line.heard) - line.n) <= 1
-    assert stats.frames_concealed <= 12
-    assert level_at(a.pcm()[-1600:], 1009) > -17
-    assert level_at(line.pcm()[-1600:], 701) > -17
+    assert stats.buffer_ms <= 100 + 20 * stalls.frames, "6 s of drift alone would be 120 more"
+    await line.answered(1 + stalls.frames)
+    assert stats.frames_concealed <= 12 + stalls.frames
+    assert usual_level_at(a.pcm()[-8000:], 1009) > -17
+    assert usual_level_at(line.pcm()[-8000:], 701) > -17
+
+
+async def test_a_card_of_g722_gets_silence_of_g722_where_it_is_ahead(engine, card):
+    import G722
+
+    line, silence = card(0, 160), b"\xff" * 160
+    stream = engine.open(DeviceSpec(fd=line.theirs.fileno(), codec=Codec.G722, rate=16000))
+    stream.play_samples(sine(1009, 4.0, 16000).tobytes(), rate=16000)
+    await pace(1.5, line.job(np.zeros(8000, np.int16), 0.8))
+    assert sum(block == silence for block in line.heard) > 5
+    spoken = b"".join(block for block in line.heard if block != silence)
+    pcm = np.asarray(G722.G722(16000, 64000).decode(spoken), np.int16)[3200:]
+    assert usual_level_at(pcm, 1009, 16000) == pytest.approx(-13, abs=0.3)
+    assert rms_dbm0(pcm) == pytest.approx(-13, abs=0.3)
+    still = np.asarray(G722.G722(16000, 64000).decode(silence * 10), np.int16)
+    assert rms_dbm0(still) < -65
 
 
 async def test_a_pipe_is_written_by_our_clock(engine):
