@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
-import re
 import resource
 import time
 from collections.abc import Callable, Iterable
@@ -31,11 +30,6 @@ _M_MMAP_THRESHOLD: Final = -3
 _LARGE: Final = 24 << 10
 """Octets: more than a record of TLS takes, less than a datagram may bring. Without a fixed bound
 the C library raises its own to the largest piece that it ever saw freed, 32 MB at most."""
-
-
-_MLOCK_ONFAULT: Final = 1
-"""Of ``mlock2(2)``: what is not there yet is locked when it comes."""
-_RANGE: Final = re.compile(rb"[0-9a-f]+-")
 
 
 class _Usage(ctypes.Structure):
@@ -59,9 +53,6 @@ class Heap:
         self._trim = getattr(library, "malloc_trim", None)
         if self._trim is not None:
             library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
-            self._unlock, self._lock = library.munlock, library.mlock2
-            self._unlock.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-            self._lock.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint)
         if self._usage is not None:
             self._usage.restype = _Usage
         self._least, self._small = self.free(), resident()
@@ -83,35 +74,13 @@ class Heap:
         """Give all free pages back to the system. Takes some milliseconds without the GIL; who
         allocates waits meanwhile, which the media threads never do."""
         if self._trim is not None:
-            # Nothing of a locked range goes back, and what the audio engine has locked stays so
-            # after it was freed, with its neighbours on the page. What is in use is not touched.
-            ranges = _locked()
-            for start, size in ranges:
-                self._unlock(start, size)
             self._trim(0)
-            for start, size in ranges:
-                self._lock(start, size, _MLOCK_ONFAULT)
         self._least, self._small = self.free(), resident()
 
 
 def resident() -> int:
     """Octets of memory that the process occupies."""
     return int(Path("/proc/self/statm").read_bytes().split()[1]) * resource.getpagesize()
-
-
-def _locked() -> list[tuple[int, int]]:
-    """First address and octets of each range of the heap that is locked. Raises `OSError`."""
-    found, heap = [], False
-    start = end = 0
-    with open("/proc/self/smaps", "rb") as lines:
-        for line in lines:
-            if line.startswith(b"VmFlags:"):
-                if heap and b" lo" in line:
-                    found.append((start, end - start))
-            elif _RANGE.match(line):
-                heap = line.endswith(b"[heap]\n")
-                start, end = (int(each, 16) for each in line.split(b" ", 1)[0].split(b"-"))
-    return found
 
 
 class Bulky(Protocol):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import os
 import resource
 from pathlib import Path
 
 import pytest
 
 from gateway.heap import Heap, resident, tend
+from gateway.media.engine import Engine
+from gateway.media.streams import Codec, DeviceSpec, RtpSpec, StreamOptions
 from gateway.testing import until
 from gateway.timeline.wire import Ring
 from tests.fresh import fresh
@@ -94,29 +97,29 @@ async def test_it_goes_on_after_a_time_without_descriptors() -> None:
 
 
 @fresh
-def test_it_goes_back_from_between_pages_that_are_locked() -> None:
-    library = ctypes.CDLL(None, use_errno=True)
-    library.malloc.restype = ctypes.c_void_p
-    library.malloc.argtypes = [ctypes.c_size_t]
-    library.free.argtypes = [ctypes.c_void_p]
-    library.mlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-    heap = Heap()
-    # As streams of the audio engine lie among everything else.
-    pieces = [library.malloc(20_000) for _ in range(2000)]
-    for at in pieces:
-        ctypes.memset(at, 1, 20_000)
-    for at in pieces[::100]:
-        if library.mlock(at, 6000):
-            pytest.skip("nothing can be locked here")
-    held, locked = resident(), _locked_kb()
-    assert locked
-    for at in pieces[:-1]:
-        library.free(at)
-    assert heap.worth
-    heap.trim()
-    assert held - resident() > 30 * MB, held - resident()
-    assert _locked_kb() == locked, "what was locked stays so"
-    library.free(pieces[-1])
+async def test_what_the_audio_engine_locked_goes_back_as_a_whole() -> None:
+    engine = Engine(max_streams=400, realtime=True)
+    await engine.start()
+    if not engine.stats().memory_locked:
+        await engine.stop()
+        pytest.skip("nothing can be locked here")
+    before = _locked_kb()
+    engine.open_bridge("page")
+    for _ in range(2):
+        streams = [engine.open(RtpSpec(local_ip="127.0.0.1", codec=Codec.PCMU)) for _ in range(99)]
+        device = engine.open(DeviceSpec(fd=os.open("/dev/null", os.O_WRONLY)))
+        streams.append(device)
+        for stream in streams:
+            stream.configure(StreamOptions(detect_dtmf=True))
+            engine.join("page", stream, speaks=False)
+        assert _locked_kb() - before > 100 * 8
+        for stream in streams:
+            stream.close()
+        await until(lambda: not engine._dying, "the engine has let go of them")
+    engine.close_bridge("page")
+    await until(lambda: not engine._dying, "the engine has let go of it")
+    assert _locked_kb() == before
+    await engine.stop()
 
 
 def _locked_kb() -> int:

@@ -39,16 +39,6 @@ static int64_t mono_ns(void)
     return clock_ns(CLOCK_MONOTONIC);
 }
 
-void *ce_zeroed(size_t n)
-{
-    void *p = NULL;
-    n = (n + CP_ALIGN - 1) / CP_ALIGN * CP_ALIGN;
-    if (posix_memalign(&p, CP_ALIGN, n))
-        return NULL;
-    memset(p, 0, n);
-    return p;
-}
-
 /* ---- phases: as few of the 20 ticks as carry the streams, G.722 packed so that lanes fill ---- */
 
 int ce_choose_phase(ce_engine *e, int g722)
@@ -191,15 +181,18 @@ uint32_t ce_engine_room(ce_engine *e)
 
 /* Room for what the command's stream will need; 0 when there is no memory. The worker looks at a
  * part only after a command that was queued when it was there. */
-static int part(ce_engine *e, void *place, size_t n)
+static int part(const ce_stream *s, void *place, size_t n)
 {
     void **p = place;
-    if (*p)
+    return *p || (*p = ce_room_new(n, s->locked)) != NULL;
+}
+
+static int common(ce_engine *e, ce_bridge *b)
+{
+    if (b->common)
         return 1;
-    *p = ce_zeroed(n);
-    if (*p && e->st.locked)
-        mlock(*p, n);
-    return *p != NULL;
+    b->locked = e->st.locked;
+    return (b->common = ce_room_new(sizeof *b->common, b->locked)) != NULL;
 }
 
 static int equip(ce_engine *e, const ce_command *c)
@@ -212,26 +205,26 @@ static int equip(ce_engine *e, const ce_command *c)
         if (s->kind == CE_NULL)
             return 1;
         if (s->kind == CE_DEVICE)
-            return part(e, &s->parts.jitter[1], CE_JB_BYTES) &&
-                   part(e, &s->parts.out_ring, CE_TX_BYTES) &&
-                   part(e, &s->parts.out_plc, sizeof *s->parts.out_plc);
+            return part(s, &s->parts.jitter[1], CE_JB_BYTES) &&
+                   part(s, &s->parts.out_ring, CE_TX_BYTES) &&
+                   part(s, &s->parts.out_plc, sizeof *s->parts.out_plc);
         /* fall through */
     case CE_CMD_UPDATE:
-        return part(e, &s->parts.jitter[wide], wide ? CE_JB_BYTES : CE_JB_TICKS) &&
-               (c->u.rtp.ptime_ms == CE_FRAME_MS || part(e, &s->parts.tx_pack, CE_PACK_BYTES));
+        return part(s, &s->parts.jitter[wide], wide ? CE_JB_BYTES : CE_JB_TICKS) &&
+               (c->u.rtp.ptime_ms == CE_FRAME_MS || part(s, &s->parts.tx_pack, CE_PACK_BYTES));
     case CE_CMD_CONFIGURE:
         return (!o->detect_dtmf ||
-                part(e, &s->parts.pcm_delay, CE_MAX_SAMPLES * sizeof *s->parts.pcm_delay)) &&
+                part(s, &s->parts.pcm_delay, CE_MAX_SAMPLES * sizeof *s->parts.pcm_delay)) &&
                (!(o->n_tones | o->detect_fsk) ||
-                part(e, &s->parts.detectors, sizeof *s->parts.detectors));
+                part(s, &s->parts.detectors, sizeof *s->parts.detectors));
     case CE_CMD_RELEASE:
-        return part(e, &s->parts.carried, 2 * sizeof *s->parts.carried);
+        return part(s, &s->parts.carried, 2 * sizeof *s->parts.carried);
     case CE_CMD_JOIN:
         if (c->u.join.speaks || !c->u.join.hears)
             return 1;
         /* fall through */
     case CE_CMD_FLOOR:
-        return part(e, &c->b->common, sizeof *c->b->common);
+        return common(e, c->b);
     default:
         return 1;
     }
@@ -579,17 +572,16 @@ void ce_engine_stats_get(ce_engine *e, ce_engine_stats *out)
 
 ce_stream *ce_stream_new(ce_engine *e, uint32_t id, int kind)
 {
-    ce_stream *s = ce_zeroed(sizeof *s);
+    ce_stream *s = ce_room_new(sizeof *s, e->st.locked);
     if (!s)
         return NULL;
     s->e = e;
+    s->locked = e->st.locked;
     s->id = id;
     s->kind = (uint8_t)kind;
     s->fd = s->fd_rtcp = -1;
     s->te_pt = CE_NO_PT;
     s->opt.gain_in = s->opt.gain_out = 1.0f;
-    if (e->st.locked)
-        mlock(s, sizeof *s);
     return s;
 }
 
@@ -600,9 +592,16 @@ void ce_stream_free(ce_stream *s)
     if (s->fd_rtcp >= 0)
         close(s->fd_rtcp);
     ce_parts *p = &s->parts;
-    free(p->jitter[0]), free(p->jitter[1]), free(p->out_ring), free(p->out_plc), free(p->tx_pack);
-    free(p->detectors), free(p->pcm_delay), free(p->carried);
-    free(s);
+    int locked = s->locked;
+    ce_room_free(p->jitter[0], CE_JB_TICKS, locked);
+    ce_room_free(p->jitter[1], CE_JB_BYTES, locked);
+    ce_room_free(p->out_ring, CE_TX_BYTES, locked);
+    ce_room_free(p->out_plc, sizeof *p->out_plc, locked);
+    ce_room_free(p->tx_pack, CE_PACK_BYTES, locked);
+    ce_room_free(p->detectors, sizeof *p->detectors, locked);
+    ce_room_free(p->pcm_delay, CE_MAX_SAMPLES * sizeof *p->pcm_delay, locked);
+    ce_room_free(p->carried, 2 * sizeof *p->carried, locked);
+    ce_room_free(s, sizeof *s, locked);
 }
 
 ce_bridge *ce_bridge_new(void)
@@ -613,7 +612,7 @@ ce_bridge *ce_bridge_new(void)
 void ce_bridge_free(ce_bridge *b)
 {
     if (b)
-        free(b->common);
+        ce_room_free(b->common, sizeof *b->common, b->locked);
     free(b);
 }
 

@@ -433,6 +433,7 @@ struct ce_stream {
     uint16_t fsk_fill, fsk_idle_ms;
     char digits[CE_MAX_DIGITS];
     uint16_t digit_on[CE_MAX_DIGITS], digit_off[CE_MAX_DIGITS];
+    uint8_t locked; /* it and its parts */
     ce_parts parts;
 };
 
@@ -473,6 +474,7 @@ struct ce_bridge {
     ce_stream *members;
     uint32_t n_members, rate;
     uint8_t phase, relay, pass_digits, floor_mode;
+    uint8_t locked; /* `common` */
     ce_stream *floor;
     ce_common *common; /* made before a member joins who only listens, or there is a floor */
     int16_t common_lane;
@@ -614,10 +616,14 @@ void ce_stream_set_codec(ce_stream *s, int codec, int wideband);
 void ce_stream_set_phase(ce_stream *s, int phase);
 void ce_stream_set_narrow(ce_stream *s, int narrow); /* if there are lanes for it */
 int ce_choose_phase(ce_engine *e, int g722);
-void *ce_zeroed(size_t n); /* 64-byte aligned; NULL when there is no memory */
 
 void ce_bucket_add(ce_stream *s, int phase);
 void ce_bucket_remove(ce_stream *s);
+
+/* engine_room.c: zeroed, 64-byte aligned; NULL when there is no memory */
+void *ce_zeroed(size_t n); /* free() */
+void *ce_room_new(size_t n, int locked);
+void ce_room_free(void *p, size_t n, int locked); /* as it was made */
 
 /* engine_commands.c */
 void ce_commands_drain(ce_engine *e);
