@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.events import HangupRequested, LegHeld
+from gateway.core.events import CallRequested, HangupRequested, LegHeld
 from gateway.lab.softphone import free_port
+from gateway.testing import until
 from tests.interop.certificates import Authority
 from tests.interop.peers import Program, box, need
 from tests.interop.sipp_flow import finished, perform, played, sdp
@@ -101,6 +102,35 @@ async def test_a_carrier_that_wants_tls_first(tmp_path: Path) -> None:
             assert "Via: SIP/2.0/TLS" in server.said()
             shown = gateway.gateway.places["sip/carrier"][0].detail["address"]
             assert shown == f"tls:{CARRIER}:{port}"
+            assert not gateway.counters["certificates_refused"]
+
+
+async def test_the_way_that_a_registrar_names_is_checked(tmp_path: Path) -> None:
+    """RFC 3608 over TLS: whose certificate it is to be, the Service-Route says; openssl has it."""
+    need("openssl")
+    authority = Authority(tmp_path / "ca")
+    ours, theirs = (authority.issue(n, f"DNS:{n}.test") for n in ("box", "edge"))
+    port = free_port()
+    command = ["openssl", "s_server", "-accept", f"127.0.2.34:{port}", "-cert", str(theirs)]
+    command += ["-key", str(theirs)]
+    async with name_server(tmp_path / "dns", "host-record=edge.test,127.0.2.34") as names:
+        sip = secure(ours, authority) + f'nameservers = ["127.0.0.1:{names.port}"]\n'
+        sip += house(PORT, ACCOUNT + "register = true\n")
+        async with (
+            Program(command, tmp_path / "server", server_port=port) as server,
+            box(sip, ROUTES) as gateway,
+        ):
+            far = carrier(gateway, PORT).takes("REGISTER")
+            far.reply(200, f"Service-Route: <sip:edge.test:{port};transport=tls;lr>")
+            async with far.program(tmp_path) as registrar:
+                await finished(registrar)
+                await gateway.up("sip/carrier")
+            state = gateway.sip._trunks._states["carrier"]
+            await until(lambda: bool(state.ways), "the way is known")
+            gateway.gateway.emit(
+                CallRequested(origin="sip/carrier:1", target="sip/carrier:1", trace="t1")
+            )
+            await server.says("INVITE sip:1@")
             assert not gateway.counters["certificates_refused"]
 
 
@@ -256,6 +286,7 @@ async def test_news_of_a_transfer_for_longer_or_no_more(tmp_path: Path) -> None:
     async with box(HOUSE, ELSEWHERE) as gateway:
         anna = phone(gateway, "anna").call("202").talks().pause(0.2)
         anna.inside("SUBSCRIBE", "Event: refer", "Expires: 60").gets(481)
+        anna.inside("SUBSCRIBE", "Event: kpml").gets(489, "Allow-Events: refer")
         anna.inside("REFER", "Refer-To: <sip:203@[remote_ip]>").gets(202)
         refer = anna._cseq
         anna.takes("NOTIFY", "SIP/2.0 100").reply(200)

@@ -105,7 +105,7 @@ class Calls(Inbound, Outbound):
             leg.redirect, leg.redirect_reason = where, reason_why
         if leg.flow is not None and not leg.connected and _is_away(event):
             # RFC 3263 section 4.3: the next server may be there.
-            self._trunks.silent(leg.user, leg.flow)
+            self._trunks.failed(leg.user, leg.flow, 0 if event.how in SILENT else event.status)
             if leg.flows and not leg.rung and not leg.early:
                 self._host.count("failovers")
                 leg.said = False

@@ -48,6 +48,8 @@ class _Server:
     probe_at: float = 0.0
     lost_until: float = 0.0
     """Avoided until then, or until it answers."""
+    renew: bool = False
+    """It may have been restarted since, and know us no longer."""
 
     def lost(self, now: float) -> bool:
         return now < self.lost_until
@@ -219,7 +221,14 @@ class Trunks:
         hop = parse_name_addr(service[0]).uri
         if self.has(name, hop.host):
             return []
-        return [Flow(*target) for target in await self._wires.locator.targets(hop)]
+        found = await self._wires.locator.targets(hop)
+        expected = Expected(hop.host, self._config.trunks[name].tls_verify)
+        for target in found:
+            # Who is at a trunk's own servers is not for another one's registrar to say.
+            known = any(target.host in peers for peers in self._door.peers.values())
+            if target.transport == "tls" and not known:
+                self._wires.expect(target, expected)
+        return [Flow(*target) for target in found]
 
     async def _follow(self, name: str) -> None:
         state = self._states[name]
@@ -296,21 +305,23 @@ class Trunks:
         self._by_token.clear()
         self._agent = None
 
-    def silent(self, name: str, flow: Flow) -> None:
-        """A call got no answer at all from a server: avoid it, until its next probe says
-        otherwise."""
+    def failed(self, name: str, flow: Flow, status: int) -> None:
+        """A call got a 503 from a server, or no answer at all (status 0): avoid it, until its next
+        probe says otherwise."""
         state = self._states.get(name)
         if state is None:
             return
         trunk, now = self._config.trunks[name], self._host.now()
         for server in state.servers:
             if server.flow == flow:
-                self._lose(name, server, "no answer to a call")
+                reason = f"{status} to a call" if status else "no answer to a call"
+                self._lose(name, server, reason, renew=not status)
                 server.probe_at = min(server.probe_at, now + min(1.0, trunk.keepalive_s))
 
-    def _lose(self, name: str, server: _Server, reason: str) -> None:
-        """A server does not answer; the trunk is down when none does."""
+    def _lose(self, name: str, server: _Server, reason: str, *, renew: bool = True) -> None:
+        """A server does not answer, or cannot work; the trunk is down when none does."""
         state, trunk, now = self._states[name], self._config.trunks[name], self._host.now()
+        server.renew |= renew
         server.lost_until = float("inf") if trunk.keepalive_s else now + _AVOID_S
         if trunk.keepalive_s and all(found.lost(now) for found in state.servers):
             self._set(name, Condition.DOWN, reason)
@@ -369,13 +380,12 @@ class Trunks:
             self._lose(name, server, f"no answer to OPTIONS{status}")
             return
         server.probe.answered(self._host.now())
-        back, server.lost_until = server.lost_until > 0, 0.0
+        renew, server.renew, server.lost_until = server.renew, False, 0.0
         state.agent = clean(response.get("server") or response.get("user-agent") or "", 80)
         self._choose(name)
         if not trunk.register or state.registered:
             self._set(name, Condition.UP, "")
-            if back and server is state.current and state.registration is not None and self._agent:
-                # It may have been restarted, and know us no longer.
+            if renew and server is state.current and state.registration is not None and self._agent:
                 self._agent.refresh(state.registration, self._host.now())
         elif state.registration is not None and self._agent and not state.refused:
             # It is back: do not let the registration wait out its pause of up to half an hour.

@@ -223,22 +223,25 @@ class Wires(StreamOwner):
         host = connection.peer[0]
         source = source_of(host)
         full = len(self._arrived) >= self._config.max_connections
+        # One that we want ourselves is kept from its place by nobody.
+        ours = any(connection.peer == (place.host, place.port) for place in self._opening)
         if not self.admits(host):
             self._host.count("denied")
             return False
-        if self._per_source[source] >= self._config.max_connections_per_address:
+        if not ours and self._per_source[source] >= self._config.max_connections_per_address:
             self._host.count("connections_refused")
             return False
         if full:
             # Strangers make room, who has said nothing first: else a thousand of them, silent or
             # with an empty line now and then, keep everybody out.
             oldest = next(iter(self._silent or self._strangers), None)
-            if oldest is None:
+            if oldest is not None:
+                if oldest in self._silent:
+                    self._silent[oldest].cancel()
+                self._cut(oldest)
+            elif not ours:
                 self._host.count("connections_refused")
                 return False
-            if oldest in self._silent:
-                self._silent[oldest].cancel()
-            self._cut(oldest)
         self._arrived.add(connection)
         self._per_source[source] += 1
         return True
@@ -271,7 +274,10 @@ class Wires(StreamOwner):
         self._silent.pop(number, None)
         self._strangers.pop(number, None)
         self._host.count("connections_silent")
-        self.hang_up(number)
+        connection = self._connections.get(number)
+        if connection:
+            # Who does not read either would keep his place for as long as he likes.
+            connection.close(at_once=True)
 
     def received(self, connection: StreamConnection, data: bytes) -> None:
         silent = self._silent.pop(connection.number, None)
@@ -384,9 +390,12 @@ class Wires(StreamOwner):
             self._host.log.info("not connected", peer=place.host, port=place.port, why=str(error))
             if isinstance(error, DeviceError) and "certificate" in str(error):
                 self._host.count("certificates_refused")
-        else:
+        if connection is not None and connection.number in self._connections:
             self._by_place[place] = connection
             self.proven(connection.number)
+        else:
+            # One that had no room, or ended at once, is told of no second time.
+            connection = None
         for send in self._opening.pop(place, []):
             if connection is None:
                 self._failed(send)

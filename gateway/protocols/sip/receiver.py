@@ -343,6 +343,8 @@ class Receiver:
                 headers.append(("Min-SE", str(core.config.min_se)))
             elif error.status == 405:
                 headers.append(("Allow", core.allow))
+            elif error.status == 489 and isinstance(user, Session):
+                headers.append(("Allow-Events", "refer"))
             core.respond(request, transaction, error.status or 400, now, headers)
 
     def _outside(self, request: Request, key: tuple[str, ...], flow: Flow, now: float) -> None:

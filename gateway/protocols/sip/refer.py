@@ -139,6 +139,8 @@ def refer_subscribed(
     """A referrer wants to be told for longer, or no more (RFC 3515 section 2.4.4).  Raises
     `PeerError`."""
     event = "".join((request.get("event") or "").lower().split())
+    if event.partition(";")[0] != "refer":
+        raise PeerError("a call tells of its transfers alone", status=489)
     token = next(
         (
             token

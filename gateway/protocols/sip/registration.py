@@ -155,7 +155,8 @@ class Registration:
                 if "expires" in contact.params
             ]
             # A border that writes Contacts anew leaves none that is ours: no shorter one is, then.
-            granted = [seconds for own, seconds in said if own] or [each for _, each in said]
+            # One with 0 is gone.
+            granted = [seconds for own, seconds in said if own] or [s for _, s in said if s]
             if granted:
                 return max(1, min(granted))
         except PeerError:

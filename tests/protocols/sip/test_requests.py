@@ -121,6 +121,20 @@ def test_registration_lives_and_ends(server: Server, client: Phone) -> None:
         client.agent.unregister(token, network.now)
 
 
+def test_a_contact_that_is_gone_shortens_nothing(client: Phone) -> None:
+    """A border that writes Contacts anew may list what it has removed: each second a REGISTER."""
+
+    def take(phone: Phone, event: Event, now: float) -> None:
+        assert isinstance(event, RequestReceived)
+        shown = ("Contact", "<sip:gw@192.0.2.9:1024>, <sip:old@192.0.2.9:1025>;expires=0")
+        phone.agent.respond(event.request, 200, now, headers=[shown, ("Expires", "300")])
+
+    network = Network(client, Phone("192.0.2.2", handler=take))
+    register(client, network)
+    network.run(200)
+    assert [event.expires for event in of(client, Registered)] == [300]
+
+
 def test_interval_too_brief_is_raised(server: Server, client: Phone) -> None:
     network = Network(client, server)
     register(client, network, expires=30)
