@@ -16,6 +16,7 @@ import pytest
 from gateway.adapters.sip import Sip
 from gateway.core.actions import Answer, Dial
 from gateway.core.events import AlarmRaised, LegEnded, LegOffered, TransferRequested
+from gateway.errors import DeviceError
 from gateway.testing import TestHost, until
 from tests.adapters.sip_stand import trunk
 from tests.reliability.party import proof
@@ -225,6 +226,43 @@ async def test_a_contact_at_the_carrier_is_no_free_call(path: bool) -> None:
     carrier.close()
 
 
+async def test_keys_of_a_call_go_by_no_open_way() -> None:
+    """A telephone whose Contact says TLS was sent its keys over TCP, for its Path said that."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.bind(("127.0.0.2", 0))
+        sock.listen()
+        port = sock.getsockname()[1]
+        phones = {"anna": {"password": "secret-anna", "srtp": "required"}}
+        async with box(phones=phones) as (adapter, host):
+            anna = await Stream(adapter, "anna").open()
+            answer = await anna.register(
+                f"Path: <sip:127.0.0.2:{port};transport=tcp;lr>",
+                contact=f"<sip:anna@127.0.0.2:{port};transport=tls>;expires=600",
+            )
+            assert answer.startswith("SIP/2.0 200")
+            anna.close()
+            await until(lambda: not adapter.holds()["connections"], "its connection is gone")
+            came: asyncio.Queue[bytes] = asyncio.Queue()
+
+            async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                came.put_nowait(await reader.readuntil(b"m=audio"))
+                came.put_nowait(await reader.read(4096))
+                writer.close()
+
+            async with await asyncio.start_server(listen, sock=sock):
+                leg = host.begin_leg("sip/anna")
+                dial = Dial(
+                    leg=leg, endpoint="sip/anna", number="", calling="1", trace="t", call="c"
+                )
+                with contextlib.suppress(DeviceError):
+                    adapter.dial(dial)
+                first = asyncio.create_task(came.get())
+                ended = asyncio.create_task(host.wait_for(LegEnded, leg=leg))
+                await asyncio.wait({first, ended}, timeout=3.0, return_when="FIRST_COMPLETED")
+                assert not first.done() or b"inline:" not in await came.get()
+                first.cancel(), ended.cancel()
+
+
 @pytest.mark.parametrize(
     "line",
     ["Record-Route: nowhere", "Record-Route: <tel:1>", "Record-Route: <sip:a>" + ",<sip:a>" * 99],
@@ -304,18 +342,21 @@ async def test_a_transfer_goes_round_no_routes(target: str) -> None:
         mallory.close()
 
 
-async def test_a_telephone_cannot_begin_any_number_of_calls() -> None:
-    async with box(requests_per_s=2000) as (adapter, host):
+@pytest.mark.parametrize(("calls", "most"), [(4, 100), (104, 104)])
+async def test_a_telephone_cannot_begin_any_number_of_calls(calls: int, most: int) -> None:
+    """An exchange that registers as a telephone says how many it has."""
+    phones = {"mallory": {"password": "secret-mallory", "calls": calls}}
+    async with box(requests_per_s=2000, phones=phones) as (adapter, host):
         mallory = Raw(adapter, "mallory")
         await mallory.send("INVITE", body=SDP)
         offer = re.findall(r"WWW-Authenticate: (.*)\r\n", await mallory.expect("SIP/2.0 401"))[0]
-        for n in range(101):
+        for n in range(most + 1):
             line = proof(offer, "mallory", "secret-mallory", "INVITE", BOX, count=n + 1)
             await mallory.send("INVITE", line, body=SDP)
-            await until(lambda n=n: len(host.of(LegOffered)) > min(n, 99), "it is taken in")
+            await until(lambda n=n: len(host.of(LegOffered)) > min(n, most - 1), "it is taken in")
         refusal = await mallory.expect("SIP/2.0 503")
         assert "Retry-After" in refusal
-        assert len(host.of(LegOffered)) == 100
+        assert len(host.of(LegOffered)) == most
         mallory.close()
 
 
@@ -365,6 +406,38 @@ async def test_empty_lines_keep_no_place_from_others() -> None:
             each.close()
 
 
+async def test_who_does_not_read_keeps_no_place_from_others() -> None:
+    """A connection with something unsent was to be closed when that was gone: never."""
+    generous = {"requests_per_s": 100_000, "max_bytes_per_s": 1_000_000_000}
+    async with box(max_connections=1, **generous) as (adapter, _):
+        deaf = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(deaf, ("127.0.0.1", adapter.ports["tcp"]))
+        text = "\r\n".join(
+            [
+                f"OPTIONS {BOX} SIP/2.0", "Via: SIP/2.0/TCP 127.0.0.1;branch=z9hG4bKx",
+                "From: <sip:a@b>;tag=1", f"To: <{BOX}>", f"Call-ID: {'x' * 4000}",
+                "CSeq: 1 OPTIONS", "Max-Forwards: 70", "Content-Length: 0", "", "",
+            ]
+        ).encode()  # fmt: skip
+        await until(lambda: bool(adapter._wires._connections), "it is connected")
+        (connection,) = adapter._wires._connections.values()
+        assert connection._transport is not None
+        while not connection._transport.get_write_buffer_size():
+            await asyncio.wait_for(loop.sock_sendall(deaf, text * 4), 5.0)
+            await asyncio.sleep(0)
+        anna = await Stream(adapter, "anna").open()
+        for _ in range(2):
+            assert (await anna.register()).startswith("SIP/2.0 200"), "the deaf one made room"
+            anna.close()
+            await until(lambda: not adapter.holds()["connections"], "its connection is gone")
+            anna = await Stream(adapter, "anna").open()
+        anna.close()
+        deaf.close()
+
+
 # Guesses
 
 
@@ -411,6 +484,22 @@ async def test_an_account_is_no_licence_to_guess_the_passwords_of_others() -> No
         assert (await anna.ask("MESSAGE", uri="sip:9@127.0.0.1")).startswith("SIP/2.0 202")
         anna.close()
         mallory.close()
+
+
+async def test_guesses_hide_no_fraud_behind_them() -> None:
+    """Who guessed first had the alarm raised already when he then called with what he found."""
+    async with box(lockout_failures=2, fraud={"calls": 1}) as (adapter, host):
+        thief, anna = Raw(adapter, "thief", "127.0.0.66"), Raw(adapter, "anna")
+        for n in range(2):
+            await guess(thief, "anna", f"{n}")
+        for _ in range(2):
+            assert (await anna.ask("MESSAGE", uri="sip:9@127.0.0.1")).startswith("SIP/2.0 202")
+        said = [(alarm.severity.name, alarm.text) for alarm in host.of(AlarmRaised)]
+        assert said == [
+            ("MINOR", "anna: too many wrong passwords from 127.0.0.66"),
+            ("MAJOR", "anna: 2 calls within 600 s"),
+        ]
+        thief.close(), anna.close()
 
 
 async def test_one_wrong_password_silences_nobody_else_behind_a_nat() -> None:

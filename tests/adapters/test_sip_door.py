@@ -25,9 +25,9 @@ def door(**fields: Any) -> tuple[Door, TestHost]:
     return found, host
 
 
-def proven(to: Door, asked: Request, user: str, password: str, host: str) -> Any:
+def proven(to: Door, asked: Request, user: str, password: str, host: str, now: float = 0.0) -> Any:
     """Ask, and ask again with credentials."""
-    verdict = to(asked, flow(host), 0.0)
+    verdict = to(asked, flow(host), now)
     assert isinstance(verdict, Refuse)
     client = DigestClient(Credentials(user, password))
     lines = [f"{name}: {value}" for name, value in verdict.headers]
@@ -44,7 +44,7 @@ def proven(to: Door, asked: Request, user: str, password: str, host: str) -> Any
     assert client.challenged(challenge)
     for name, value in client.headers(asked.method, asked.target, asked.body):
         asked.headers[name.lower()] = [value]
-    return to(asked, flow(host), 0.0)
+    return to(asked, flow(host), now)
 
 
 def test_trunks_come_in_by_address_and_register_nowhere() -> None:
@@ -100,3 +100,15 @@ def test_guessers_meet_silence_but_trunks_at_their_address_do_not() -> None:
     assert list(gate.locked_out(1.0)) == ["192.0.2.7"]
     assert isinstance(gate(request("REGISTER", "sip:box"), flow("192.0.2.7"), 61.0), Refuse)
     assert host.counters["locked_out"] == 1
+
+
+def test_who_mistypes_once_a_month_is_no_guesser() -> None:
+    """A gateway runs for years: the tenth wrong password since then shut a whole house out."""
+    gate, host = door(lockout_failures=2, lockout_s=60.0)
+    for n in range(12):
+        at = n * 30 * 86_400.0
+        verdict = proven(gate, request("REGISTER", "sip:box"), "anna", "typo", "192.0.2.9", at)
+        assert isinstance(verdict, Refuse), n
+    assert host.counters["wrong_password"] == 12
+    proven(gate, request("REGISTER", "sip:box"), "anna", "typo", "192.0.2.9", at + 3600.0)
+    assert gate(request("REGISTER", "sip:box"), flow("192.0.2.9"), at + 3601.0) == Drop()

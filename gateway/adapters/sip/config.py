@@ -116,8 +116,9 @@ class Phone(Shaping, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Directory number; also the caller number that others see."""
     label: str = ""
     location: str = ""
-    calls: Annotated[int, msgspec.Meta(ge=1, le=100)] = 2
-    """Calls at a time, so that a second one can wait or be taken in consultation."""
+    calls: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 2
+    """Calls at a time, so that a second one can wait or be taken in consultation. Those that it
+    begins itself are refused beyond 100, or beyond this if it is more."""
     auto_answer: bool = False
     """Paging and intercom calls may ask it to answer by itself."""
     tells_hold: bool = True

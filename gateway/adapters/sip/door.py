@@ -27,6 +27,8 @@ from gateway.protocols.sip.transaction import Flow
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 # How many addresses with failures are remembered; the oldest is forgotten.
 _REMEMBERED: Final = 10_000
+# Wrong passwords so long ago are no guesses: a gateway runs for years, and somebody mistypes.
+_FORGOTTEN_S: Final = 86_400.0
 # Of a user name that is guessed at; more of it is nobody's.
 _LONGEST: Final = 64
 # REGISTERs without credentials in a row after which a phone counts as unable to answer.
@@ -147,6 +149,9 @@ class Door:
             return Admit(trunk)
         source = source_of(flow.host)
         failures = self._failures.get(source)
+        if failures is not None and now >= failures.until + _FORGOTTEN_S:
+            del self._failures[source]
+            failures = None
         spared: set[str] | None = None
         if failures is not None and failures.count() >= self._config.lockout_failures:
             if now < failures.until:

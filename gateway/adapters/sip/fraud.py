@@ -35,7 +35,7 @@ class _Account:
     costly: deque[float] = field(default_factory=lambda: deque(maxlen=_MOST))
     failed: dict[str, float] = field(default_factory=dict)
     """When a number was last not reached."""
-    raised: bool = False
+    raised: Severity | None = None
     blocked_until: float = 0.0
     guessed_until: float = 0.0
     """Until when somebody's guesses at its password are worth an alarm."""
@@ -85,7 +85,8 @@ class Watchman:
         That blocks no account: its owner is somebody else."""
         account = self._accounts.setdefault(user, _Account())
         account.guessed_until = now + self._config.window_s
-        self._tell(user, account, now, f"{user}: too many wrong passwords from {source}")
+        text = f"{user}: too many wrong passwords from {source}"
+        self._tell(user, account, now, Severity.MINOR, text)
 
     def beat(self, now: float) -> None:
         """About once a second: accounts that are quiet again."""
@@ -96,7 +97,7 @@ class Watchman:
             if max(account.blocked_until, account.guessed_until) > now:
                 continue
             del self._accounts[user]
-            if account.raised:
+            if account.raised is not None:
                 self._host.emit(AlarmCleared(endpoint=f"{self._name}/{user}", alarm=ALARM))
 
     def _forget(self, account: _Account, now: float) -> None:
@@ -112,12 +113,15 @@ class Watchman:
     def _raise(self, user: str, account: _Account, now: float, what: str) -> None:
         if self._config.block_s:
             account.blocked_until = now + self._config.block_s
-        self._tell(user, account, now, f"{user}: {what} within {self._config.window_s:g} s")
+        text = f"{user}: {what} within {self._config.window_s:g} s"
+        self._tell(user, account, now, Severity.MAJOR, text)
 
-    def _tell(self, user: str, account: _Account, now: float, text: str) -> None:
-        if account.raised:
+    def _tell(
+        self, user: str, account: _Account, now: float, severity: Severity, text: str
+    ) -> None:
+        if account.raised is not None and severity <= account.raised:
             return
-        account.raised = True
+        account.raised = severity
         self._host.count("fraud_suspected")
         self._host.log.warning("toll fraud suspected", user=user, what=text)
         self._host.emit(
@@ -125,7 +129,7 @@ class Watchman:
                 endpoint=f"{self._name}/{user}",
                 alarm=ALARM,
                 kind="fault",
-                severity=Severity.MAJOR,
+                severity=severity,
                 text=text,
                 trace=self._host.new_trace(),
                 raised_at=now,

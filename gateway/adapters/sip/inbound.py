@@ -6,7 +6,7 @@ from typing import Final
 
 from gateway.adapters.sip.book import RETRY_AFTER_S
 from gateway.adapters.sip.changes import Changes
-from gateway.adapters.sip.config import Trunk
+from gateway.adapters.sip.config import Phone, Trunk
 from gateway.adapters.sip.diverting import believed
 from gateway.adapters.sip.identity import (
     called_of,
@@ -27,8 +27,8 @@ from gateway.protocols.sip import events as sip
 from gateway.protocols.sip.message import Header
 from gateway.protocols.sip.sessionid import session_id_of
 
-_MOST_OF_A_PHONE: Final = 100
-"""Calls that a telephone may have begun at a time: what its `calls` can be at most."""
+_ALWAYS_OF_A_PHONE: Final = 100
+"""So many calls a telephone may have at a time and begin one more, however few it takes."""
 
 
 class Inbound(Changes):
@@ -43,7 +43,7 @@ class Inbound(Changes):
             self.agent.reject(event.session, 403, now)
             return
         endpoint = f"{self._name}/{name}"
-        if not self._has_room(name, trunk):
+        if not self._has_room(name, phone, trunk):
             self._host.count("calls_refused")
             later = [("Retry-After", str(RETRY_AFTER_S)), reason(Cause.CONGESTION)]
             self.agent.reject(event.session, 503, now, headers=later)
@@ -126,12 +126,13 @@ class Inbound(Changes):
             if not leg.answer:
                 self._refuse(leg, 488, Cause.NOT_ACCEPTABLE, leg.audio.why, leg.audio.refusal)
 
-    def _has_room(self, name: str, trunk: Trunk | None) -> bool:
+    def _has_room(self, name: str, phone: Phone | None, trunk: Trunk | None) -> bool:
         """Whether a trunk or telephone may bring one more call."""
         n_busy = self._busy[f"{self._name}/{name}"]
-        if trunk is None:
-            return n_busy < _MOST_OF_A_PHONE
-        return n_busy < trunk.calls and self._trunks.takes(name, "in")
+        if phone is not None:
+            # An exchange may have registered as a telephone: its `calls` say so.
+            return n_busy < max(_ALWAYS_OF_A_PHONE, phone.calls)
+        return trunk is None or (n_busy < trunk.calls and self._trunks.takes(name, "in"))
 
     def _refuse(self, leg: Leg, status: int, cause: Cause, detail: str, *headers: Header) -> None:
         leg.cause, leg.detail = cause, detail

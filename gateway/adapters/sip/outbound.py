@@ -90,9 +90,11 @@ class Outbound(Book):
 
     def _is_private(self, binding: Binding) -> bool:
         """Whether what we send to a contact goes over TLS."""
-        if self._stands(binding.flow):
-            return binding.flow.transport == "tls"
-        return parse_uri(binding.contact).transport == "tls"
+        try:
+            flow = binding.flow if self._stands(binding.flow) else self._afresh(binding)
+        except PeerError:
+            return False
+        return flow.transport == "tls"
 
     def _dial_phone(self, user: str, action: Dial, hops: int) -> None:
         phone, now = self._config.phones[user], self._host.now()
