@@ -36,8 +36,9 @@ def behind(nat: KernelNat, home: Path, port: int) -> Program:
     directory = home / "bert"
     (directory / "heard").mkdir(parents=True)
     config = softphone._CONFIG.format(
-        address=INSIDE, sip=5060, transport="udp", microphone=microphone(home, 440), rtp=7000, rtp_last=7040,
-        modules=softphone._MODULES, control=4444, heard=directory / "heard", extra="",
+        address=INSIDE, sip=5060, transport="udp", microphone=microphone(home, 440), rtp=7000,
+        rtp_last=7040, modules=softphone._MODULES, control=4444,
+        heard=directory / "heard", extra="",
     )  # fmt: skip
     (directory / "config").write_text(config.replace("127.0.0.1", INSIDE))
     (directory / "accounts").write_text(
