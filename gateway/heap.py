@@ -87,7 +87,7 @@ class Bulky(Protocol):
     """What could be kept in less room."""
 
     def pack(self) -> None:
-        """Does it, in less than a millisecond."""
+        """Does it, in a few milliseconds at most; never raises."""
 
 
 async def tend(

@@ -29,10 +29,7 @@ class Block:
         their times by the wall clock, which may have been set between them."""
         self.n, self.n_bytes, self.mono, self.ats = len(rows), n_bytes, mono, ats
         self._octets: bytes | mmap.mmap = pickle.dumps(rows, pickle.HIGHEST_PROTOCOL)
-
-    @property
-    def packed(self) -> bool:
-        return isinstance(self._octets, mmap.mmap)
+        self.packed = False
 
     @property
     def held(self) -> int:
@@ -42,14 +39,19 @@ class Block:
     def pack(self) -> None:
         """Make it smaller."""
         octets = zlib.compress(self._octets, _LEVEL)
-        # The C library would give what is so small no pages of its own.
-        pages = mmap.mmap(-1, len(octets))
-        pages[:] = octets
-        self._octets = pages
+        self.packed = True
+        try:
+            # The C library would give what is so small no pages of its own.
+            pages = mmap.mmap(-1, len(octets))
+        except OSError:
+            # A process may have so many ranges of memory and no more.
+            self._octets = octets
+        else:
+            pages[:] = octets
+            self._octets = pages
 
     def rows(self) -> list[Any]:
         """What was put in."""
-        octets = self._octets
-        whole = octets if isinstance(octets, bytes) else zlib.decompress(octets)
+        whole = zlib.decompress(self._octets) if self.packed else self._octets
         found: list[Any] = pickle.loads(whole)
         return found

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.timeline.blocks import Block
 from gateway.timeline.items import Item
 from gateway.timeline.page import page
 from gateway.timeline.wire import MAXIMUM, Reader, Ring, WireEntry
@@ -136,3 +138,20 @@ def test_whatever_the_network_says_stays_text_in_a_page(lane: str, text: str) ->
     item = Item(at=1.0, mono=1.0, lane=lane, kind="in", name="sip", text=f"<script>{text}")
     document = page([item], [lane], trace=text, facts={lane: text}, notes=[text])
     assert "<script" not in document
+
+
+def test_a_block_is_packed_also_where_no_more_ranges_of_memory_are_to_be_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [(float(n), "a message", b"octets") for n in range(1000)]
+    block = Block(rows, 1, mono=0.0, ats=(0.0, 0.0))
+    before = block.held
+
+    def full(*_: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("gateway.timeline.blocks.mmap.mmap", full)
+    block.pack()
+    assert block.packed
+    assert block.held < before / 4
+    assert block.rows() == rows
