@@ -56,7 +56,7 @@ void ce_jitter_put(ce_stream *s, uint32_t ts, const uint8_t *p, int n)
     if (!j->started)
         jitter_start(s, ts);
     int32_t d = (int32_t)(ts - j->play);
-    if (d + (int32_t)ticks > CE_JB_TICKS || d < -(int32_t)s->jitter_max - 4000) {
+    if (d > CE_JB_TICKS - (int32_t)ticks || d < -(int32_t)s->jitter_max - 4000) {
         /* A jump in the timestamps: two packets that follow each other make it the new timeline. */
         if (j->jump != ts) {
             j->jump = ts + ticks;

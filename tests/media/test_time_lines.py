@@ -153,3 +153,19 @@ async def test_numbers_and_timestamps_wrap_amid_loss_and_disorder(engine, peer, 
     assert stats.packets_received == a.sent
     assert 18 <= stats.packets_lost <= 24
     assert usual_level_at(b.pcm()[16000:], 701, 16000) == pytest.approx(-13, abs=1.0)
+
+
+async def test_a_timestamp_from_the_other_end_of_time_moves_nothing(engine, peer, leg):
+    """Where a packet begins before 2^31 ticks ahead and ends behind."""
+    a = peer(0)
+    stream = leg(a, jitter_min_ms=120, jitter_max_ms=400)
+    for _ in range(4):
+        await pace(0.3, talk(a, stream.local, sine(701, 1.0)))
+        before = stream.stats()
+        for n in range(60):
+            a.send(b"\xd5" * 160, stream.local, ts=a.ts + 2**31 - 40 * n, ticks=0)
+        after = await counted(stream, a.sent)
+        if after.packets_late - before.packets_late == 60:  # else the machine stalled
+            break
+    assert after.packets_late - before.packets_late == 60
+    assert after.slips - before.slips < 100
