@@ -29,7 +29,7 @@ AGAIN := echo "Again, one at a time:" && $(TESTS) --last-failed --last-failed-no
 
 test: $(VENV)/test.stamp card     ## everything that must hold, under 15 minutes on two cores
 	@$(MAKE) -s -j2 -Otarget compiled lint guest
-	@$(TESTS) -n 5 --dist loadfile -m "not ($(ALONE))" || { [ $$? -eq 1 ] && $(AGAIN) -m "not ($(ALONE))"; }
+	@$(TESTS) -n 6 --dist loadfile -m "not ($(ALONE))" || { [ $$? -eq 1 ] && $(AGAIN) -m "not ($(ALONE))"; }
 	@$(TESTS) -m alone $(call marked,alone) || { [ $$? -eq 1 ] && $(AGAIN) -m alone; }
 
 # Bytecode, once: not by each worker and command again, nor by the guest, which is slow. What
