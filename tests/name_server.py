@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.interop.peers import common_port
 
 
 @dataclass
@@ -32,9 +33,8 @@ async def name_server(directory: Path, *records: str, ttl: int = 60) -> AsyncIte
     program = shutil.which("dnsmasq") or shutil.which("dnsmasq", path="/usr/sbin")
     if program is None:
         pytest.skip("dnsmasq is not installed")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    # It listens over TCP as well.
+    port = common_port()
     directory.mkdir(parents=True, exist_ok=True)
     found = NameServer(port, directory / "dns.log")
     arguments = [
